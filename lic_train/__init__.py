@@ -1,0 +1,3 @@
+"""Training, coding and evaluation of learned image compression."""
+
+__version__ = "0.1.0"

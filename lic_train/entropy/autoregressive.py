@@ -1,0 +1,154 @@
+"""Serial spatial context (Minnen et al. 2018, "Joint autoregressive and hierarchical priors", section 3), coded by a wavefront.
+
+The mask sees two rows above and two columns to the left. All positions with the same ``t = column + 3 * row`` depend
+only on smaller t, so one step codes a whole diagonal: w + 3(h - 1) steps instead of h * w.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lic_train.entropy.coder import SymbolDecoder, SymbolEncoder
+from lic_train.entropy.gaussian import GaussianConditional
+from lic_train.entropy.precision import in_float32
+from lic_train.entropy.quantize import add_noise, round_to
+
+# (row, column) of the 12 visible taps of a 5x5 kernel with mask type A.
+TAPS = tuple((row, column) for row in range(3) for column in range(5) if row < 2 or column < 2)
+
+# positions (K,), scales (B, K, M), means (B, K, M) -> y_hat (B, K, M)
+Code = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class CausalConv2d(nn.Conv2d):
+    """5x5 convolution that sees the 12 taps before the centre in raster order (mask type A)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=5, padding=2)
+        mask = torch.zeros(5, 5)
+        for row, column in TAPS:
+            mask[row, column] = 1
+        self.register_buffer("mask", mask, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C', h, w)."""
+        return F.conv2d(x, self.weight * self.mask, self.bias, padding=2)
+
+    def taps(self) -> Tensor:
+        """(C', 12 * C): the visible weights, tap-major, for patches gathered position by position."""
+        visible = [self.weight[:, :, row, column] for row, column in TAPS]
+        return torch.stack(visible, dim=1).flatten(1)
+
+
+class SerialContext(nn.Module):
+    """Masked 5x5 context and 1x1 entropy-parameter network over a Gaussian y.
+
+    ``psi`` (B, 2M, h, w) comes from h_s. Channel order of the inputs: psi, context; of the outputs: scales, means.
+    """
+
+    def __init__(self, M: int) -> None:
+        super().__init__()
+        self.context_prediction = CausalConv2d(M, 2 * M)
+        self.entropy_parameters = nn.Sequential(
+            nn.Conv2d(4 * M, 10 * M // 3, 1),
+            nn.LeakyReLU(inplace=True),
+            nn.Conv2d(10 * M // 3, 8 * M // 3, 1),
+            nn.LeakyReLU(inplace=True),
+            nn.Conv2d(8 * M // 3, 2 * M, 1),
+        )
+        self.gaussian_conditional = GaussianConditional()
+
+    def forward(self, y: Tensor, psi: Tensor) -> tuple[Tensor, Tensor]:
+        """Return y_hat and its likelihoods, both (B, M, h, w).
+
+        Training adds noise and runs the context in one pass. Evaluation quantises around the mean, which depends on
+        y_hat itself, and so walks the wavefront of the bitstream.
+        """
+        if not self.training:
+            return self._estimate(y, psi)
+        y_hat = add_noise(y.float())
+        params = self.entropy_parameters(torch.cat([psi, self.context_prediction(y_hat)], dim=1))
+        scales, means = params.chunk(2, dim=1)
+        return y_hat, self.gaussian_conditional.likelihood(y_hat, scales, means)
+
+    @in_float32
+    def _estimate(self, y: Tensor, psi: Tensor) -> tuple[Tensor, Tensor]:
+        flat = y.flatten(2).transpose(1, 2)
+        scales, means = torch.empty_like(flat), torch.empty_like(flat)
+
+        def quantise(positions: Tensor, scales_hat: Tensor, means_hat: Tensor) -> Tensor:
+            scales[:, positions], means[:, positions] = scales_hat, means_hat
+            return round_to(flat[:, positions], means_hat)
+
+        y_hat = self._wavefront(psi, quantise)
+        scales, means = (value.transpose(1, 2).reshape(y.shape) for value in (scales, means))
+        return y_hat, self.gaussian_conditional.likelihood(y_hat, scales, means)
+
+    @torch.no_grad()
+    def compress(self, y: Tensor, psi: Tensor) -> bytes:
+        """Code y (1, M, h, w) given psi (1, 2M, h, w)."""
+        encoder = SymbolEncoder()
+        flat = y.flatten(2).transpose(1, 2)
+        self._wavefront(psi, lambda at, scales, means: self.gaussian_conditional.encode(encoder, flat[:, at], scales, means))
+        return encoder.finish()
+
+    @torch.no_grad()
+    def decompress(self, string: bytes, psi: Tensor) -> Tensor:
+        """Return y_hat (1, M, h, w).
+
+        Raises:
+            BitstreamError: the string is damaged.
+        """
+        decoder = SymbolDecoder(string)
+        y_hat = self._wavefront(psi, lambda at, scales, means: self.gaussian_conditional.decode(decoder, scales, means))
+        decoder.finish()
+        return y_hat
+
+    def _wavefront(self, psi: Tensor, code: Code) -> Tensor:
+        """Visit all positions in coding order; returns y_hat (B, M, h, w).
+
+        Encoder, decoder and estimate run these very matrix products in this order: their parameters are bit-equal.
+        """
+        batch, _, height, width = psi.shape
+        M = self.context_prediction.in_channels
+        context, first, *rest = self._matrices()
+        split = 2 * M
+        hyper = F.linear(psi.flatten(2).transpose(1, 2), first[0][:, :split], first[1])
+        canvas = psi.new_zeros(batch, (height + 2) * (width + 4), M)  # two rows above, two columns on either side
+        for positions, centres, neighbours in _diagonals(height, width, psi.device):
+            patches = canvas[:, neighbours].flatten(2)
+            values = hyper[:, positions] + F.linear(F.linear(patches, *context), first[0][:, split:])
+            for weight, bias in rest:
+                values = F.linear(F.leaky_relu(values, 0.01), weight, bias)
+            scales, means = values.chunk(2, dim=2)
+            canvas[:, centres] = code(positions, scales, means)
+        inner = canvas.view(batch, height + 2, width + 4, M)[:, 2:, 2:-2]
+        return inner.permute(0, 3, 1, 2).contiguous()
+
+    def _matrices(self) -> list[tuple[Tensor, Tensor | None]]:
+        """The convolutions as matrices: context (2M, 12M), then the 1x1 ones."""
+        pointwise = [layer for layer in self.entropy_parameters if isinstance(layer, nn.Conv2d)]
+        return [
+            (self.context_prediction.taps(), self.context_prediction.bias),
+            *((layer.weight.flatten(1), layer.bias) for layer in pointwise),
+        ]
+
+
+@functools.lru_cache(maxsize=32)
+def _diagonals(height: int, width: int, device: torch.device) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """For every t: positions (K,) in the map, the same in the padded canvas, and their 12 neighbours there (K, 12)."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    time = (columns + 3 * rows).flatten()
+    order = torch.argsort(time, stable=True)
+    steps = []
+    for positions in order.split(torch.bincount(time).tolist()):
+        row, column = positions // width, positions % width
+        centres = (row + 2) * (width + 4) + column + 2
+        taps = torch.tensor([(r - 2) * (width + 4) + c - 2 for r, c in TAPS])
+        steps.append(tuple(index.to(device) for index in (positions, centres, centres[:, None] + taps)))
+    return steps

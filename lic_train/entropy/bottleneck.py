@@ -1,0 +1,160 @@
+"""Fully factorised learned density (Balle et al. 2018, "Variational image compression with a scale hyperprior", appendix 6.1)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from compressai.ops import LowerBound
+from torch import Tensor, nn
+
+from lic_train.entropy.coder import SymbolDecoder, SymbolEncoder, Table
+from lic_train.entropy.gaussian import to_symbols
+from lic_train.entropy.precision import in_float32
+from lic_train.entropy.quantize import add_noise, round_to
+
+# The tails beyond this many symbols from the median are left to the escape code.
+MAX_RADIUS = 2048
+
+
+class EntropyBottleneck(nn.Module):
+    """One monotone cumulative per channel; parameters are named as in CompressAI 1.2.8, so its weights load.
+
+    ``quantiles`` (C, 1, 3) hold the lower tail, the median and the upper tail. They receive a gradient from `loss`
+    alone; `update` solves them by bisection.
+    """
+
+    def __init__(
+        self, channels: int, filters: tuple[int, ...] = (3, 3, 3, 3), init_scale: float = 10.0, tail_mass: float = 1e-9
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        widths = (1, *filters, 1)
+        scale = init_scale ** (1 / (len(filters) + 1))
+        self.matrices, self.biases, self.factors = nn.ParameterList(), nn.ParameterList(), nn.ParameterList()
+        for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
+            init = math.log(math.expm1(1 / scale / fan_out))
+            self.matrices.append(nn.Parameter(torch.full((channels, fan_out, fan_in), init)))
+            self.biases.append(nn.Parameter(torch.empty(channels, fan_out, 1).uniform_(-0.5, 0.5)))
+        for width in filters:
+            self.factors.append(nn.Parameter(torch.zeros(channels, width, 1)))
+        self.quantiles = nn.Parameter(torch.tensor([-init_scale, 0.0, init_scale]).repeat(channels, 1, 1))
+        tail = math.log(2 / tail_mass - 1)
+        self.targets = (-tail, 0.0, tail)
+        self.likelihood_floor = LowerBound(1e-9)
+        self._tables: list[Table] = []
+
+    @property
+    def medians(self) -> Tensor:
+        """(1, C, 1, 1), without gradient."""
+        return self.quantiles[:, :, 1].detach().view(1, -1, 1, 1)
+
+    @in_float32
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Quantise (noise in training, rounding around the median else) and rate.
+
+        Args:
+            z: (B, C, h, w)
+
+        Returns:
+            z_hat and the likelihoods of its elements, both (B, C, h, w).
+        """
+        if not self.training:
+            z_hat = self.quantize(z)
+            return z_hat, self.likelihood(z_hat)
+        batch, channels, height, width = z.shape
+        # The channel-first order in memory is also the order in which the noise is drawn: as in CompressAI.
+        z_hat = add_noise(z.transpose(0, 1).reshape(channels, 1, -1))
+        z_hat = z_hat.reshape(channels, batch, height, width).transpose(0, 1)
+        return z_hat, self.likelihood(z_hat)
+
+    def quantize(self, z: Tensor) -> Tensor:
+        """``round(z - median) + median``, as the bitstream carries it. (B, C, h, w) -> (B, C, h, w)."""
+        return round_to(z.float(), self.medians)
+
+    @in_float32
+    def likelihood(self, z_hat: Tensor) -> Tensor:
+        """Probability mass of the unit interval around each value, at least 1e-9. (B, C, h, w) -> (B, C, h, w)."""
+        batch, channels, height, width = z_hat.shape
+        values = z_hat.transpose(0, 1).reshape(channels, 1, -1)
+        mass = self._mass(values, *self._weights())
+        return self.likelihood_floor(mass.reshape(channels, batch, height, width).transpose(0, 1))
+
+    def loss(self) -> Tensor:
+        """Sum over channels of the distances of the three quantiles from their targets, in logits. Scalar."""
+        with torch.autocast(self.quantiles.device.type, enabled=False):
+            frozen = [[weight.detach() for weight in group] for group in self._weights()]
+            logits = self._logits(self.quantiles, *frozen)
+            return (logits - logits.new_tensor(self.targets)).abs().sum()
+
+    def _weights(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        return list(self.matrices), list(self.biases), list(self.factors)
+
+    @staticmethod
+    def _logits(values: Tensor, matrices: list[Tensor], biases: list[Tensor], factors: list[Tensor]) -> Tensor:
+        """Logit of the cumulative at ``values`` (C, 1, n); rises with them."""
+        logits = values
+        for layer, (matrix, bias) in enumerate(zip(matrices, biases, strict=True)):
+            logits = F.softplus(matrix) @ logits + bias
+            if layer < len(factors):
+                logits = logits + torch.tanh(factors[layer]) * torch.tanh(logits)
+        return logits
+
+    @classmethod
+    def _mass(cls, values: Tensor, *weights: list[Tensor]) -> Tensor:
+        """Cumulative at +1/2 minus cumulative at -1/2, subtracted on the side where both are small."""
+        lower, upper = cls._logits(values - 0.5, *weights), cls._logits(values + 0.5, *weights)
+        sign = -torch.sign(lower + upper).detach()
+        return (torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower)).abs()
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Solve ``quantiles`` by bisection and build one coding table per channel, in float64 on the CPU."""
+        weights = tuple([weight.detach().double().cpu() for weight in group] for group in self._weights())
+        quantiles = torch.cat([self._bisect(target, *weights) for target in self.targets], dim=2)
+        self.quantiles.copy_(quantiles)
+        low, median, high = self.quantiles[:, 0].double().cpu().unbind(1)
+        below = (median - low).ceil().clamp(0, MAX_RADIUS).int()
+        above = (high - median).ceil().clamp(0, MAX_RADIUS).int()
+        offsets = torch.arange(-int(below.max()), int(above.max()) + 1, dtype=torch.float64)
+        pmf = self._mass(median.view(-1, 1, 1) + offsets, *weights)[:, 0].numpy()
+        first = pmf.shape[1] - 1 - int(above.max())
+        self._tables = [
+            Table.from_pmf(row[first - lo : first + hi + 1], -lo)
+            for row, lo, hi in zip(pmf, below.tolist(), above.tolist(), strict=True)
+        ]
+
+    def _bisect(self, target: float, *weights: list[Tensor]) -> Tensor:
+        """(C, 1, 1): where the logit of the cumulative crosses ``target``, to 1e-5 within +-1e5."""
+        low = torch.full((self.channels, 1, 1), -1e5, dtype=torch.float64)
+        high = -low
+        for _ in range(34):
+            middle = (low + high) / 2
+            below = self._logits(middle, *weights) < target
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return (low + high) / 2
+
+    def compress(self, z: Tensor) -> bytes:
+        """Code z (1, C, h, w); needs `update`."""
+        encoder = SymbolEncoder()
+        encoder.encode(to_symbols(z.float() - self.medians), self._indexes(z.shape[2] * z.shape[3]), self._tables)
+        return encoder.finish()
+
+    def decompress(self, string: bytes, shape: tuple[int, int]) -> Tensor:
+        """Return z_hat (1, C, h, w) for ``shape`` (h, w); needs `update`.
+
+        Raises:
+            BitstreamError: the string is damaged.
+        """
+        decoder = SymbolDecoder(string)
+        symbols = decoder.decode(self._indexes(shape[0] * shape[1]), self._tables)
+        decoder.finish()
+        values = torch.from_numpy(symbols).view(1, self.channels, *shape)
+        return values.to(self.medians) + self.medians
+
+    def _indexes(self, positions: int) -> np.ndarray:
+        if not self._tables:
+            raise RuntimeError("call update() before compress() or decompress()")
+        return np.repeat(np.arange(self.channels), positions)

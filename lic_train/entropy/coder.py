@@ -1,0 +1,146 @@
+"""Range coding of integer symbols with shared tables, escapes and a checksum.
+
+The range coder is ``constriction``'s: memory-safe on any input, and as fast on small calls as on large ones, which
+the wavefronts of context models need. Both sides see the same tables, indexes and order, so a string holds nothing else.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import constriction
+import numpy as np
+
+from lic_train.errors import BitstreamError
+
+_UNIFORM = constriction.stream.model.Uniform()
+_LENGTH = constriction.stream.model.Uniform(32)
+_CHECKSUM_BYTES = 4
+# Symbols beyond this are refused: float32 cannot hold larger integers exactly.
+MAX_SYMBOL = 2**24
+
+
+@dataclass(frozen=True)
+class Table:
+    """A probability table over ``minimum .. minimum + size - 1`` and one last slot, the escape."""
+
+    minimum: int
+    size: int
+    model: object
+
+    @classmethod
+    def from_pmf(cls, pmf: np.ndarray, minimum: int) -> Table:
+        """Build from float64 probabilities of consecutive integers; what they leave of 1 goes to the escape.
+
+        The escape has at least 2^-14: that costs 1e-4 bits a symbol and keeps an outlier below 30 bits, which is what the
+        likelihood's floor of 1e-9 estimates for it. The probabilities are rounded to multiples of 2^-40 first, so that last-digit differences between mathematical
+        libraries do not reach the coder.
+        """
+        tail = max(1.0 - float(pmf.sum()), 2.0**-14)
+        weights = np.round(np.append(pmf, tail) * 2.0**40) * 2.0**-40
+        return cls(minimum, len(pmf), constriction.stream.model.Categorical(weights, perfect=False))
+
+
+def _groups(indexes: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (table index, positions) in rising order of the index; symbols of one table are coded in one call."""
+    order = np.argsort(indexes, kind="stable")
+    ranked = indexes[order]
+    starts = np.flatnonzero(np.diff(ranked, prepend=-1))
+    for start, positions in zip(starts, np.split(order, starts[1:]), strict=True):
+        yield int(ranked[start]), positions
+
+
+class SymbolEncoder:
+    """Collects symbols and turns them into one string."""
+
+    def __init__(self) -> None:
+        self._coder = constriction.stream.queue.RangeEncoder()
+        self._checksum = 0
+
+    def encode(self, symbols: np.ndarray, indexes: np.ndarray, tables: Sequence[Table]) -> None:
+        """Append int32 ``symbols`` (n,), each coded with ``tables[indexes[i]]``."""
+        self._checksum = zlib.crc32(np.ascontiguousarray(symbols, dtype="<i4").tobytes(), self._checksum)
+        if symbols.size == 0:
+            return
+        for index, positions in _groups(indexes):
+            table = tables[index]
+            slots = symbols[positions].astype(np.int64) - table.minimum
+            outside = (slots < 0) | (slots >= table.size)
+            self._coder.encode(np.where(outside, table.size, slots).astype(np.int32), table.model)
+            if outside.any():
+                self._encode_escapes(slots[outside], table.size)
+
+    def _encode_escapes(self, slots: np.ndarray, size: int) -> None:
+        """Exp-Golomb: below the table odd, above it even; bit length first, then the bits below the leading one."""
+        overflow = np.where(slots < 0, -2 * slots - 1, 2 * (slots - size)) + 1
+        lengths = np.floor(np.log2(overflow)).astype(np.int64)
+        self._coder.encode(lengths.astype(np.int32), _LENGTH)
+        rest = overflow - (1 << lengths)
+        for part, bits in ((rest & 0xFFFF, np.minimum(lengths, 16)), (rest >> 16, lengths - 16)):
+            some = bits > 0
+            if some.any():
+                self._coder.encode(part[some].astype(np.int32), _UNIFORM, (1 << bits[some]).astype(np.int32))
+
+    def finish(self) -> bytes:
+        """The string: range-coded words, then the CRC-32 of all symbols."""
+        words = self._coder.get_compressed().astype("<u4").tobytes()
+        return words + self._checksum.to_bytes(_CHECKSUM_BYTES, "little")
+
+
+class SymbolDecoder:
+    """Reads back what SymbolEncoder wrote, given the same tables and indexes in the same order."""
+
+    def __init__(self, string: bytes) -> None:
+        if len(string) < _CHECKSUM_BYTES or len(string) % 4:
+            raise BitstreamError(f"an entropy-coded section has {len(string)} bytes; expected a multiple of 4, at least 4")
+        words = np.frombuffer(string[:-_CHECKSUM_BYTES], dtype="<u4").astype(np.uint32)
+        self._coder = constriction.stream.queue.RangeDecoder(words)
+        self._expected = int.from_bytes(string[-_CHECKSUM_BYTES:], "little")
+        self._checksum = 0
+
+    def decode(self, indexes: np.ndarray, tables: Sequence[Table]) -> np.ndarray:
+        """Return the int32 symbols (n,) for ``indexes`` (n,).
+
+        Raises:
+            BitstreamError: the words are no possible code.
+        """
+        symbols = np.zeros(indexes.shape, dtype=np.int64)
+        try:
+            for index, positions in _groups(indexes) if indexes.size else ():
+                table = tables[index]
+                slots = self._coder.decode(table.model, len(positions)).astype(np.int64)
+                escaped = slots == table.size
+                if escaped.any():
+                    slots[escaped] = self._decode_escapes(int(escaped.sum()), table.size)
+                symbols[positions] = slots + table.minimum
+        except AssertionError as error:
+            raise BitstreamError("an entropy-coded section holds words that no encoder writes") from error
+        if symbols.size and np.abs(symbols).max() > MAX_SYMBOL:
+            raise BitstreamError(f"an entropy-coded section holds a symbol beyond +-{MAX_SYMBOL}")
+        self._checksum = zlib.crc32(symbols.astype("<i4").tobytes(), self._checksum)
+        return symbols.astype(np.int32)
+
+    def _decode_escapes(self, count: int, size: int) -> np.ndarray:
+        lengths = self._coder.decode(_LENGTH, count).astype(np.int64)
+        overflow = 1 << lengths
+        for shift, bits in ((0, np.minimum(lengths, 16)), (16, lengths - 16)):
+            some = bits > 0
+            if some.any():
+                part = self._coder.decode(_UNIFORM, (1 << bits[some]).astype(np.int32)).astype(np.int64)
+                overflow[some] += part << shift
+        overflow -= 1
+        return np.where(overflow % 2 == 1, -(overflow + 1) // 2, overflow // 2 + size)
+
+    def finish(self) -> None:
+        """Compare the checksum of the decoded symbols with the encoder's.
+
+        Raises:
+            BitstreamError: they differ: the file is damaged, or this machine computes other entropy parameters.
+        """
+        if self._checksum != self._expected:
+            raise BitstreamError(
+                "the decoded latent differs from the encoder's: the section is damaged, or this device, library or "
+                "number of threads computes other entropy parameters than the encoder's; decode where it was encoded"
+            )

@@ -1,0 +1,113 @@
+"""Conditional Gaussian on integers: rate, quantiser and coding with 64 shared tables (Balle et al. 2018, section 3)."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+import torch
+from compressai.ops import LowerBound
+from torch import Tensor, nn
+
+from lic_train.entropy.coder import MAX_SYMBOL, SymbolDecoder, SymbolEncoder, Table
+from lic_train.entropy.precision import in_float32
+from lic_train.entropy.quantize import add_noise, round_to
+from lic_train.errors import BitstreamError
+
+SCALE_MIN, SCALE_MAX, SCALE_LEVELS = 0.11, 256.0, 64
+# Two-sided tail mass 1e-9 lies beyond 6.11 standard deviations.
+TAIL_SIGMAS = 6.11
+
+
+def scale_table() -> np.ndarray:
+    """(64,) float64 scales, evenly spaced in the logarithm."""
+    return np.exp(np.linspace(math.log(SCALE_MIN), math.log(SCALE_MAX), SCALE_LEVELS))
+
+
+@functools.cache
+def gaussian_tables() -> tuple[Table, ...]:
+    """One zero-mean coding table per entry of `scale_table`."""
+    return tuple(_gaussian_table(scale) for scale in scale_table())
+
+
+def _gaussian_table(scale: float) -> Table:
+    radius = math.ceil(scale * TAIL_SIGMAS)
+    # The upper tail at k - 1/2, k = 0 .. radius + 1: differences of small numbers keep their digits.
+    tail = np.array([0.5 * math.erfc((k - 0.5) / scale / math.sqrt(2)) for k in range(radius + 2)])
+    side = tail[:-1] - tail[1:]
+    return Table.from_pmf(np.concatenate([side[:0:-1], side]), -radius)
+
+
+def to_symbols(values: Tensor) -> np.ndarray:
+    """Round to int32 symbols (n,), in memory order.
+
+    Raises:
+        BitstreamError: a value is not finite or too large to be a latent.
+    """
+    flat = torch.round(values).reshape(-1).cpu()
+    if not bool((flat.abs() <= MAX_SYMBOL).all()):
+        raise BitstreamError(
+            f"the latent holds values that are not finite or beyond +-{MAX_SYMBOL}: the weights or the image are broken"
+        )
+    return flat.to(torch.int32).numpy()
+
+
+class GaussianConditional(nn.Module):
+    """Elements are independent given their scale (bounded below at 0.11) and mean; all shapes are equal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale_floor = LowerBound(SCALE_MIN)
+        self.likelihood_floor = LowerBound(1e-9)
+        table = scale_table()
+        self.register_buffer("_boundaries", torch.from_numpy(np.sqrt(table[1:] * table[:-1])).float(), persistent=False)
+
+    @in_float32
+    def forward(self, y: Tensor, scales: Tensor, means: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Quantise (noise in training, rounding around the mean else) and rate. Returns y_hat and likelihoods."""
+        means = torch.zeros_like(y) if means is None else means
+        y_hat = add_noise(y) if self.training else round_to(y, means)
+        return y_hat, self.likelihood(y_hat, scales, means)
+
+    @in_float32
+    def likelihood(self, y_hat: Tensor, scales: Tensor, means: Tensor) -> Tensor:
+        """Probability mass of the unit interval around each value, at least 1e-9."""
+        distance = (y_hat - means).abs()
+        per_sigma = math.sqrt(0.5) / self.scale_floor(scales)
+        upper, lower = (0.5 - distance) * per_sigma, (-0.5 - distance) * per_sigma
+        return self.likelihood_floor(0.5 * (torch.erfc(-upper) - torch.erfc(-lower)))
+
+    def encode(self, encoder: SymbolEncoder, y: Tensor, scales: Tensor, means: Tensor) -> Tensor:
+        """Append y to the string; returns y_hat as the decoder will have it."""
+        symbols = to_symbols(y - means)
+        encoder.encode(symbols, self._indexes(scales), gaussian_tables())
+        return torch.from_numpy(symbols).view(y.shape).to(means) + means
+
+    def decode(self, decoder: SymbolDecoder, scales: Tensor, means: Tensor) -> Tensor:
+        """Read y_hat for these parameters."""
+        symbols = decoder.decode(self._indexes(scales), gaussian_tables())
+        return torch.from_numpy(symbols).view(means.shape).to(means) + means
+
+    def compress(self, y: Tensor, scales: Tensor, means: Tensor | None = None) -> bytes:
+        """Code all of y in one string."""
+        encoder = SymbolEncoder()
+        self.encode(encoder, y, scales, torch.zeros_like(y) if means is None else means)
+        return encoder.finish()
+
+    def decompress(self, string: bytes, scales: Tensor, means: Tensor | None = None) -> Tensor:
+        """Return y_hat, shaped as ``scales``.
+
+        Raises:
+            BitstreamError: the string is damaged.
+        """
+        decoder = SymbolDecoder(string)
+        y_hat = self.decode(decoder, scales, torch.zeros_like(scales) if means is None else means)
+        decoder.finish()
+        return y_hat
+
+    def _indexes(self, scales: Tensor) -> np.ndarray:
+        """(n,) the table nearest in the logarithm of the scale."""
+        if not bool(scales.isfinite().all()):
+            raise BitstreamError("the predicted scales are not finite: the weights are broken")
+        return torch.bucketize(scales.reshape(-1).float(), self._boundaries).cpu().numpy()

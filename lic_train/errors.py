@@ -1,0 +1,25 @@
+"""Errors meant for the user: the message says what was expected, what was found, and what to do."""
+
+
+class LicError(Exception):
+    """Base of every error whose message is complete without a traceback."""
+
+
+class ConfigError(LicError):
+    """The composed configuration has no meaning, or contradicts what lies on disk."""
+
+
+class DataError(LicError):
+    """A data set is missing, empty or too damaged to train on."""
+
+
+class CheckpointError(LicError):
+    """A checkpoint or an exported model is cut short, foreign or of another configuration."""
+
+
+class BitstreamError(LicError):
+    """A .lic file is damaged, truncated, foreign or hostile."""
+
+
+class TrainingError(LicError):
+    """Training cannot go on, for example because the loss is not finite."""

@@ -1,0 +1,41 @@
+"""Loss terms: pure functions (out, x) -> scalar. A recipe names them and weighs them.
+
+``out`` is what a codec's ``forward`` returns; ``x`` is (B, 3, H, W) in [0, 1].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pytorch_msssim import ms_ssim as _ms_ssim
+from torch import Tensor
+
+Out = dict[str, Any]
+Term = Callable[[Out, Tensor], Tensor]
+
+
+def bpp(out: Out, x: Tensor) -> Tensor:
+    """Estimated rate in bits per pixel: -log2 of all likelihoods over B * H * W pixels. Scalar."""
+    num_pixels = x.shape[0] * x.shape[2] * x.shape[3]
+    nats = torch.stack([-likelihoods.log().sum() for likelihoods in out["likelihoods"].values()]).sum()
+    return nats / math.log(2) / num_pixels
+
+
+def mse(out: Out, x: Tensor) -> Tensor:
+    """Mean squared error over pixels and colours, images in [0, 1]. Scalar."""
+    return torch.nn.functional.mse_loss(out["x_hat"].float(), x)
+
+
+def ms_ssim(out: Out, x: Tensor) -> Tensor:
+    """1 - MS-SSIM (five scales, 11-tap window, data range 1). Scalar. Sides must exceed 160 pixels."""
+    with torch.autocast(x.device.type, enabled=False):
+        return 1 - _ms_ssim(out["x_hat"].float(), x, data_range=1.0)
+
+
+TERMS: dict[str, Term] = {"bpp": bpp, "mse": mse, "ms_ssim": ms_ssim}
+
+# What lambda multiplies: 255^2 * MSE, so that lambda is per squared 8-bit level, or 1 - MS-SSIM.
+DISTORTION_SCALE = {"mse": 255.0**2, "ms_ssim": 1.0}

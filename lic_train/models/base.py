@@ -1,0 +1,137 @@
+"""The contract that every network fulfils, and how one is built from its configuration."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lic_train.entropy.autoregressive import SerialContext
+from lic_train.entropy.bottleneck import EntropyBottleneck
+
+
+class Codec(nn.Module):
+    """A learned image codec: networks, entropy models and the real bitstream.
+
+    Shapes: ``x`` is (B, 3, H, W), RGB in [0, 1], H and W multiples of ``downsampling_factor``.
+
+    A model implements
+
+    - ``forward(x) -> {"x_hat", "likelihoods": {"y", "z"}, "features"?}``. ``x_hat`` is not clamped. In eval mode it
+      uses exactly the quantiser of the bitstream, so that ``decompress(compress(x))`` equals ``forward(x)`` up to
+      float order.
+    - ``compress(x) -> {"strings": list of bytes, one per stream, "shape": (h, w) of the smallest latent}``, for a batch of one.
+    - ``decompress(strings, shape) -> {"x_hat"}``, clamped to [0, 1].
+
+    ``update()`` must be called before the two, and after any change of the weights.
+    """
+
+    downsampling_factor: int
+
+    def update(self) -> None:
+        """Solve the quantiles of every factorised density by bisection and build its coding table."""
+        for bottleneck in self.bottlenecks():
+            bottleneck.update()
+
+    def bottlenecks(self) -> Iterator[EntropyBottleneck]:
+        """The factorised densities inside this model."""
+        return (module for module in self.modules() if isinstance(module, EntropyBottleneck))
+
+    def aux_loss(self) -> Tensor:
+        """Distance of all quantiles from their targets; it has a gradient for the quantiles only. Scalar."""
+        return torch.stack([bottleneck.loss() for bottleneck in self.bottlenecks()]).sum()
+
+    def aux_parameters(self) -> list[nn.Parameter]:
+        """The quantiles: the second parameter group."""
+        return [bottleneck.quantiles for bottleneck in self.bottlenecks()]
+
+    def net_parameters(self) -> list[nn.Parameter]:
+        """Everything but the quantiles: the first parameter group."""
+        aux = {id(parameter) for parameter in self.aux_parameters()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in aux]
+
+    @contextmanager
+    def ready_to_code(self) -> Iterator[None]:
+        """Eval mode with solved quantiles and fresh tables, leaving the training state bit-equal behind."""
+        was_training = self.training
+        saved = [parameter.detach().clone() for parameter in self.aux_parameters()]
+        self.eval()
+        self.update()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(self.aux_parameters(), saved, strict=True):
+                    parameter.copy_(value)
+            self.train(was_training)
+
+
+class SerialContextCodec(Codec):
+    """Hyperprior and serial spatial context (Minnen et al. 2018): the data flow of every codec built on the two.
+
+    ``x -> g_a -> y -> h_a -> z -> z_hat -> h_s -> psi``; ``y, psi -> context -> y_hat -> g_s -> x_hat``. A subclass sets
+    the five networks. y is (B, M, H/16, W/16), z is (B, N, H/64, W/64), psi is (B, 2M, H/16, W/16).
+    """
+
+    downsampling_factor = 64
+    g_a: nn.Module
+    g_s: nn.Module
+    h_a: nn.Module
+    h_s: nn.Module
+    entropy_bottleneck: EntropyBottleneck
+    context: SerialContext
+
+    def forward(self, x: Tensor) -> dict:
+        """(B, 3, H, W) -> x_hat and likelihoods; see `Codec`."""
+        y = self.g_a(x)
+        z = self.h_a(y)
+        z_hat, z_likelihoods = self.entropy_bottleneck(z)
+        psi = self.h_s(z_hat)
+        y_hat, y_likelihoods = self.context(y, psi)
+        x_hat = self.g_s(y_hat)
+        return {"x_hat": x_hat, "likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}
+
+    def compress(self, x: Tensor) -> dict:
+        """One image -> strings [y, z] and the shape of z."""
+        y = self.g_a(x)
+        z = self.h_a(y)
+        z_string = self.entropy_bottleneck.compress(z)
+        psi = self.h_s(self.entropy_bottleneck.quantize(z))
+        y_string = self.context.compress(y, psi)
+        return {"strings": [y_string, z_string], "shape": tuple(z.shape[2:])}
+
+    def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> dict:
+        """Mirror of `compress`."""
+        z_hat = self.entropy_bottleneck.decompress(strings[1], shape)
+        psi = self.h_s(z_hat)
+        y_hat = self.context.decompress(strings[0], psi)
+        return {"x_hat": self.g_s(y_hat).clamp(0, 1)}
+
+
+def build(config: Mapping[str, Any]) -> Codec:
+    """Build a codec from ``{"_target_": "lic_train.models.<file>.<Class>", **arguments}``.
+
+    Only classes of ``lic_train.models`` are built: configurations also arrive inside files from strangers.
+
+    Raises:
+        ValueError: ``_target_`` is not a Codec of this package, or the arguments do not fit it.
+    """
+    arguments = dict(config)
+    target = str(arguments.pop("_target_", ""))
+    module_name, _, class_name = target.rpartition(".")
+    if not module_name.startswith("lic_train.models."):
+        raise ValueError(f"expected _target_: lic_train.models.<file>.<Class>, got {target!r}")
+    try:
+        model_class = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"no model {target!r}: {error}") from error
+    if not (isinstance(model_class, type) and issubclass(model_class, Codec)):
+        raise ValueError(f"{target!r} is not a Codec")
+    try:
+        return model_class(**arguments)
+    except TypeError as error:
+        raise ValueError(f"{class_name} does not take these arguments: {error}") from error

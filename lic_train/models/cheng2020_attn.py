@@ -1,0 +1,32 @@
+"""The anchor of Cheng et al. with simplified attention blocks in both transforms.
+
+Z. Cheng, H. Sun, M. Takeuchi, J. Katto, "Learned image compression with discretized Gaussian mixture likelihoods and
+attention modules", CVPR 2020. arXiv 2001.01568.
+
+The networks are CompressAI's (cheng2020-attn). Its evaluation forward rounds y without the predicted mean, unlike its
+bitstream; here both use ``round(y - mean) + mean``, and the context is walked as a wavefront instead of position by
+position. Training draws the noise once, for the rate, the context and the reconstruction. Like
+CompressAI's, this codec has one Gaussian per element where the paper has a mixture of three.
+
+Legend: B batch, H W image, N channels throughout; y is (B, N, H/16, W/16), z is (B, N, H/64, W/64).
+"""
+
+from __future__ import annotations
+
+import compressai.models
+
+from lic_train.entropy.autoregressive import SerialContext
+from lic_train.entropy.bottleneck import EntropyBottleneck
+from lic_train.models.base import SerialContextCodec
+
+
+class Cheng2020Attention(SerialContextCodec):
+    """The paper's network with attention at 1/4 and 1/16 of the resolution."""
+
+    def __init__(self, N: int) -> None:
+        super().__init__()
+        networks = compressai.models.Cheng2020Attention(N)
+        self.g_a, self.g_s = networks.g_a, networks.g_s
+        self.h_a, self.h_s = networks.h_a, networks.h_s
+        self.entropy_bottleneck = EntropyBottleneck(N)
+        self.context = SerialContext(N)

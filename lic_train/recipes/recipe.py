@@ -1,0 +1,68 @@
+"""A paper's training as data: stages, loss and learning rate as pure functions of the step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from lic_train.losses import DISTORTION_SCALE, TERMS, Out
+from lic_train.recipes.stage import Stage, lay_out
+
+
+class Recipe:
+    """What is minimised, and how fast, at every step.
+
+    ``loss = sum over terms of weight * term``, where the term ``distortion`` stands for ``lambda * 255^2 * mse`` or
+    ``lambda * (1 - MS-SSIM)``.
+
+    Args:
+        stages: see `lay_out`.
+        steps: optimiser steps of the whole run; the stages are rescaled to it.
+        lmbda: the lambda of the loss.
+        distortion: "mse" or "ms_ssim".
+        optimizer: ``aux_lr`` of the quantiles and ``clip_norm`` of the net's gradient.
+    """
+
+    def __init__(
+        self,
+        stages: list[Mapping[str, Any]],
+        steps: int,
+        lmbda: float,
+        distortion: str,
+        optimizer: Mapping[str, float],
+    ) -> None:
+        self.stages = lay_out(stages, steps)
+        self.steps = steps
+        self.lmbda = lmbda
+        self.distortion = distortion
+        self.aux_lr = float(optimizer["aux_lr"])
+        self.clip_norm = float(optimizer["clip_norm"])
+
+    def stage(self, step: int) -> Stage:
+        """The stage that holds ``step``; the last one from its start on."""
+        return next((stage for stage in self.stages if step < stage.stop), self.stages[-1])
+
+    def __call__(self, out: Out, x: Tensor, step: int) -> dict[str, Tensor]:
+        """All terms of the step's loss, unweighted, and their weighted sum under "loss"."""
+        stage = self.stage(step)
+        weights = dict(stage.loss)
+        scale = weights.pop("distortion", 0.0) * self.lmbda * DISTORTION_SCALE[self.distortion]
+        weights[self.distortion] = weights.get(self.distortion, 0.0) + scale
+        terms = {name: TERMS[name](out, x) for name in weights}
+        loss = sum(weight * terms[name] for name, weight in weights.items())
+        return {**terms, "loss": loss}
+
+    def table(self) -> list[tuple[str, str, str, str]]:
+        """Rows (stage, steps, learning rate, loss) for the start of the run."""
+        return [(s.name, f"{s.start:,} - {s.stop:,}", f"{s.lr:g}", self._formula(s)) for s in self.stages]
+
+    def _formula(self, stage: Stage) -> str:
+        def told(name: str, weight: float) -> str:
+            factor = "" if weight == 1 else f"{weight:g} * "
+            if name != "distortion":
+                return factor + name
+            return factor + ("lambda * 255^2 * mse" if self.distortion == "mse" else "lambda * (1 - ms_ssim)")
+
+        return " + ".join(told(name, weight) for name, weight in stage.loss.items())

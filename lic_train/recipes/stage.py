@@ -1,0 +1,42 @@
+"""One stage of a recipe: for how long, at which learning rate, under which loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+DEFAULT_LOSS = {"bpp": 1.0, "distortion": 1.0}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Steps ``[start, stop)`` of the run."""
+
+    name: str
+    start: int
+    stop: int
+    lr: float
+    loss: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_LOSS))
+
+
+def lay_out(specs: list[Mapping[str, Any]], total: int) -> list[Stage]:
+    """Turn stage specifications into stages that together cover ``total`` steps.
+
+    A specification has ``name``, ``share`` of the run (a number or a fraction such as "1/3") and ``lr``, and may have
+    ``loss``. Boundaries are rounded from the exact cumulative share, so any ``total`` keeps the proportions.
+
+    Raises:
+        ValueError: the shares do not sum to 1.
+    """
+    shares = [Fraction(str(spec["share"])) for spec in specs]
+    if sum(shares) != 1:
+        told = " + ".join(str(spec["share"]) for spec in specs)
+        raise ValueError(f"the shares of a recipe's stages must sum to 1, got {told} = {float(sum(shares)):g}")
+    stages, covered = [], Fraction(0)
+    for spec, share in zip(specs, shares, strict=True):
+        start, covered = round(covered * total), covered + share
+        options = {"loss": dict(spec["loss"])} if spec.get("loss") else {}
+        stages.append(Stage(spec["name"], start, round(covered * total), float(spec["lr"]), **options))
+    return stages
