@@ -112,16 +112,15 @@ class SerialContextCodec(Codec):
         return {"x_hat": self.g_s(y_hat).clamp(0, 1)}
 
 
-def build(config: Mapping[str, Any]) -> Codec:
-    """Build a codec from ``{"_target_": "lic_train.models.<file>.<Class>", **arguments}``.
+def find_model(config: Mapping[str, Any]) -> type[Codec]:
+    """The class that ``config["_target_"]`` names.
 
-    Only classes of ``lic_train.models`` are built: configurations also arrive inside files from strangers.
+    Only classes of ``lic_train.models`` are found: configurations also arrive inside files from strangers.
 
     Raises:
-        ValueError: ``_target_`` is not a Codec of this package, or the arguments do not fit it.
+        ValueError: it is not a Codec of this package.
     """
-    arguments = dict(config)
-    target = str(arguments.pop("_target_", ""))
+    target = str(config.get("_target_", ""))
     module_name, _, class_name = target.rpartition(".")
     if not module_name.startswith("lic_train.models."):
         raise ValueError(f"expected _target_: lic_train.models.<file>.<Class>, got {target!r}")
@@ -131,7 +130,18 @@ def build(config: Mapping[str, Any]) -> Codec:
         raise ValueError(f"no model {target!r}: {error}") from error
     if not (isinstance(model_class, type) and issubclass(model_class, Codec)):
         raise ValueError(f"{target!r} is not a Codec")
+    return model_class
+
+
+def build(config: Mapping[str, Any]) -> Codec:
+    """Build a codec from ``{"_target_": "lic_train.models.<file>.<Class>", **arguments}``.
+
+    Raises:
+        ValueError: there is no such Codec, or the arguments do not fit it.
+    """
+    model_class = find_model(config)
+    arguments = {name: value for name, value in config.items() if name != "_target_"}
     try:
         return model_class(**arguments)
     except TypeError as error:
-        raise ValueError(f"{class_name} does not take these arguments: {error}") from error
+        raise ValueError(f"{model_class.__name__} does not take these arguments: {error}") from error

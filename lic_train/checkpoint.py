@@ -1,0 +1,310 @@
+"""Trained models on disk: safetensors with the model's configuration inside, and the checkpoints of a run.
+
+``python -m lic_train.checkpoint export RUN [OUT.safetensors] [--checkpoint last]`` and ``... show FILE``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lic_train.errors import CheckpointError, ConfigError, LicError
+from lic_train.models.base import Codec, build
+from lic_train.screen import say_error, say_warning
+
+FORMAT = 1
+_KEY = "lic_train"
+_AVERAGE = "weight_averaging"  # where a training checkpoint keeps the moving average of its parameters
+_ADVICE = "The file is missing, cut short or foreign: copy or export it again"
+_NAMED = 4  # tensors that an error names before it says "and so on"
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What is known of a loaded model.
+
+    ``config`` has ``_target_`` and the arguments; ``extra`` is what the writer added (step, lambda, recipe, ...).
+    """
+
+    path: Path
+    config: dict[str, Any]
+    extra: dict[str, Any]
+    fingerprint: bytes
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The single values of ``extra`` and of the run's configuration in it: step, val_loss, lambda, seed, ..."""
+        both = {**self.extra.get("run_config", {}), **self.extra}
+        return {name: value for name, value in both.items() if not isinstance(value, dict | list)}
+
+
+def fingerprint(model: Codec, config: Mapping[str, Any]) -> bytes:
+    """8 bytes of SHA-256 over the configuration and all tensors, by name, with dtype and shape.
+
+    The quantiles are left out: ``update()`` solves them anew from the other parameters, to the machine's last digit.
+    """
+    solved = {id(parameter) for parameter in model.aux_parameters()}
+    skip = {name for name, parameter in model.named_parameters() if id(parameter) in solved}
+    digest = hashlib.sha256(json.dumps(dict(config), sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        if name not in skip:
+            digest.update(f"{name} {_describe(tensor)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.digest()[:8]
+
+
+def save_model(path: Path, model: Codec, config: Mapping[str, Any], extra: Mapping[str, Any]) -> bytes:
+    """Write the weights as safetensors, configuration and ``extra`` in its header, atomically. Returns the fingerprint.
+
+    Args:
+        path: the file; an older one is replaced only when the new one is complete.
+        model: any state, any device.
+        config: plain values that `lic_train.models.base.build` takes.
+        extra: plain values about the training: step, lambda, recipe, validation loss.
+
+    Raises:
+        TypeError: config or extra holds something that JSON has no word for.
+    """
+    print_ = fingerprint(model, config)
+    record = {"format": FORMAT, "config": dict(config), "extra": dict(extra), "fingerprint": print_.hex()}
+    header = {_KEY: json.dumps(record)}
+    # Clones, as safetensors refuses tensors that share memory.
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    _replace(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+    return print_
+
+
+def read_metadata(path: Path) -> Metadata:
+    """Read the header of a safetensors file and nothing of its weights.
+
+    Raises:
+        CheckpointError: no such file, cut short, or not written by `save_model`.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}. {_ADVICE}") from error
+    try:
+        record = json.loads(header[_KEY])
+        version, config, extra = record["format"], dict(record["config"]), dict(record["extra"])
+        print_ = bytes.fromhex(record["fingerprint"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"expected a model that lic_train exported, got {path}, which does not carry its configuration ({error!r})"
+        ) from error
+    if version != FORMAT:
+        raise CheckpointError(
+            f"expected format {FORMAT} in {path}, got {version!r}; load it with the release that wrote it"
+        )
+    return Metadata(path, config, extra, print_)
+
+
+def load_model(path: Path) -> tuple[Codec, Metadata]:
+    """Build the model that a safetensors file describes, ready to code (eval mode, tables built), on the CPU.
+
+    Raises:
+        CheckpointError: cut short, foreign, damaged, or its tensors do not fit its configuration.
+    """
+    metadata = read_metadata(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}. {_ADVICE}") from error
+    model = _build(metadata.config, tensors, path)
+    if (found := fingerprint(model, metadata.config)) != metadata.fingerprint:
+        raise CheckpointError(
+            f"{path} is damaged: expected fingerprint {metadata.fingerprint.hex()}, its weights give {found.hex()}; "
+            "copy or export it again"
+        )
+    return model, metadata
+
+
+def load_checkpoint(path: Path) -> tuple[Codec, Metadata]:
+    """The same from a training checkpoint (``.ckpt``): the averaged weights if the run keeps an average.
+
+    Raises:
+        CheckpointError: cut short, foreign, or its tensors do not fit its configuration.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        config, step = dict(content["model_config"]), int(content["global_step"])
+        weights = {**content["state_dict"], **content.get(_AVERAGE, {})}
+        tensors = {
+            name.replace("_orig_mod.", "").removeprefix("model."): tensor.clone() for name, tensor in weights.items()
+        }
+    # torch.load raises many types on a file that is cut short or foreign.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"cannot read {path}: {type(error).__name__}: {reason}. {_ADVICE}") from error
+    model = _build(config, tensors, path)
+    extra = {"step": step, "run_config": content.get("run_config", {})}
+    return model, Metadata(path, config, extra, fingerprint(model, config))
+
+
+def load_file(path: Path) -> tuple[Codec, Metadata]:
+    """`load_model` or `load_checkpoint`, by the file's ending."""
+    return load_checkpoint(path) if path.suffix == ".ckpt" else load_model(path)
+
+
+def load_run(run: Path, checkpoint: str = "best") -> tuple[Codec, Metadata]:
+    """Load a model of a run directory, ready to code, on the CPU.
+
+    Args:
+        run: the run's directory, or itself a ``.safetensors`` or ``.ckpt`` file.
+        checkpoint: ``best`` (then the newest, if there is no intact best one), ``last``, or a path.
+
+    Broken files are reported on the screen and passed over; a path is taken as it is.
+
+    Raises:
+        CheckpointError: nothing intact was found.
+    """
+    if not run.exists():
+        raise CheckpointError(f"expected a run directory or a checkpoint, got {run}, which does not exist")
+    if run.is_file():
+        return load_file(run)
+    if checkpoint not in ("best", "last"):
+        return load_file(Path(checkpoint) if Path(checkpoint).exists() else run / "checkpoints" / checkpoint)
+    candidates = _candidates(run, checkpoint)
+    reasons = []
+    for path in candidates:
+        try:
+            return load_file(path)
+        except CheckpointError as error:
+            reasons.append(str(error))
+            say_warning(f"passed over: {error}")
+    found = "none" if not candidates else "only broken ones:\n  " + "\n  ".join(reasons)
+    raise CheckpointError(
+        f"expected a checkpoint in {run / 'checkpoints'}, got {found}. Train first: python train.py ..."
+    )
+
+
+def move(model: Codec, device: str) -> Codec:
+    """Bring a model to a device.
+
+    Raises:
+        ConfigError: this machine has no such device.
+    """
+    try:
+        return model.to(torch.device(device))
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device: expected one of this machine, got {device!r}: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _candidates(run: Path, checkpoint: str) -> list[Path]:
+    """Files to try, the wanted first: best, last, then the numbered ones from the newest on."""
+    folder = run / "checkpoints"
+    numbered = sorted(folder.glob("step_*.ckpt"), key=lambda path: path.name, reverse=True)
+    paths = [folder / "last.ckpt", *numbered]
+    if checkpoint == "best":
+        paths.insert(0, folder / "best.safetensors")
+    return [path for path in paths if path.exists()]
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a file beside ``path``, bring it to the disk, and move it into place: all or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _build(config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Codec:
+    try:
+        model = build(config)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"the configuration inside {path} builds no model: {error}") from error
+    if problems := _mismatches(model.state_dict(), tensors):
+        more = f" and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
+        raise CheckpointError(
+            f"the tensors in {path} do not fit its configuration {dict(config)}: "
+            + "; ".join(problems[:_NAMED])
+            + more
+            + ". It is of another model or another version"
+        )
+    model.load_state_dict(tensors)
+    model.eval()
+    model.update()
+    return model
+
+
+def _mismatches(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> list[str]:
+    missing = [f"{name} is missing" for name in expected if name not in got]
+    unknown = [f"{name} is unknown" for name in got if name not in expected]
+    wrong = [
+        f"{name}: expected {_describe(tensor)}, got {_describe(got[name])}"
+        for name, tensor in expected.items()
+        if name in got and _describe(tensor) != _describe(got[name])
+    ]
+    return wrong + missing + unknown
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def _export(arguments: argparse.Namespace, console: Console) -> None:
+    model, metadata = load_run(arguments.run, arguments.checkpoint)
+    out = arguments.out or arguments.run / "model.safetensors"
+    print_ = save_model(out, model, metadata.config, metadata.extra)
+    console.print(Text(f"{metadata.path} -> {out}, fingerprint {print_.hex()}"), soft_wrap=True)
+
+
+def _show(arguments: argparse.Namespace, console: Console) -> None:
+    model, metadata = load_run(arguments.file)
+    table = Table(title=str(metadata.path), show_header=False, title_justify="left")
+    for name, value in {**metadata.config, **metadata.training}.items():
+        table.add_row(name, str(value))
+    table.add_row("parameters", f"{sum(parameter.numel() for parameter in model.parameters()):,}")
+    table.add_row("fingerprint", metadata.fingerprint.hex())
+    console.print(table)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lic_train.checkpoint", description="Export and show trained models."
+    )
+    commands = parser.add_subparsers(required=True)
+    export = commands.add_parser("export", help="write a run's model as one safetensors file")
+    export.add_argument("run", type=Path, help="run directory or checkpoint")
+    export.add_argument("out", type=Path, nargs="?", help="default: RUN/model.safetensors")
+    export.add_argument("--checkpoint", default="best", help="best, last or a file (default: best)")
+    export.set_defaults(act=_export)
+    show = commands.add_parser("show", help="print what a file holds")
+    show.add_argument("file", type=Path, help="safetensors, checkpoint or run directory")
+    show.set_defaults(act=_show)
+    arguments = parser.parse_args(argv)
+    try:
+        arguments.act(arguments, Console())
+    except LicError as error:
+        say_error(error)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,276 @@
+"""From the command line to a checked configuration: Hydra composes, pydantic says what the values mean.
+
+Every wrong value is reported at once, with the path of its key; unknown names come with the nearest known ones.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import model_validator
+
+from lic_train.errors import ConfigError
+from lic_train.models.base import find_model
+from lic_train.recipes.recipe import Recipe
+
+CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
+
+# The rungs q1 .. q8 that the field's networks choose their widths by (CompressAI documentation).
+LADDERS = {
+    "mse": (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483, 0.0932, 0.1800),
+    "ms_ssim": (2.40, 4.58, 8.73, 16.64, 31.73, 60.50, 115.37, 220.00),
+}
+
+
+def quality(lmbda: float, distortion: str) -> int:
+    """The rung 1 .. 8 nearest to ``lmbda`` in the logarithm."""
+    ladder = LADDERS[distortion]
+    return 1 + min(range(len(ladder)), key=lambda rung: abs(math.log(lmbda / ladder[rung])))
+
+
+def by_quality(lmbda: float, distortion: str, widths: dict[int, int]) -> int:
+    """The width of the first entry whose quality is not exceeded; beyond the last, the last."""
+    rung = quality(lmbda, distortion)
+    return next((width for last, width in sorted(widths.items()) if rung <= last), widths[max(widths)])
+
+
+def register_resolvers() -> None:
+    """Make ``${by_quality:...}`` and ``${suffix:...}`` known to OmegaConf; idempotent."""
+    OmegaConf.register_new_resolver("by_quality", by_quality, replace=True)
+    OmegaConf.register_new_resolver("suffix", lambda name: f"_{name}" if name else "", replace=True)
+
+
+class Section(BaseModel):
+    """A part of the configuration in which unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class OptimizerSection(Section):
+    """Of the quantiles and of the clip; Adam has its default betas."""
+
+    aux_lr: PositiveFloat
+    clip_norm: NonNegativeFloat
+
+
+class StageSection(Section):
+    """One stage of a recipe, see `lic_train.recipes.stage`."""
+
+    name: str
+    share: float | str
+    lr: PositiveFloat
+    loss: dict[str, float] | None = None
+
+
+class RecipeSection(Section):
+    """A paper's training as it stands in conf/recipe."""
+
+    steps: PositiveInt
+    batch_size: PositiveInt
+    crop: PositiveInt
+    optimizer: OptimizerSection
+    ladder: dict[Literal["mse", "ms_ssim"], list[PositiveFloat]]
+    stages: Annotated[list[StageSection], Field(min_length=1)]
+
+
+class CheckpointSection(Section):
+    """When the run is saved."""
+
+    every: PositiveInt
+    keep: PositiveInt
+
+
+class ValidateSection(Section):
+    """When the run is validated, and on how many whole images."""
+
+    every: PositiveInt
+    crops: PositiveInt
+    bitstreams: NonNegativeInt
+
+
+class EvalSection(Section):
+    """The images that are coded at the end; ``root: null`` means the run's own validation photographs."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    root: str | None
+    limit: PositiveInt | None
+
+
+class TrainerSection(Section):
+    """What Lightning runs on."""
+
+    accelerator: str
+    devices: PositiveInt
+    num_nodes: PositiveInt
+    strategy: str
+    log_every: PositiveInt
+
+
+class RunConfig(Section):
+    """A whole run, checked."""
+
+    model: dict[str, Any]
+    recipe: RecipeSection
+    data: dict[str, Any]
+    eval: EvalSection
+    trainer: TrainerSection
+    logger: dict[str, Any]
+    lmbda: Annotated[PositiveFloat, Field(alias="lambda", allow_inf_nan=False)]
+    distortion: Literal["mse", "ms_ssim"]
+    seed: NonNegativeInt
+    steps: PositiveInt
+    batch_size: PositiveInt
+    crop: PositiveInt
+    accumulate: PositiveInt
+    precision: Literal["auto", "32", "bf16-mixed"]
+    compile: bool
+    channels_last: bool
+    ema: Annotated[float, Field(gt=0, lt=1)] | None
+    checkpoint: CheckpointSection
+    validate_: Annotated[ValidateSection, Field(alias="validate")]
+    init_from: str | None
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] | None
+    fresh: bool
+    output: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_may_name_things(cls, values: dict[str, Any]) -> dict[str, Any]:
+        # YAML reads precision=32 and name=2 as numbers.
+        as_text = {key: str(values[key]) for key in ("precision", "name") if isinstance(values.get(key), int)}
+        return {**values, **as_text}
+
+    @model_validator(mode="after")
+    def _fits_the_model(self) -> RunConfig:
+        problems = [*self._crop_problems(), *self._batch_problems()]
+        if problems:
+            raise ValueError("; ".join(problems))
+        self.make_recipe()
+        return self
+
+    def _crop_problems(self) -> list[str]:
+        factor = find_model(self.model).downsampling_factor
+        if self.crop % factor:
+            below = self.crop // factor * factor
+            legal = " or ".join(str(side) for side in (below, below + factor) if side)
+            return [f"crop: expected a multiple of the model's factor {factor}, got {self.crop}; use {legal}"]
+        if self.distortion == "ms_ssim" and self.crop <= 160:
+            return [f"crop: MS-SSIM needs sides above 160 pixels, got {self.crop}; use crop=192 or more"]
+        return []
+
+    def _batch_problems(self) -> list[str]:
+        parts = self.accumulate * self.trainer.devices * self.trainer.num_nodes
+        if self.batch_size % parts == 0:
+            return []
+        return [
+            f"batch_size: expected a multiple of accumulate * devices * num_nodes = {parts}, got {self.batch_size}; "
+            f"use {self.batch_size // parts * parts or parts}"
+        ]
+
+    def make_recipe(self) -> Recipe:
+        """The recipe, rescaled to this run's steps."""
+        stages = [stage.model_dump() for stage in self.recipe.stages]
+        return Recipe(stages, self.steps, self.lmbda, self.distortion, self.recipe.optimizer.model_dump())
+
+
+def checked(cfg: DictConfig) -> RunConfig:
+    """Give a composed configuration its meaning.
+
+    Raises:
+        ConfigError: listing every wrong value with its key's path.
+    """
+    _check_rate(cfg)
+    values = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(values, dict)
+    try:
+        return RunConfig.model_validate({str(key): value for key, value in values.items()})
+    except ValidationError as error:
+        lines = [_sentence(entry) for entry in error.errors()]
+        raise ConfigError("the configuration is not valid:\n  " + "\n  ".join(lines)) from None
+
+
+def _check_rate(cfg: DictConfig) -> None:
+    """Lambda and distortion come first: other values are computed from them."""
+    lmbda, distortion = cfg["lambda"], cfg.distortion
+    problems = []
+    if isinstance(lmbda, bool) or not isinstance(lmbda, int | float) or not 0 < lmbda < math.inf:
+        problems.append(f"lambda: expected a number above 0, got {lmbda!r}")
+    if distortion not in LADDERS:
+        problems.append(f"distortion: expected one of {', '.join(LADDERS)}, got {distortion!r}")
+    if problems:
+        raise ConfigError("the configuration is not valid:\n  " + "\n  ".join(problems))
+
+
+def _sentence(entry: Any) -> str:
+    path = ".".join(str(part) for part in entry["loc"])
+    if entry["type"] == "extra_forbidden":
+        return f"{path}: no such key"
+    message = str(entry["msg"]).removeprefix("Value error, ")
+    if not path:
+        return message
+    return f"{path}: {message[0].lower()}{message[1:]}, got {entry['input']!r}"
+
+
+def compose(overrides: Sequence[str], config_name: str = "config") -> DictConfig:
+    """Compose as train.py does, outside of Hydra's main; for tests and for other commands.
+
+    Raises:
+        ConfigError: an override names an unknown option or key.
+    """
+    register_resolvers()
+    check_names(overrides, config_name)
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        cfg = hydra_compose(config_name, overrides=list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    cfg = cfg.copy()
+    OmegaConf.set_struct(cfg, False)
+    del cfg["hydra"]
+    return cfg
+
+
+def check_names(arguments: Sequence[str], config_name: str = "config") -> None:
+    """Refuse unknown group options and keys before Hydra does, naming the nearest known ones.
+
+    Raises:
+        ConfigError: for the first unknown name.
+    """
+    for argument in arguments:
+        match = re.fullmatch(r"([a-z_]+(?:\.\w+)*)=(.*)", argument)
+        if not match:
+            continue
+        key, value = match.groups()
+        folder = CONF_DIR / key
+        if folder.is_dir():
+            _check_options(key, value, sorted(path.stem for path in folder.glob("*.yaml")))
+        elif "." not in key and not key.startswith("hydra"):
+            _check_key(key, config_name)
+
+
+def _check_options(group: str, value: str, known: list[str]) -> None:
+    for option in value.split(","):
+        if option not in known and option != "null":
+            raise ConfigError(f"no {group} {option!r}{_nearest(option, known)}; there are: {', '.join(known)}")
+
+
+def _check_key(key: str, config_name: str) -> None:
+    top = OmegaConf.load(CONF_DIR / f"{config_name}.yaml")
+    assert isinstance(top, DictConfig) and isinstance(top.defaults, ListConfig)
+    groups = [str(name) for entry in top.defaults if isinstance(entry, DictConfig) for name in entry]
+    known = sorted({str(name) for name in top} - {"defaults", "hydra"} | set(groups))
+    if key not in known:
+        raise ConfigError(f"no key {key!r}{_nearest(key, known)}; there are: {', '.join(known)}")
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    nearest = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+    return f", did you mean {' or '.join(nearest)}?" if nearest else ""

@@ -1,0 +1,109 @@
+"""Order, place and flip of every crop: pure functions of (seed, epoch, index), the same on every machine.
+
+The random numbers are SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA
+2014): integer arithmetic written out here, so that no library's next release changes what a resumed run sees.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lic_train.data.images import to_tensor
+
+GAMMA = 0x9E3779B97F4A7C15
+MASK = 2**64 - 1
+
+# First number of every key: which decision it is for.
+ORDER, WINDOW, REPLACEMENT = 1, 2, 3
+
+
+class Sample(NamedTuple):
+    """One draw from the data set: photograph number ``item``, in pass number ``epoch``."""
+
+    epoch: int
+    item: int
+
+
+class Window(NamedTuple):
+    """Upper left corner in pixels (negative: the photograph is smaller than the crop), and whether to mirror."""
+
+    top: int
+    left: int
+    flip: bool
+
+
+def splitmix64(state: int, count: int) -> npt.NDArray[np.uint64]:
+    """The first ``count`` outputs of the generator that starts at ``state``."""
+    z = np.uint64(state) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GAMMA)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def key(*parts: int) -> int:
+    """A 64-bit state that depends on all parts and on their order."""
+    state = 0
+    for part in parts:
+        state = int(splitmix64((state ^ part) & MASK, 1)[0])
+    return state
+
+
+def order(size: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """The permutation of ``range(size)`` in which this epoch visits the data set."""
+    return np.argsort(splitmix64(key(ORDER, seed, epoch), size), kind="stable")
+
+
+def replacement(sample: Sample, attempt: int, size: int, seed: int) -> int:
+    """The index that stands in for ``sample`` at the given attempt (0 is the sample itself)."""
+    return key(REPLACEMENT, seed, *sample, attempt) % size if attempt else sample.item
+
+
+def random_window(size: tuple[int, int], crop: int, sample: Sample, attempt: int, *, seed: int, flip: bool) -> Window:
+    """A window drawn evenly over all places (the modulo's bias is below 1e-14); mirrored half of the time if ``flip``.
+
+    Args:
+        size: height and width of the photograph.
+        crop: side of the window.
+        sample: what is drawn.
+        attempt: how many photographs were passed over before this one.
+        seed: of the run.
+        flip: mirror left and right half of the time.
+    """
+    top, left, coin = (int(draw) for draw in splitmix64(key(WINDOW, seed, *sample, attempt), 3))
+    return Window(_start(size[0] - crop, top), _start(size[1] - crop, left), flip and bool(coin >> 63))
+
+
+def centre_window(size: tuple[int, int], crop: int, sample: Sample, attempt: int) -> Window:
+    """The window in the middle, never mirrored; the arguments are those of `random_window`."""
+    return Window((size[0] - crop) // 2, (size[1] - crop) // 2, False)
+
+
+def cut(image: Image.Image, window: Window, crop: int) -> Tensor:
+    """Cut (3, crop, crop) uint8 out of an RGB image; what lies outside is its reflection, repeated if need be."""
+    top, left, flip = window
+    if top >= 0 and left >= 0 and top + crop <= image.height and left + crop <= image.width:
+        picture = to_tensor(image.crop((left, top, left + crop, top + crop)))
+    else:
+        rows = reflected(top, crop, image.height)
+        columns = reflected(left, crop, image.width)
+        picture = torch.from_numpy(np.asarray(image)[rows][:, columns]).permute(2, 0, 1)
+    return picture.flip(2) if flip else picture
+
+
+def reflected(start: int, count: int, length: int) -> npt.NDArray[np.int64]:
+    """Positions start, start + 1, ... folded back into range(length) at its first and last element."""
+    period = max(2 * (length - 1), 1)
+    positions = np.arange(start, start + count) % period
+    return np.minimum(positions, period - positions) if length > 1 else np.zeros(count, np.int64)
+
+
+def _start(slack: int, draw: int) -> int:
+    """One of the abs(slack) + 1 possible starts: 0 ... slack, or slack ... 0 when the photograph is too small."""
+    offset = draw % (abs(slack) + 1)
+    return offset if slack >= 0 else -offset

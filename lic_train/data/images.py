@@ -1,0 +1,165 @@
+"""From the bytes of an image file to upright 8-bit RGB, and back to PNG."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
+from torch import Tensor
+
+from lic_train.data.atomic import write_atomically
+from lic_train.errors import DataError
+
+MAX_PIXELS = 178_956_970  # 512 MiB as 8-bit RGB; also the number above which Pillow itself refuses to open a file
+ORIENTATION = 0x0112  # EXIF tag
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class UnreadableImage(DataError):
+    """These bytes are no image that can be trained on; the message is the reason."""
+
+
+def decode(data: bytes) -> Tensor:
+    """Decode to uint8 (3, H, W). See `open_rgb` for what is done, and for the errors."""
+    return to_tensor(open_rgb(data))
+
+
+def open_rgb(data: bytes) -> Image.Image:
+    """Decode to an upright Pillow image of mode RGB.
+
+    - EXIF orientation is applied.
+    - Transparency is composited on white.
+    - 16 bits are divided by 257 and rounded, which maps 65535 to 255. (Two rare kinds lose up to one level more:
+      16-bit grey with alpha, and 16-bit colour outside PNG, of which Pillow only gives the high byte.)
+    - CMYK is turned by Pillow's formula, Adobe's inverted one included; other colour profiles are not applied.
+    - Of an animation the first frame is taken. The transparent colour (not alpha) of a 16-bit PNG is ignored.
+
+    Raises:
+        UnreadableImage: empty, truncated, foreign or damaged bytes; more than MAX_PIXELS pixels; a format without a
+            defined white (floating point, 32-bit integers).
+    """
+    if not data:
+        raise UnreadableImage("the file is empty")
+    try:
+        with warnings.catch_warnings():  # workers would repeat Pillow's hints on EXIF and size for ever
+            warnings.simplefilter("ignore")
+            return _to_rgb(_upright(_load(data)))
+    except UnreadableImage:
+        raise
+    except Image.DecompressionBombError as error:
+        raise UnreadableImage(f"more than the limit of {MAX_PIXELS:,} pixels") from error
+    except Image.UnidentifiedImageError as error:
+        raise UnreadableImage("not an image, or of an unknown format") from error
+    except MemoryError as error:
+        raise UnreadableImage("too large for the memory") from error
+    except Exception as error:  # Pillow's decoders raise whatever the damaged bytes lead to
+        raise UnreadableImage(str(error) or type(error).__name__) from error
+
+
+def read_image(path: str | os.PathLike[str]) -> Tensor:
+    """Read a file as uint8 (3, H, W). Raises UnreadableImage, which names the file and the reason."""
+    try:
+        return decode(Path(path).read_bytes())
+    except OSError as error:
+        raise UnreadableImage(f"{path}: {error.strerror or error}") from error
+    except UnreadableImage as error:
+        raise UnreadableImage(f"{path}: {error}") from error
+
+
+def save_png(path: str | os.PathLike[str], x: Tensor) -> None:
+    """Write (3, H, W) or (1, 3, H, W) as an 8-bit PNG, all or nothing; floats are clamped to [0, 1] and rounded.
+
+    Raises:
+        ValueError: another shape.
+    """
+    picture = x.detach().squeeze(0).cpu() if x.dim() == 4 else x.detach().cpu()
+    if picture.dim() != 3 or picture.shape[0] != 3:
+        raise ValueError(f"expected (3, H, W) or (1, 3, H, W), got {tuple(x.shape)}")
+    if picture.is_floating_point():
+        picture = picture.float().clamp(0, 1).mul(255).round().to(torch.uint8)
+    file = io.BytesIO()
+    Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(file, "PNG")
+    write_atomically(Path(path), file.getvalue())
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """A Pillow RGB image as uint8 (3, H, W)."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def _load(data: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(data))
+    if image.width * image.height > MAX_PIXELS:  # Pillow's own limit may be switched off by somebody else
+        raise UnreadableImage(f"{image.width}x{image.height} is more than the limit of {MAX_PIXELS:,} pixels")
+    low = _low_bytes(image, data)
+    image.load()
+    return image if low is None else _rounded(image, low)
+
+
+def _low_bytes(image: Image.Image, data: bytes) -> Image.Image | None:
+    """The low bytes of a 16-bit colour PNG, None for everything else.
+
+    Pillow keeps the high byte of big-endian samples. Told that they are little-endian, it keeps the low one.
+    """
+    if not isinstance(image, PngImageFile) or not image.tile or image.tile[0].args not in ("RGB;16B", "RGBA;16B"):
+        return None
+    low = PngImageFile(io.BytesIO(data))
+    low.tile = [tile._replace(args=str(tile.args).replace("16B", "16L")) for tile in low.tile]
+    low.load()
+    return low
+
+
+def _rounded(high: Image.Image, low: Image.Image) -> Image.Image:
+    samples = np.asarray(high).astype(np.uint32) * 256 + np.asarray(low)
+    image = Image.fromarray(_sixteen_to_eight(samples))
+    image.info = {name: value for name, value in high.info.items() if name != "transparency"}  # a 16-bit colour
+    return image
+
+
+def _sixteen_to_eight(samples: np.ndarray) -> np.ndarray:
+    """round(v / 257): 0 stays 0, and 65535 becomes 255."""
+    return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation; a broken EXIF block counts as none."""
+    try:
+        orientation = image.getexif().get(ORIENTATION)
+    except Exception:  # as for the pixels, anything may be raised; the picture itself is good
+        return image
+    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):
+        return _integers_to_rgb(image)
+    if image.mode == "F":
+        raise UnreadableImage("floating-point samples have no defined white")
+    if image.has_transparency_data:
+        picture = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    return image.convert("RGB")
+
+
+def _integers_to_rgb(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits: mode I;16 (PNG, TIFF) or I (PGM)."""
+    samples = np.asarray(image)
+    if samples.min() < 0 or samples.max() > 65535:
+        raise UnreadableImage("32-bit integer samples have no defined white")
+    return Image.fromarray(_sixteen_to_eight(samples)).convert("RGB")

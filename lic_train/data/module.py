@@ -1,0 +1,177 @@
+"""The wiring: a source becomes the loaders that a Trainer asks for, at the batch where the run stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning
+import rich
+from torch import Tensor
+
+from lic_train.data.images import UnreadableImage, decode
+from lic_train.data.report import DataReport
+from lic_train.data.sources import Source, Split
+from lic_train.data.stream import (
+    SMALL,
+    CropLoader,
+    Sample,
+    StreamSampler,
+    available_cores,
+    training_crops,
+    validation_crops,
+)
+from lic_train.errors import ConfigError
+
+MAX_AUTO_WORKERS = 4
+
+
+class Photographs(lightning.LightningDataModule):
+    """Random crops of photographs for training, centre crops and whole pictures for validation.
+
+    The loaders give batches as `lic_train.data.stream.Batch`. The Trainer needs ``use_distributed_sampler=False``, and
+    ``max_steps`` to end, for the training loader is endless.
+
+    Args:
+        source: turns ``root`` into a `Split`; one of the functions of `lic_train.data.sources`.
+        root: where the data set lies; null where it is already on the machine.
+        crop: side of the crops in pixels.
+        batch_size: samples of one optimiser step, over all devices and accumulated micro-batches.
+        accumulate: micro-batches of one optimiser step.
+        seed: of the run.
+        num_workers: processes a device that decode, or "auto".
+        flip: mirror half of the training crops left to right.
+        small: photographs smaller than the crop: "reflect" them at their borders, or "skip" them.
+        val_crops: validation photographs that are used, over all devices.
+        val_batch: centre crops of one validation batch.
+    """
+
+    def __init__(
+        self,
+        source: Callable[[str | None], Split],
+        *,
+        root: str | None,
+        crop: int,
+        batch_size: int,
+        accumulate: int = 1,
+        seed: int = 0,
+        num_workers: int | str = "auto",
+        flip: bool = True,
+        small: str = "reflect",
+        val_crops: int = 64,
+        val_batch: int = 8,
+    ) -> None:
+        super().__init__()
+        self.source, self.root, self.crop, self.seed = source, root, crop, seed
+        self.batch_size, self.accumulate, self.num_workers = batch_size, accumulate, num_workers
+        self.flip, self.small, self.val_crops, self.val_batch = flip, small, val_crops, val_batch
+        self._split: Split | None = None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Check the options and list the photographs; a second call does nothing.
+
+        Raises:
+            ConfigError: an option has no meaning.
+            DataError: the data set is not there, or is not what it should be.
+        """
+        if self._split is not None:
+            return
+        self._check()
+        self._split = self.source(self.root)
+        if self._split.note and self._is_first():
+            rich.print(f"[yellow]{self._split.note}[/yellow]")
+
+    @property
+    def train(self) -> Source:
+        """The training photographs."""
+        return self._ready().train
+
+    @property
+    def val(self) -> Source:
+        """The validation photographs."""
+        return self._ready().val
+
+    def train_dataloader(self) -> CropLoader:
+        """The stream from where the Trainer stands: a resumed run sees the batches that it would have seen."""
+        trainer = self.trainer
+        if trainer is None:
+            return self.stream()
+        return self.stream(trainer.global_step * self.accumulate, trainer.global_rank, trainer.world_size)
+
+    def stream(self, start: int = 0, rank: int = 0, world: int = 1) -> CropLoader:
+        """The endless training batches of one rank, from micro-batch number ``start`` on.
+
+        Raises:
+            ConfigError: ``batch_size`` cannot be divided evenly over micro-batches and ranks.
+        """
+        parts = self.accumulate * world
+        if self.batch_size % parts:
+            below = self.batch_size // parts * parts
+            legal = f"{below} or {below + parts}" if below else f"{parts}"
+            raise ConfigError(
+                f"batch_size: expected a multiple of {parts} (accumulate={self.accumulate} x {world} devices), got "
+                f"{self.batch_size}; to do: take {legal}"
+            )
+        size = self.batch_size // self.accumulate
+        sampler = StreamSampler(len(self.train), self.seed, size, start, rank, world)
+        crops = training_crops(self.train, self.crop, self.seed, self.small, self.flip)
+        return CropLoader(crops, sampler, self.workers(), self._pin_memory())
+
+    def val_dataloader(self) -> CropLoader:
+        """Centre crops of the first ``val_crops`` validation photographs, cut into equal shares for the ranks."""
+        trainer = self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+        count = min(self.val_crops, len(self.val))
+        share = max(count // world, 1)  # the same on every rank and never nothing, or the ranks would wait for ever
+        mine = [Sample(0, (rank + i * world) % count) for i in range(share)]
+        batches = [mine[i : i + self.val_batch] for i in range(0, len(mine), self.val_batch)]
+        crops = validation_crops(self.val, self.crop, self.seed, self.small)
+        return CropLoader(crops, batches, 0, self._pin_memory())
+
+    def whole_images(self, count: int) -> list[tuple[str, Tensor]]:
+        """Name and uint8 (3, H, W) of the first ``count`` readable validation photographs, or of all if fewer."""
+        found: list[tuple[str, Tensor]] = []
+        for index in range(len(self.val)):
+            if len(found) == count:
+                break
+            try:
+                found.append((self.val.name(index), decode(self.val.read(index))))
+            except (OSError, UnreadableImage):  # the validation crops report it
+                continue
+        return found
+
+    def report(self, output: Path) -> DataReport:
+        """The record of damaged files of a run; processes other than the first keep theirs beside it."""
+        rank = self.trainer.global_rank if self.trainer is not None else 0
+        path = output / (f"data_report_rank{rank}.json" if rank else "data_report.json")
+        return DataReport(path, self.root or "the installed packages", len(self.train) + len(self.val))
+
+    def workers(self) -> int:
+        """Worker processes of this device's training loader."""
+        if self.num_workers != "auto":
+            return int(self.num_workers)
+        cores = available_cores() // (self.trainer.num_devices if self.trainer is not None else 1)
+        return min(cores, MAX_AUTO_WORKERS) if cores > 2 else 0
+
+    def _check(self) -> None:
+        if self.small not in SMALL:
+            raise ConfigError(f"data.small: expected one of {', '.join(SMALL)}, got {self.small!r}")
+        if self.num_workers != "auto" and not (isinstance(self.num_workers, int) and self.num_workers >= 0):
+            raise ConfigError(f"data.num_workers: expected auto or a number from 0 on, got {self.num_workers!r}")
+        for key in ("crop", "batch_size", "accumulate"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"{key}: expected at least 1, got {getattr(self, key)}")
+        for key in ("val_crops", "val_batch"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"data.{key}: expected at least 1, got {getattr(self, key)}")
+
+    def _ready(self) -> Split:
+        self.setup()
+        assert self._split is not None
+        return self._split
+
+    def _is_first(self) -> bool:
+        return self.trainer is None or self.trainer.is_global_zero
+
+    def _pin_memory(self) -> bool:
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

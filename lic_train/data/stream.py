@@ -1,0 +1,185 @@
+"""Training as one endless stream of samples, cut into batches that do not know of epochs, workers or restarts.
+
+Sample number k = 0, 1, 2, ... is photograph ``order(epoch)[k % n]`` of epoch ``k // n``; batch number b of B samples is
+k = b*B ... (b+1)*B - 1, wherever the epochs end. Rank r of W takes every W-th sample of a batch, from the r-th on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, Protocol, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from lic_train.data.crops import Sample, Window, centre_window, cut, order, random_window, replacement
+from lic_train.data.images import UnreadableImage, open_rgb
+from lic_train.data.sources import Source
+from lic_train.errors import DataError
+
+MAX_ATTEMPTS = 32  # photographs that may be unusable in a row before training stops
+SMALL = ("reflect", "skip")
+
+
+class Batch(TypedDict):
+    """What the loaders give: crops, and what happened on the way to them."""
+
+    x: Tensor  # uint8 (B, 3, crop, crop)
+    failures: list[tuple[str, str]]  # (file, reason) of each unreadable photograph that was met
+    small: int  # photographs smaller than the crop that were met: reflected, or passed over
+
+
+class WindowRule(Protocol):
+    """Chooses the window of one sample: `random_window` with its seed bound, or `centre_window`."""
+
+    def __call__(self, size: tuple[int, int], crop: int, sample: Sample, attempt: int) -> Window:  # noqa: D102
+        ...
+
+
+class StreamSampler(Sampler[list[Sample]]):
+    """One rank's share of the endless stream of batches, from batch number ``start`` on. It has no length.
+
+    Args:
+        size: photographs in the data set.
+        seed: of the run.
+        batch_size: samples of one batch over all ranks, a multiple of ``world``.
+        start: number of the first batch.
+        rank: of this process.
+        world: number of processes.
+    """
+
+    def __init__(self, size: int, seed: int, batch_size: int, start: int = 0, rank: int = 0, world: int = 1) -> None:
+        self.size, self.seed, self.batch_size = size, seed, batch_size
+        self.start, self.rank, self.world = start, rank, world
+        self._epoch, self._order = -1, np.empty(0, np.int64)
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        return map(self.batch, itertools.count(self.start))
+
+    def batch(self, number: int) -> list[Sample]:
+        """This rank's samples of batch ``number``."""
+        first = number * self.batch_size
+        return [self._sample(k) for k in range(first + self.rank, first + self.batch_size, self.world)]
+
+    def _sample(self, k: int) -> Sample:
+        epoch, position = divmod(k, self.size)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, order(self.size, self.seed, epoch)
+        return Sample(epoch, int(self._order[position]))
+
+
+class Crops(Dataset[Batch]):
+    """Crops by `Sample`; a photograph that cannot be used is replaced by a rule that depends on the sample alone.
+
+    Args:
+        source: the photographs.
+        crop: side of the crops in pixels.
+        seed: of the run.
+        small: what happens to photographs smaller than the crop: "reflect" or "skip".
+        window: the rule that places the crops.
+    """
+
+    def __init__(self, source: Source, crop: int, seed: int, small: str, window: WindowRule) -> None:
+        self.source, self.crop, self.seed, self.small, self.window = source, crop, seed, small, window
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitems__(self, samples: Sequence[Sample]) -> Batch | DataError:
+        """One batch. An error is returned, not raised: a worker's exception would arrive as a wall of traceback."""
+        batch = Batch(x=torch.empty(len(samples), 3, self.crop, self.crop, dtype=torch.uint8), failures=[], small=0)
+        try:
+            for row, sample in zip(batch["x"], samples, strict=True):
+                row.copy_(self._crop(sample, batch))
+        except DataError as error:
+            return error
+        return batch
+
+    def _crop(self, sample: Sample, batch: Batch) -> Tensor:
+        """(3, crop, crop) of the sample or of its first usable replacement; notes in ``batch`` what was passed over."""
+        for attempt in range(MAX_ATTEMPTS):
+            index = replacement(sample, attempt, len(self.source), self.seed)
+            try:
+                image = open_rgb(self._read(index))
+            except UnreadableImage as error:
+                batch["failures"].append((self.source.name(index), str(error)))
+                continue
+            is_small = min(image.size) < self.crop
+            batch["small"] += is_small
+            if not (is_small and self.small == "skip"):
+                window = self.window((image.height, image.width), self.crop, sample, attempt)
+                return cut(image, window, self.crop)
+        raise DataError(self._nothing_usable(batch))
+
+    def _read(self, index: int) -> bytes:
+        try:
+            return self.source.read(index)
+        except OSError as error:
+            raise UnreadableImage(error.strerror or str(error)) from error
+
+    def _nothing_usable(self, batch: Batch) -> str:
+        named = dict(batch["failures"])
+        lines = [f"    {name}: {reason}" for name, reason in itertools.islice(named.items(), 5)]
+        return "\n".join(
+            [
+                f"{MAX_ATTEMPTS} photographs in a row are unreadable or smaller than the crop of {self.crop}.",
+                f"  got       {len(named)} unreadable files, {batch['small']} small photographs",
+                *lines,
+                "  to do     check data.root; for small photographs take a smaller crop, or data.small=reflect",
+            ]
+        )
+
+
+class CropLoader(DataLoader[Batch]):
+    """A DataLoader that raises in the main process the DataError that a worker handed over."""
+
+    def __init__(self, crops: Crops, batches: Iterable[list[Sample]], num_workers: int, pin_memory: bool) -> None:
+        super().__init__(
+            crops,
+            batch_sampler=batches,
+            num_workers=num_workers,
+            collate_fn=_as_it_is,
+            pin_memory=pin_memory,
+            worker_init_fn=_deaf_to_signals if num_workers else None,
+            multiprocessing_context="fork" if num_workers else None,  # the source is shared, not pickled
+            persistent_workers=num_workers > 0,
+            prefetch_factor=4 if num_workers else None,
+        )
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a generator is all that anyone needs
+        for batch in super().__iter__():
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
+
+
+def training_crops(source: Source, crop: int, seed: int, small: str = "reflect", flip: bool = True) -> Crops:
+    """Random crops keyed by (seed, epoch, index)."""
+    return Crops(source, crop, seed, small, partial(random_window, seed=seed, flip=flip))
+
+
+def validation_crops(source: Source, crop: int, seed: int, small: str = "reflect") -> Crops:
+    """Centre crops."""
+    return Crops(source, crop, seed, small, centre_window)
+
+
+def available_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _deaf_to_signals(worker: int) -> None:
+    """Signals are for the main process, which wants its data until it has saved its checkpoint."""
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

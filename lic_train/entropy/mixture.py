@@ -1,0 +1,95 @@
+"""Discretised Gaussian mixture on the integers: rate, quantiser and coding (Cheng et al. 2020, equations 6 to 8).
+
+Layout: where y is (B, *rest), its K weights, means and scales are (B, K, *rest): the components stand in dimension 1.
+So a map y (B, M, h, w) has parameters (B, K, M, h, w), and a flat list y (n,) has (n, K).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from compressai.ops import LowerBound
+from torch import Tensor, nn
+
+from lic_train.entropy.gaussian import SCALE_MIN, to_symbols
+from lic_train.entropy.mixture_coder import MixtureDecoder, MixtureEncoder
+from lic_train.entropy.mixture_tables import Mixtures, quantize_mixtures
+from lic_train.entropy.precision import in_float32
+from lic_train.entropy.quantize import add_noise
+
+
+class GaussianMixture(nn.Module):
+    """Elements are independent given their K weights (at least 0, sum 1), means and scales.
+
+    y is rounded to the integers themselves: several means offer no single centre.
+
+    Args:
+        scale_min: lower bound of the scales; gradients that raise a scale pass it.
+        floor: lower bound of the likelihoods.
+    """
+
+    def __init__(self, scale_min: float = SCALE_MIN, floor: float = 1e-9) -> None:
+        super().__init__()
+        self.scale_floor = LowerBound(scale_min)
+        self.likelihood_floor = LowerBound(floor)
+
+    def forward(self, y: Tensor, weights: Tensor, means: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
+        """Quantise (noise in training, rounding to integers else) and rate. Returns y_hat and likelihoods (B, *rest)."""
+        y_hat = add_noise(y.float()) if self.training else torch.round(y.float())
+        return y_hat, self.likelihood(y_hat, weights, means, scales)
+
+    @in_float32
+    def likelihood(self, y_hat: Tensor, weights: Tensor, means: Tensor, scales: Tensor) -> Tensor:
+        """Probability mass of the unit interval around each value, at least the floor. (B, *rest) -> (B, *rest)."""
+        distance = (y_hat.unsqueeze(1) - means).abs()
+        per_sigma = math.sqrt(0.5) / self.scale_floor(scales)
+        # On the side of the tail, where the difference of the two keeps its digits.
+        upper, lower = (0.5 - distance) * per_sigma, (-0.5 - distance) * per_sigma
+        mass = 0.5 * (torch.erfc(-upper) - torch.erfc(-lower))
+        return self.likelihood_floor((weights * mass).sum(dim=1))
+
+    def encode(self, encoder: MixtureEncoder, y: Tensor, weights: Tensor, means: Tensor, scales: Tensor) -> Tensor:
+        """Append y to the string; returns y_hat as the decoder will have it. May be called once a pass.
+
+        Raises:
+            BitstreamError: y or a parameter is not finite.
+        """
+        symbols = to_symbols(y)
+        encoder.encode_mixtures(symbols, self._mixtures(weights, means, scales))
+        return torch.from_numpy(symbols).view(y.shape).to(means)
+
+    def decode(self, decoder: MixtureDecoder, weights: Tensor, means: Tensor, scales: Tensor) -> Tensor:
+        """Read y_hat (B, *rest) for these parameters.
+
+        Raises:
+            BitstreamError: the string is damaged, or a parameter is not finite.
+        """
+        symbols = decoder.decode_mixtures(self._mixtures(weights, means, scales))
+        return torch.from_numpy(symbols).view(means[:, 0].shape).to(means)
+
+    def compress(self, y: Tensor, weights: Tensor, means: Tensor, scales: Tensor) -> bytes:
+        """Code all of y in one string."""
+        encoder = MixtureEncoder()
+        self.encode(encoder, y, weights, means, scales)
+        return encoder.finish()
+
+    def decompress(self, string: bytes, weights: Tensor, means: Tensor, scales: Tensor) -> Tensor:
+        """Return y_hat (B, *rest).
+
+        Raises:
+            BitstreamError: the string is damaged.
+        """
+        decoder = MixtureDecoder(string)
+        y_hat = self.decode(decoder, weights, means, scales)
+        decoder.finish()
+        return y_hat
+
+    def _mixtures(self, weights: Tensor, means: Tensor, scales: Tensor) -> Mixtures:
+        return quantize_mixtures(_flat(weights), _flat(means), _flat(self.scale_floor(scales)))
+
+
+def _flat(values: Tensor) -> np.ndarray:
+    """(B, K, *rest) -> float32 (n, K) on the CPU, elements in the order of y's memory."""
+    return values.detach().movedim(1, -1).flatten(0, -2).float().cpu().numpy()

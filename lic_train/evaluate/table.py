@@ -1,0 +1,44 @@
+"""The last thing on the screen: a table of the results that fits 80 columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+_COLUMNS = (
+    ("bpp_file", "bpp_file", ".4f"),
+    ("bpp", "bpp", ".4f"),
+    ("PSNR", "psnr", ".2f"),
+    ("MS-SSIM", "ms_ssim", ".4f"),
+    ("enc s", "encode_seconds", ".2f"),
+    ("dec s", "decode_seconds", ".2f"),
+)
+
+
+def table(result: dict[str, Any]) -> Table:
+    """One line for each picture and their mean; a picture that was decoded differently is red."""
+    made = Table(title=_title(result), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    made.add_column("picture", no_wrap=True, overflow="ellipsis", max_width=20)
+    for heading, _, _ in _COLUMNS:
+        made.add_column(heading, justify="right", no_wrap=True)
+    made.add_column("equal", no_wrap=True)
+    rows = result["rows"]
+    for number, row in enumerate(rows, start=1):
+        _add(made, row["name"], row, end_section=number == len(rows))
+    _add(made, f"mean of {len(rows)}", result["mean"])
+    return made
+
+
+def _title(result: dict[str, Any]) -> Text:
+    name = result["model"].get("_target_", "model").rpartition(".")[2]
+    training = [f"{key} {value}" for key, value in result["training"].items() if key in ("lambda", "step")]
+    return Text(", ".join([f"{result['set']}: {name}", *training, result["checkpoint"]["file"]]))
+
+
+def _add(made: Table, name: str, values: dict[str, Any], end_section: bool = False) -> None:
+    cells = ["-" if values[key] is None else format(values[key], spec) for _, key, spec in _COLUMNS]
+    equal = "yes" if values["equal"] else "NO"
+    made.add_row(Text(name), *cells, equal, style=None if values["equal"] else "bold red", end_section=end_section)

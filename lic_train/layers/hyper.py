@@ -1,0 +1,39 @@
+"""Hyper transforms with 3x3 convolutions and sub-pixel up-sampling (Cheng et al. 2020, figure 4): y M channels, z N channels.
+
+Layers and order are those of CompressAI's Cheng models, where M = N.
+"""
+
+from __future__ import annotations
+
+from compressai.layers import conv3x3, subpel_conv3x3
+from torch import nn
+
+
+def cheng_h_a(M: int, N: int) -> nn.Sequential:
+    """Build h_a: y (B, M, h, w) -> z (B, N, h/4, w/4)."""
+    return nn.Sequential(
+        conv3x3(M, N),
+        nn.LeakyReLU(inplace=True),
+        conv3x3(N, N),
+        nn.LeakyReLU(inplace=True),
+        conv3x3(N, N, stride=2),
+        nn.LeakyReLU(inplace=True),
+        conv3x3(N, N),
+        nn.LeakyReLU(inplace=True),
+        conv3x3(N, N, stride=2),
+    )
+
+
+def cheng_h_s(M: int, N: int) -> nn.Sequential:
+    """Build h_s: z_hat (B, N, h/4, w/4) -> psi (B, 2M, h, w)."""
+    return nn.Sequential(
+        conv3x3(N, N),
+        nn.LeakyReLU(inplace=True),
+        subpel_conv3x3(N, N, 2),
+        nn.LeakyReLU(inplace=True),
+        conv3x3(N, N * 3 // 2),
+        nn.LeakyReLU(inplace=True),
+        subpel_conv3x3(N * 3 // 2, N * 3 // 2, 2),
+        nn.LeakyReLU(inplace=True),
+        conv3x3(N * 3 // 2, 2 * M),
+    )

@@ -1,0 +1,87 @@
+"""Distortion and rate as the literature reports them: pure functions of tensors.
+
+Pictures are RGB in [0, 1], shape (3, H, W) or (B, 3, H, W); a result has one value per picture, shape () or (B,). Take
+the mean over pictures last: a mean of PSNRs is not the PSNR of the mean error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from pytorch_msssim import ms_ssim as _ms_ssim
+from torch import Tensor
+
+# Five scales of an 11-tap window: the smallest scale must still hold the window.
+MS_SSIM_MIN_SIDE = 161
+
+
+def to_8bit(x: Tensor) -> Tensor:
+    """Clamp to [0, 1] and round to the integers 0..255 of a PNG, as float32. Any shape."""
+    return x.float().clamp(0, 1).mul(255).round()
+
+
+def psnr(x: Tensor, x_hat: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of the 8-bit pictures, mean square error over all pixels and channels.
+
+    Infinite for equal pictures. Returns one value per picture.
+    """
+    mse = (to_8bit(x) - to_8bit(x_hat)).square().mean(dim=(-3, -2, -1))
+    return 10 * torch.log10(255**2 / mse)
+
+
+def ms_ssim(x: Tensor, x_hat: Tensor) -> Tensor | None:
+    """Multi-scale structural similarity of the 8-bit pictures, at most 1 (Wang et al. 2003).
+
+    Five scales, 11-tap Gaussian windows without padding, mean of R, G and B. Returns one value per picture, or None
+    if a side has fewer than 161 pixels.
+    """
+    if min(x.shape[-2:]) < MS_SSIM_MIN_SIDE:
+        return None
+    pair = [to_8bit(picture if picture.dim() == 4 else picture[None]) for picture in (x, x_hat)]
+    values = _ms_ssim(*pair, data_range=255, size_average=False)
+    return values if x.dim() == 4 else values[0]
+
+
+def ms_ssim_db(value: Tensor) -> Tensor:
+    """``-10 log10(1 - MS-SSIM)`` in dB; infinite for 1."""
+    return -10 * torch.log10(1 - value)
+
+
+def bpp(likelihoods: Mapping[str, Tensor], num_pixels: int) -> Tensor:
+    """Estimated bits per pixel, the sum of ``-log2`` of all likelihoods over ``num_pixels``. Scalar.
+
+    ``num_pixels`` counts the pixels of the whole batch without padding: B*H*W.
+    """
+    return torch.stack([_bits(likelihood).sum() for likelihood in likelihoods.values()]).sum() / num_pixels
+
+
+def bits_map(likelihoods: Mapping[str, Tensor], size: tuple[int, int]) -> Tensor:
+    """Where the bits of one picture go: each latent's bits spread evenly over the pixels that it covers.
+
+    Args:
+        likelihoods: tensors (1, C, h, w), h and w dividing H and W.
+        size: (H, W) of the padded picture.
+
+    Returns:
+        (H, W) in bits per pixel; its sum is the total number of bits.
+
+    Raises:
+        ValueError: a latent is of a batch, or does not tile ``size``.
+    """
+    height, width = size
+    total = torch.zeros(size)
+    for name, likelihood in likelihoods.items():
+        batch, _, rows, columns = likelihood.shape
+        if batch != 1 or height % rows or width % columns:
+            raise ValueError(
+                f"expected {name} as (1, C, h, w) with h, w dividing {height}x{width}, got {tuple(likelihood.shape)}"
+            )
+        step_y, step_x = height // rows, width // columns
+        bits = _bits(likelihood[0]).sum(dim=0).cpu() / (step_y * step_x)
+        total += bits.repeat_interleave(step_y, dim=0).repeat_interleave(step_x, dim=1)
+    return total
+
+
+def _bits(likelihood: Tensor) -> Tensor:
+    return -torch.log2(likelihood.float())

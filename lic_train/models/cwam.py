@@ -1,0 +1,263 @@
+"""CWAM: cross-scale shifted-window attention between the stages of a convolutional codec with a serial context model.
+
+P. Mudgal, F. Liu, "Enhancing Learned Image Compression via Cross Window-based Attention", ISVC 2024,
+https://arxiv.org/abs/2410.21144
+
+What differs from the paper, and from the authors' code where that differs from the paper
+- The caption gives the hyper networks to Minnen et al. 2018; the published numbers come from those of Cheng et al.
+  2020. ``hyper="cheng"`` is the default, ``"minnen"`` (with LeakyReLU 0.01) the other reading.
+- The caption puts window attention into the residual blocks at the latent; the code has Cheng's simplified attention.
+  ``tail="attention"`` is the default, ``"cwam"`` puts a third CWAM of window 4 there.
+- The figure's down-arrows in the decoder are taken as a slip: its convolutions are transposed.
+- N = 320 as in the paper; the code gives 128 or 192 to lower rates, so N is free.
+- Windows are always shifted by half a window (the code calls the block "no shift" and shifts).
+- Evaluation quantises as the bitstream does, round(y - mean) + mean; the code's forward pass rounds without the mean.
+- Training draws one noise for context, decoder and rate; the code draws a second one for the rate.
+- Left out: a second enhancement module that the code builds and never calls, and an average over groups of one channel.
+- The coarse keys and values are projected before they are cut into overlapping patches: the same numbers for a quarter
+  of the multiplications.
+
+Legend: B batch, H W image or map, N channels (also of the latents), w window, T = w * w tokens, n windows, h heads,
+d = N / h.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from compressai.layers import GDN, AttentionBlock
+from compressai.models.utils import conv, deconv
+from torch import Tensor, nn
+
+from lic_train.entropy.autoregressive import SerialContext
+from lic_train.entropy.bottleneck import EntropyBottleneck
+from lic_train.layers.enhancement import Enhancement
+from lic_train.layers.hyper import cheng_h_a, cheng_h_s
+from lic_train.models.base import SerialContextCodec
+
+HEADS = 8
+# Large enough that a masked key's weight underflows in every precision, small enough for bfloat16 and float16.
+MASKED = -100.0
+
+
+def tiles(x: Tensor, window: int) -> Tensor:
+    """Cut (B, H, W, C) into windows side by side: (B, H/w, W/w, w, w, C)."""
+    return x.unflatten(2, (-1, window)).unflatten(1, (-1, window)).transpose(2, 3)
+
+
+def neighbourhoods(x: Tensor, window: int) -> Tensor:
+    """Cut a half-resolution map (B, H/2, W/2, C) into patches (B, H/w, W/w, w, w, C), one around each fine window.
+
+    The map is padded by reflection, so that patch i is centred on fine window i and spans twice its side.
+    """
+    padded = F.pad(x.permute(0, 3, 1, 2), (window // 4,) * 4, mode="reflect")
+    patches = padded.unfold(2, window, window // 2).unfold(3, window, window // 2)
+    return patches.permute(0, 2, 3, 4, 5, 1)
+
+
+@functools.lru_cache(maxsize=32)
+@torch.inference_mode(False)  # a mask first made in an evaluation also serves training
+def window_masks(height: int, width: int, window: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Additive masks (n, 1, T, T) of the rolled map, for fine and for coarse keys.
+
+    Tokens see each other when they come from the same of the nine regions that the roll brings together.
+    """
+
+    def labels(size: int) -> Tensor:
+        position = torch.arange(size, device=device)
+        return (position >= size - window).float() + (position >= size - window // 2).float()
+
+    regions = (3 * labels(height)[:, None] + labels(width)).view(1, height, width, 1)
+    query = tiles(regions, window).reshape(-1, 1, window**2, 1)
+    # Every border lies on an even coordinate: a 2x2 mean of labels is any one of the four.
+    coarse = neighbourhoods(regions[:, ::2, ::2], window).reshape(-1, 1, 1, window**2)
+    return MASKED * (query != query.mT), MASKED * (query != coarse)
+
+
+def relative_position_index(window: int) -> Tensor:
+    """(T, T) row of the bias table for every pair of query and key in a w x w grid (Swin, ICCV 2021, section 3.2)."""
+    axis = torch.arange(window)
+    row, column = (grid.flatten() for grid in torch.meshgrid(axis, axis, indexing="ij"))
+    offset_row, offset_column = (grid[:, None] - grid[None, :] + window - 1 for grid in (row, column))
+    return offset_row * (2 * window - 1) + offset_column
+
+
+class RelativePositionBias(nn.Module):
+    """A learned number per head and offset between query and key."""
+
+    def __init__(self, window: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.empty((2 * window - 1) ** 2, HEADS))
+        nn.init.trunc_normal_(self.table, std=0.02)
+        self.register_buffer("index", relative_position_index(window), persistent=False)
+
+    def forward(self, mask: Tensor) -> Tensor:
+        """Mask (n, 1, T, T) -> bias (1, n * h, T, T)."""
+        bias = self.table[self.index].permute(2, 0, 1)
+        return (mask + bias).flatten(0, 1)[None]
+
+
+class CrossScaleWindowAttention(nn.Module):
+    """Each shifted window attends to itself and, at half resolution, to a neighbourhood twice as wide (CSWA)."""
+
+    def __init__(self, N: int, window: int) -> None:
+        super().__init__()
+        self.window = window
+        self.qkv = nn.Linear(N, 3 * N)
+        self.kv_coarse = nn.Linear(N, 2 * N)
+        self.bias, self.bias_coarse = RelativePositionBias(window), RelativePositionBias(window)
+        self.merge = nn.Sequential(nn.Linear(2 * N, N), nn.LeakyReLU(0.2), nn.Linear(N, N))
+        self.projection = nn.Linear(N, N)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, H, W) -> (B, N, H, W); H and W are multiples of the window, and hold at least 2 coarse positions."""
+        height, width, shift = x.shape[2], x.shape[3], self.window // 2
+        fine = x.permute(0, 2, 3, 1).roll((-shift, -shift), (1, 2))
+        coarse = F.avg_pool2d(fine.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+        q, k, v = self._heads(tiles(self.qkv(fine), self.window), 3)
+        k_coarse, v_coarse = self._heads(neighbourhoods(self.kv_coarse(coarse), self.window), 2)
+        mask, mask_coarse = window_masks(height, width, self.window, x.device)
+        same = F.scaled_dot_product_attention(q, k, v, self.bias(mask))
+        cross = F.scaled_dot_product_attention(q, k_coarse, v_coarse, self.bias_coarse(mask_coarse))
+        same, cross = self._map(same, height, width), self._map(cross, height, width)
+        out = self.projection(self.merge(torch.cat([same, cross], dim=-1)) + same)
+        return x + out.roll((shift, shift), (1, 2)).permute(0, 3, 1, 2)
+
+    def _heads(self, windows: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """(B, H/w, W/w, w, w, parts * N) -> ``parts`` tensors (B, n * h, T, d)."""
+        split = windows.unflatten(-1, (parts, HEADS, -1))
+        return split.permute(5, 0, 1, 2, 6, 3, 4, 7).flatten(5, 6).flatten(2, 4).unbind(0)
+
+    def _map(self, tokens: Tensor, height: int, width: int) -> Tensor:
+        """(B, n * h, T, d) -> (B, H, W, N)."""
+        rows, columns = height // self.window, width // self.window
+        windows = tokens.unflatten(1, (rows, columns, HEADS)).unflatten(4, (self.window, self.window))
+        return windows.permute(0, 1, 4, 2, 5, 3, 6).reshape(-1, height, width, HEADS * tokens.shape[-1])
+
+
+class ResidualUnit(nn.Module):
+    """``GELU(u + 1x1(GELU(3x3(GELU(1x1(u))))))`` through half the channels."""
+
+    def __init__(self, N: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.Conv2d(N, N // 2, kernel_size=1),
+            nn.GELU(),
+            nn.Conv2d(N // 2, N // 2, kernel_size=3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(N // 2, N, kernel_size=1),
+        )
+
+    def forward(self, u: Tensor) -> Tensor:
+        """(B, N, H, W) -> (B, N, H, W)."""
+        return F.gelu(u + self.branch(u))
+
+
+class CrossWindowAttention(nn.Module):
+    """The CWAM block: a trunk of residual units, gated by a mask that the window attention feeds."""
+
+    def __init__(self, N: int, window: int) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(*(ResidualUnit(N) for _ in range(3)))
+        self.mask = nn.Sequential(
+            CrossScaleWindowAttention(N, window), *(ResidualUnit(N) for _ in range(3)), nn.Conv2d(N, N, kernel_size=1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, H, W) -> (B, N, H, W)."""
+        return x + self.trunk(x) * torch.sigmoid(self.mask(x))
+
+
+def minnen_h_a(N: int) -> nn.Sequential:
+    """Build h_a of Minnen et al. 2018: y (B, N, H/16, W/16) -> z (B, N, H/64, W/64)."""
+    return nn.Sequential(
+        conv(N, N, kernel_size=3, stride=1), nn.LeakyReLU(inplace=True), conv(N, N), nn.LeakyReLU(inplace=True), conv(N, N)
+    )
+
+
+def minnen_h_s(N: int) -> nn.Sequential:
+    """Build h_s of Minnen et al. 2018: z_hat (B, N, H/64, W/64) -> psi (B, 2N, H/16, W/16)."""
+    return nn.Sequential(
+        deconv(N, N),
+        nn.LeakyReLU(inplace=True),
+        deconv(N, N * 3 // 2),
+        nn.LeakyReLU(inplace=True),
+        conv(N * 3 // 2, 2 * N, kernel_size=3, stride=1),
+    )
+
+
+HYPER = {
+    "cheng": lambda N: (cheng_h_a(N, N), cheng_h_s(N, N)),
+    "minnen": lambda N: (minnen_h_a(N), minnen_h_s(N)),
+}
+TAIL = {"attention": AttentionBlock, "cwam": lambda N: CrossWindowAttention(N, window=4)}
+
+
+def _choice(option: str, name: str, choices: dict) -> object:
+    if name not in choices:
+        raise ValueError(f"{option}: expected {' or '.join(choices)}, got {name!r}")
+    return choices[name]
+
+
+def _check_width(N: int) -> None:
+    """The eight heads and the half-width 3x3 convolutions, whose blocks of 8 suit every accelerator, ask for 16."""
+    if N > 0 and N % 16 == 0:
+        return
+    below, above = N // 16 * 16, (N // 16 + 1) * 16
+    nearest = f"{below} or {above}" if below > 0 else "16"
+    raise ValueError(f"N: expected a positive multiple of 16 (8 heads, N/2 channels inside), got {N}; nearest: {nearest}")
+
+
+class CWAM(SerialContextCodec):
+    """The codec of the paper; y is (B, N, H/16, W/16), z is (B, N, H/64, W/64), psi is (B, 2N, H/16, W/16).
+
+    ::
+
+        x --g_a--> y --h_a--> z --Q, EB--> z_hat --h_s--> psi
+        y --Q--> y_hat,  scales, means = EP(psi, context(y_hat)),  y_hat coded with N(means, scales)
+        y_hat --g_s--> x_hat
+
+    Args:
+        N: channels of the networks and of both latents, a multiple of 16. Paper: 320.
+        hyper: ``cheng`` (the published numbers) or ``minnen`` (the caption).
+        tail: ``attention`` (the published numbers) or ``cwam`` (the caption).
+
+    Raises:
+        ValueError: an option has no meaning.
+    """
+
+    def __init__(self, N: int = 320, hyper: str = "cheng", tail: str = "attention") -> None:
+        super().__init__()
+        _check_width(N)
+        make_tail = _choice("tail", tail, TAIL)
+        self.g_a = nn.Sequential(
+            Enhancement(),
+            conv(3, N),
+            GDN(N),
+            conv(N, N),
+            GDN(N),
+            CrossWindowAttention(N, window=8),
+            conv(N, N),
+            GDN(N),
+            conv(N, N),
+            CrossWindowAttention(N, window=4),
+            make_tail(N),
+        )
+        self.g_s = nn.Sequential(
+            make_tail(N),
+            CrossWindowAttention(N, window=4),
+            deconv(N, N),
+            GDN(N, inverse=True),
+            deconv(N, N),
+            GDN(N, inverse=True),
+            CrossWindowAttention(N, window=8),
+            deconv(N, N),
+            GDN(N, inverse=True),
+            deconv(N, 3),
+            Enhancement(),
+        )
+        self.h_a, self.h_s = _choice("hyper", hyper, HYPER)(N)
+        self.entropy_bottleneck = EntropyBottleneck(N)
+        self.context = SerialContext(N)

@@ -1,0 +1,89 @@
+"""One PNG that shows what a codec did to a picture: original, reconstruction, error, and where the bits went."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lic_train.metrics import to_8bit
+
+_CELL_INCHES = 5.0  # the longer side of each of the four pictures
+_DPI = 140
+_GAINS = (1, 2, 5, 10, 20, 50, 100)
+
+
+def panel(
+    path: Path,
+    x: Tensor,
+    x_hat: Tensor,
+    bits: Tensor,
+    *,
+    title: str,
+    bpp: float,
+    psnr: float,
+    ms_ssim: float | None = None,
+) -> None:
+    """Draw the four pictures beside each other (two rows of two if they are wide) and write them to ``path``.
+
+    Args:
+        path: a ``.png``; its directory must exist.
+        x: original (3, H, W), RGB in [0, 1], any device.
+        x_hat: reconstruction, likewise.
+        bits: (H, W) in bits per pixel, as `lic_train.metrics.bits_map` gives them.
+        title: above all, for example the picture's name and the model's.
+        bpp: shown above the reconstruction, in bits per pixel.
+        psnr: in dB; infinity is shown as "equal".
+        ms_ssim: in [0, 1]; None leaves it out.
+    """
+    original, decoded = _bytes(x), _bytes(x_hat)
+    rows, columns = (2, 2) if x.shape[2] > x.shape[1] else (1, 4)
+    figure = Figure(figsize=_figure_size(x.shape[1], x.shape[2], rows, columns), dpi=_DPI, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    axes = [figure.add_subplot(rows, columns, number) for number in range(1, 5)]
+    for axis in axes:
+        axis.set_axis_off()
+    _show(axes[0], original, f"original, {x.shape[2]} × {x.shape[1]}")
+    _show(axes[1], decoded, _caption(bpp, psnr, ms_ssim))
+    error, gain = _amplified_error(original, decoded)
+    _show(axes[2], error, f"absolute error × {gain}")
+    shown = axes[3].imshow(bits.cpu().numpy(), cmap="inferno", vmin=0)
+    axes[3].set_title("estimated bits per pixel", fontsize=8)
+    figure.colorbar(shown, cax=axes[3].inset_axes((1.02, 0, 0.03, 1)))
+    canvas.print_png(path)
+
+
+def _bytes(x: Tensor) -> np.ndarray:
+    """(3, H, W) in [0, 1] -> (H, W, 3) uint8."""
+    return to_8bit(x).byte().permute(1, 2, 0).cpu().numpy()
+
+
+def _show(axis: Axes, picture: np.ndarray, title: str) -> None:
+    axis.imshow(picture, vmin=0, vmax=255)
+    axis.set_title(title, fontsize=8)
+
+
+def _caption(bpp: float, psnr: float, ms_ssim: float | None) -> str:
+    quality = f"{psnr:.2f} dB" if math.isfinite(psnr) else "equal"
+    return f"decoded, {bpp:.4f} bpp, PSNR {quality}" + ("" if ms_ssim is None else f", MS-SSIM {ms_ssim:.4f}")
+
+
+def _amplified_error(original: np.ndarray, decoded: np.ndarray) -> tuple[np.ndarray, int]:
+    """|difference| times the largest round gain that saturates no more than 1 % of the values; and that gain."""
+    error = np.abs(original.astype(np.int16) - decoded)
+    large = max(float(np.quantile(error, 0.99)), 1.0)
+    gain = max(gain for gain in _GAINS if gain == 1 or gain * large <= 255)
+    return np.minimum(error * gain, 255).astype(np.uint8), gain
+
+
+def _figure_size(height: int, width: int, rows: int, columns: int) -> tuple[float, float]:
+    """Inches. Extreme shapes (1 x N) still get cells wide enough for their titles."""
+    scale = _CELL_INCHES / max(height, width)
+    cell_width, cell_height = max(width * scale, 3.4), max(height * scale, 1.0)
+    return columns * cell_width + 0.6, rows * (cell_height + 0.35) + 0.4

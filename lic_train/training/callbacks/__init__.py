@@ -1,0 +1,28 @@
+"""What surrounds the training step, one subject a file.
+
+Lightning calls the hooks in the order of the trainer's list, and the order matters: ``NonFiniteGuard``, ``DataWatch``,
+``Checkpoints``, ``Pictures``, ``WeightAveraging``, ``ProgressBar``, ``GracefulStop``. What exports or draws the model after a
+validation stands before the averaging, which puts the trained weights back; what saves or draws stands before the bar,
+which measures the time that nobody else used; and the stop comes when all others are done with the step.
+"""
+
+from lic_train.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints, newest_intact
+from lic_train.training.callbacks.data_watch import DataWatch
+from lic_train.training.callbacks.ema import WeightAveraging
+from lic_train.training.callbacks.guard import NonFiniteGuard
+from lic_train.training.callbacks.interrupt import GracefulStop, Interrupted
+from lic_train.training.callbacks.pictures import Pictures
+from lic_train.training.callbacks.progress import ProgressBar
+
+__all__ = [
+    "AtomicCheckpointIO",
+    "Checkpoints",
+    "DataWatch",
+    "GracefulStop",
+    "Interrupted",
+    "NonFiniteGuard",
+    "Pictures",
+    "ProgressBar",
+    "WeightAveraging",
+    "newest_intact",
+]

@@ -1,0 +1,235 @@
+"""Checkpoints that survive a kill at any moment, a full disk and a cut file; and the best model."""
+
+import io
+import math
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import Callback, LightningModule, Trainer
+from safetensors import SafetensorError
+
+from lic_train.checkpoint import save_model
+from lic_train.errors import CheckpointError, TrainingError
+from lic_train.training import atomic
+from lic_train.training.callbacks.position import step_ended, validation_follows
+from lic_train.training.console import reason, say
+
+STEP_FILE = re.compile(r"step_(\d{8,})\.ckpt")
+LAST = "last.ckpt"
+BEST = "best.safetensors"
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's checkpoint files, written atomically and read without running any code found in them."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write ``checkpoint`` to ``path``; a failure leaves the file that was there.
+
+        Raises:
+            TrainingError: the disk is full or the directory is not writable.
+        """
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        try:
+            atomic.replace(Path(path), lambda temporary: temporary.write_bytes(buffer.getbuffer()))
+        except OSError as error:
+            raise TrainingError(_not_written(Path(path), error)) from error
+
+    def load_checkpoint(
+        self, path: Any, map_location: Callable | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint, always with ``weights_only=True``. Raises CheckpointError, see ``read_checkpoint``."""
+        return read_checkpoint(Path(path))
+
+
+def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
+    """Read a training checkpoint onto the CPU and check every byte of it by the file's own CRC-32.
+
+    Raises:
+        CheckpointError: missing, cut short, damaged, or not a checkpoint of a training run.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch itself does not look at the checksums that it writes
+        if damaged:
+            raise zipfile.BadZipFile(f"wrong checksum in {damaged}")
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:  # strange bytes can raise anything inside an unpickler
+        raise _not_a_checkpoint(path, reason(error)) from error
+    if not (isinstance(content, dict) and {"state_dict", "global_step", "loops"} <= content.keys()):
+        raise _not_a_checkpoint(path, "a torch file that holds something else")
+    return content
+
+
+def _not_a_checkpoint(path: Path, got: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is not a whole checkpoint.\n"
+        "expected: a file written by train.py (weights, optimizer and position)\n"
+        f"got: {got}\n"
+        "what to do: run the same command again, which continues from the newest whole checkpoint of the run."
+    )
+
+
+def _not_written(path: Path, error: Exception) -> str:
+    return (
+        f"{path} could not be written.\n"
+        f"expected: a writable directory with room for it\n"
+        f"got: {reason(error)}\n"
+        "what to do: make room (checkpoint.keep=1 keeps the fewest) or mend the permissions; what was written before is "
+        "whole, and the same command continues from it."
+    )
+
+
+def _link_or_copy(path: Path, other: Path) -> None:
+    try:
+        os.link(path, other)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path, other)
+
+
+def step_of(path: Path) -> int:
+    """The optimizer step at which a checkpoint was written. Raises CheckpointError when it is not whole."""
+    return int(read_checkpoint(path, mmap=True)["global_step"])
+
+
+def step_files(directory: Path) -> list[Path]:
+    """The numbered checkpoints in ``directory``, oldest step first."""
+    return sorted((path for path in directory.glob("step_*.ckpt") if STEP_FILE.fullmatch(path.name)), key=_number)
+
+
+def _number(path: Path) -> int:
+    return int(path.stem.removeprefix("step_"))
+
+
+def newest_intact(directory: Path) -> Path | None:
+    """The newest checkpoint that can be read to its last byte; each broken one is named in a line and passed over."""
+    candidates = [*reversed(step_files(directory)), directory / LAST]
+    for path in candidates:
+        if not path.exists():
+            continue
+        try:
+            read_checkpoint(path, mmap=True)
+        except CheckpointError as error:
+            got = next(line for line in str(error).splitlines() if line.startswith("got: "))
+            say(f"Passing over a broken checkpoint: {path} ({got.removeprefix('got: ')})", style="yellow")
+        else:
+            return path
+    return None
+
+
+class Checkpoints(Callback):
+    """Saves ``step_%08d.ckpt`` every ``every`` optimizer steps and at the end, ``last.ckpt``, and the best model.
+
+    Where a validation follows the step, the checkpoint is written after it, so that a resumed run neither repeats nor
+    misses a validation. The best model is the one with the lowest ``val/loss``; its value travels in the checkpoint.
+
+    Args:
+        directory: where the files go.
+        every: optimizer steps between two checkpoints.
+        keep: how many numbered checkpoints stay; None keeps all.
+        run_config: the resolved configuration as a plain dictionary; it is put into every checkpoint, beside the
+            network's own (``pl_module.model_config``).
+    """
+
+    def __init__(
+        self, directory: Path, every: int, keep: int | None = 2, run_config: dict[str, Any] | None = None
+    ) -> None:
+        if every < 1 or (keep is not None and keep < 1):
+            raise ValueError(f"expected every >= 1 and keep >= 1 or None, got every={every}, keep={keep}")
+        self.directory = Path(directory)
+        self.every = every
+        self.keep = keep
+        self.run_config = run_config or {}
+        self.best_value = math.inf
+        self.best_step: int | None = None
+        self._saved_step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin at the step that was resumed, and sweep away what a killed process left half written."""
+        self._saved_step = trainer.global_step
+        if trainer.is_global_zero:
+            for leftover in self.directory.glob(atomic.TEMPORARY):
+                leftover.unlink(missing_ok=True)
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Save when a step is due, unless a validation of this very step still follows."""
+        if step_ended(trainer) and self._is_due(trainer) and not validation_follows(trainer):
+            self.save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Export the model if it is the best so far, then save when a step is due."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        self._export_if_best(trainer, pl_module)
+        if self._is_due(trainer):
+            self.save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the last step."""
+        self.save(trainer)
+
+    def save(self, trainer: Trainer) -> Path:
+        """Save the current step, if that has not been done, and return the checkpoint's path. All ranks must call it.
+
+        Raises:
+            TrainingError: the disk is full; the older checkpoints stay whole.
+        """
+        step = trainer.global_step
+        path = self.directory / f"step_{step:08d}.ckpt"
+        if step != self._saved_step:
+            trainer.save_checkpoint(path, weights_only=False)
+            self._saved_step = step
+            if trainer.is_global_zero:
+                self._point_last_to(path)
+                self._remove_old(step)
+        return path
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value so far and its step."""
+        return {"best_value": self.best_value, "best_step": self.best_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the best value of the run that is continued."""
+        self.best_value, self.best_step = state_dict["best_value"], state_dict["best_step"]
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Put the network's and the run's configuration beside the weights, as plain containers."""
+        checkpoint["model_config"] = getattr(pl_module, "model_config", {})
+        checkpoint["run_config"] = self.run_config
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        step = trainer.global_step
+        return step != self._saved_step and (step % self.every == 0 or step == trainer.max_steps)
+
+    def _export_if_best(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        value = float(trainer.callback_metrics.get("val/loss", math.nan))
+        if not value < self.best_value:  # also for nan
+            return
+        self.best_value, self.best_step = value, trainer.global_step
+        if trainer.is_global_zero:
+            extra = {"step": trainer.global_step, "val_loss": value, "run_config": self.run_config}
+            try:
+                save_model(self.directory / BEST, pl_module.model, pl_module.model_config, extra)
+            except (OSError, SafetensorError) as error:
+                raise TrainingError(_not_written(self.directory / BEST, error)) from error
+
+    def _point_last_to(self, path: Path) -> None:
+        """Make ``last.ckpt`` the same file as ``path`` without a moment in which there is none."""
+        try:
+            atomic.replace(self.directory / LAST, lambda temporary: _link_or_copy(path, temporary))
+        except OSError as error:
+            raise TrainingError(_not_written(self.directory / LAST, error)) from error
+
+    def _remove_old(self, step: int) -> None:
+        """Drop the oldest numbered checkpoints; files of later steps, left by a run before, do not count."""
+        if self.keep is not None:
+            done = [path for path in step_files(self.directory) if _number(path) <= step]
+            for path in done[: -self.keep]:
+                path.unlink(missing_ok=True)

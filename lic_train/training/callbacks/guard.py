@@ -1,0 +1,121 @@
+"""Stops before a loss or gradient that is not finite can reach the weights, and keeps what is needed to look into it."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lic_train.errors import TrainingError
+
+NAMED = 20  # parameters without a finite gradient that the report names
+
+
+class NonFiniteGuard(Callback):
+    """Raises TrainingError when the loss or the norm of the gradient is NaN or infinite, before the optimizer steps.
+
+    The check follows the backward pass of every micro-batch, so that the batch at hand is the one to blame. It costs one
+    pass over the gradients and one synchronisation with the device.
+
+    Writes ``failing_batch/``: ``batch.safetensors`` ("x": uint8 (B, 3, H, W)), one PNG per crop, ``report.json``.
+
+    Args:
+        run_dir: the run's directory.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.directory = Path(run_dir) / "failing_batch"
+        self._batch: Any = None
+        self._loss: Tensor | None = None
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Remember the batch."""
+        self._batch = batch
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Remember the loss."""
+        self._loss = loss.detach()
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check both numbers.
+
+        Raises:
+            TrainingError: one of them is not finite; the weights are those of the step before.
+        """
+        assert self._loss is not None
+        norm = _gradient_norm(pl_module)
+        if bool(torch.isfinite(self._loss) & torch.isfinite(norm)):
+            return
+        report = {
+            "step": trainer.global_step,
+            "seed": getattr(pl_module, "seed", None),
+            "rank": trainer.global_rank,
+            "terms": {"loss": float(self._loss), "grad_norm": float(norm)} | _logged_terms(trainer),
+            "parameters_without_finite_gradient": _broken_parameters(pl_module)[:NAMED],
+        }
+        directory = self.directory / f"rank_{trainer.global_rank}" if trainer.world_size > 1 else self.directory
+        saved = _save(directory, self._batch, report)
+        raise TrainingError(_message(report, saved))
+
+
+def _gradient_norm(pl_module: LightningModule) -> Tensor:
+    """L2 norm over all gradients, a scalar on their device."""
+    gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients)
+
+
+def _logged_terms(trainer: Trainer) -> dict[str, float]:
+    return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("train/")}
+
+
+def _broken_parameters(pl_module: LightningModule) -> list[str]:
+    return [
+        name
+        for name, parameter in pl_module.named_parameters()
+        if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all())
+    ]
+
+
+def _save(directory: Path, batch: Any, report: dict[str, Any]) -> str:
+    """Write everything to ``directory`` and tell where it lies, or why it does not."""
+    crops = _to_uint8(batch["x"])
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        save_file({"x": crops}, directory / "batch.safetensors")
+        for number, crop in enumerate(crops.permute(0, 2, 3, 1).numpy()):
+            Image.fromarray(crop).save(directory / f"crop_{number:03d}.png")
+        (directory / "report.json").write_text(json.dumps(_printable(report), indent=1) + "\n")
+    except OSError as error:
+        return f"the batch could not be saved in {directory}: {error}"
+    return f"the batch, its {len(crops)} crops as PNG and all terms lie in {directory}"
+
+
+def _to_uint8(x: Tensor) -> Tensor:
+    """(B, 3, H, W) as uint8 on the CPU; float pictures are taken as [0, 1]."""
+    if x.is_floating_point():
+        x = x.detach().float().nan_to_num(0).mul(255).round().clamp(0, 255).to(torch.uint8)
+    return x.cpu().contiguous()
+
+
+def _printable(report: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: such numbers become the strings "nan", "inf" and "-inf"."""
+    terms = {name: value if math.isfinite(value) else str(value) for name, value in report["terms"].items()}
+    return {**report, "terms": terms}
+
+
+def _message(report: dict[str, Any], saved: str) -> str:
+    terms = ", ".join(f"{name} {value:.6g}" for name, value in report["terms"].items())
+    first = next(iter(report["parameters_without_finite_gradient"]), None)
+    return (
+        f"Training stopped at step {report['step']}: the loss or its gradient is not finite.\n"
+        "expected: finite numbers\n"
+        f"got: {terms}" + (f"; first parameter without a finite gradient: {first}" if first else "") + "\n"
+        f"saved: {saved}; the weights were not touched, so the last checkpoint is good\n"
+        "what to do: start from that checkpoint with another name and a lower learning rate, a smaller gradient clip "
+        "norm, or precision=32: init_from=<this run> name=retry precision=32"
+    )

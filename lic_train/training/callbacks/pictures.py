@@ -1,0 +1,84 @@
+"""After every validation: what the codec does to one whole photograph, as a PNG and in the loggers."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from PIL import Image
+from torch import Tensor
+
+from lic_train import metrics
+from lic_train.bitstream import padding
+from lic_train.models.base import Codec
+from lic_train.pictures import panel
+from lic_train.training.console import reason, say
+
+KEY = "val/picture"
+
+
+class Pictures(Callback):
+    """Draws original, reconstruction, error and bits map of one photograph into ``directory/step_%08d.png``.
+
+    Must stand before `WeightAveraging` in the trainer's list, so that it sees the averaged weights.
+
+    Args:
+        directory: where the PNGs go.
+        images: gives (name, uint8 (3, H, W)) pairs, of which the first is drawn; asked once.
+    """
+
+    def __init__(self, directory: Path, images: Callable[[], list[tuple[str, Tensor]]]) -> None:
+        self.directory = Path(directory)
+        self.images = images
+        self._image: tuple[str, Tensor] | None = None
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw on the first process; a picture that cannot be written is told of and does not stop the training."""
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        self._image = self._image or next(iter(self.images()), None)
+        if self._image is None:
+            return
+        path = self.directory / f"step_{trainer.global_step:08d}.png"
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            _draw(path, pl_module.model, *self._image, pl_module.device)
+        except OSError as error:
+            say(f"The picture {path} could not be written: {reason(error)}", style="yellow")
+            return
+        for logger in trainer.loggers:
+            _log(logger, path, trainer.global_step)
+
+
+@torch.no_grad()
+def _draw(path: Path, model: Codec, name: str, image: Tensor, device: torch.device) -> None:
+    """Code ``image`` with the bitstream's quantiser, in fp32, without writing a bitstream, and draw the panel."""
+    x = image.to(device).float() / 255
+    height, width = x.shape[1:]
+    bottom, right = padding(height, width, model.downsampling_factor)
+    with model.ready_to_code(), torch.autocast(device.type, enabled=False):
+        out = model(F.pad(x[None], (0, right, 0, bottom), mode="replicate"))
+    x_hat = out["x_hat"][0, :, :height, :width]
+    bits = metrics.bits_map(out["likelihoods"], (height + bottom, width + right))
+    ms_ssim = metrics.ms_ssim(x, x_hat)
+    panel(
+        path,
+        x,
+        x_hat,
+        bits[:height, :width],
+        title=name,
+        bpp=float(bits.sum()) / (height * width),
+        psnr=float(metrics.psnr(x, x_hat)),
+        ms_ssim=None if ms_ssim is None else float(ms_ssim),
+    )
+
+
+def _log(logger: Logger, path: Path, step: int) -> None:
+    if isinstance(logger, WandbLogger):
+        logger.log_image(KEY, [str(path)], step=step)
+    elif isinstance(logger, TensorBoardLogger):
+        with Image.open(path) as picture:
+            logger.experiment.add_image(KEY, np.asarray(picture.convert("RGB")), step, dataformats="HWC")

@@ -1,0 +1,222 @@
+"""The progress bar of a training run, and plain lines where there is no terminal."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import rich
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
+from rich.text import Text
+from torch import Tensor
+
+from lic_train.training.callbacks.position import step_ended
+
+SMOOTHED = 20  # optimizer steps over which the numbers are averaged
+BAR_SECONDS = 0.25
+LINE_SECONDS = 10.0
+MUCH_WAITING = 0.2
+TRAINING_LABELS = {"loss": "loss {:.4g}", "bpp": "bpp {:.3f}", "psnr": "PSNR {:.2f} dB", "ms_ssim": "MS-SSIM {:.4f}"}
+VALIDATION_LABELS = TRAINING_LABELS | {"bpp_file": "bpp_file {:.3f}"}
+
+
+class Pace:
+    """Time from the end of one batch to the end of the next, and how much of it was waiting for data.
+
+    Args:
+        clock: seconds from any start.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.trained = self.waited = 0.0
+        self.steps = 0
+        self._recent: deque[float] = deque(maxlen=SMOOTHED)
+        self._step = 0.0
+        self._mark = clock()
+
+    def restart(self) -> None:
+        """What happened since the last batch (a validation) is neither training nor waiting."""
+        self._mark = self.clock()
+
+    def data_arrived(self) -> None:
+        """The next batch is there."""
+        self.waited += self.clock() - self._mark
+
+    def batch_done(self, step_ended: bool) -> None:
+        """A micro-batch is through, perhaps the last one of its step."""
+        now = self.clock()
+        self._step += now - self._mark
+        self._mark = now
+        if step_ended:
+            self.trained += self._step
+            self._recent.append(self._step)
+            self.steps += 1
+            self._step = 0.0
+
+    @property
+    def steps_per_second(self) -> float:
+        """Over the last steps, 0 before the first one."""
+        seconds = sum(self._recent)
+        return len(self._recent) / seconds if seconds else 0.0
+
+    @property
+    def waiting_share(self) -> float:
+        """Part of the training time in which no batch was there, in [0, 1]."""
+        return min(self.waited / self.trained, 1.0) if self.trained else 0.0
+
+
+class _TwoLines(Progress):
+    """A bar with a line of numbers below it."""
+
+    numbers = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        yield Text(self.numbers, no_wrap=True, overflow="ellipsis", style="cyan")
+
+
+class ProgressBar(Callback):
+    """Shows steps, speed, loss, bpp, PSNR and time left; a line per validation; and at the end the wait for data.
+
+    Reads what the module logs: ``train/loss``, ``train/bpp``, ``train/psnr`` (or ``train/ms_ssim``), and the same
+    below ``val/`` with ``val/bpp_file``. Stands behind the callbacks that save or draw, whose time would else be taken
+    for waiting.
+
+    Args:
+        batch_size: images of one optimizer step over all devices.
+        console: where to draw; rich's shared one by default.
+        clock: seconds from any start.
+    """
+
+    def __init__(
+        self, batch_size: int, console: Console | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.batch_size = batch_size
+        self.console = console or rich.get_console()
+        self.clock = clock
+        self.pace = Pace(clock)
+        self._values: deque[dict[str, Tensor]] = deque(maxlen=SMOOTHED)
+        self._bar: _TwoLines | None = None
+        self._started = self._shown = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin at the step that was resumed."""
+        self.pace = Pace(self.clock)
+        self._values = deque(maxlen=SMOOTHED * trainer.accumulate_grad_batches)
+        self._started, self._shown = self.clock(), float("-inf")
+        if trainer.is_global_zero and self.console.is_terminal:
+            self._bar = _bar(self.console)
+            self._bar.add_task("", total=trainer.max_steps, completed=trainer.global_step, elapsed="", left="")
+            self._bar.start()
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        """The wait for the batch is over."""
+        self.pace.data_arrived()
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Show the new numbers, if the last ones have stood long enough."""
+        ended = step_ended(trainer)
+        self.pace.batch_done(ended)
+        self._values.append(_pick(trainer, "train/", TRAINING_LABELS))
+        pause = BAR_SECONDS if self._bar else LINE_SECONDS
+        is_last = trainer.global_step == trainer.max_steps
+        if ended and trainer.is_global_zero and (is_last or self.clock() - self._shown >= pause):
+            self._shown = self.clock()
+            self._show(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what the bar waits for."""
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], completed=trainer.global_step)
+            self._bar.numbers = f"validating at step {trainer.global_step} ..."
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """One line of results above the bar."""
+        self.pace.restart()
+        if trainer.is_global_zero and not trainer.sanity_checking:
+            values = {name: float(value) for name, value in _pick(trainer, "val/", VALIDATION_LABELS).items()}
+            self._print(f"validation at step {trainer.global_step}: {_told(values, VALIDATION_LABELS)}")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close the bar and sum up."""
+        self._stop()
+        if not trainer.is_global_zero or not self.pace.steps:
+            return
+        speed = self.pace.steps / self.pace.trained if self.pace.trained else 0.0
+        share = self.pace.waiting_share
+        hint = "; more data.num_workers may help" if share > MUCH_WAITING else ""
+        self._print(
+            f"{self.pace.steps} steps in {_clock_face(self.clock() - self._started)}: {_short(speed)} steps/s, "
+            f"{_short(speed * self.batch_size)} images/s; {share:.0%} of the time waited for data{hint}"
+        )
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the terminal in order."""
+        self._stop()
+
+    def _show(self, trainer: Trainer) -> None:
+        speed = self.pace.steps_per_second
+        numbers = [f"{_short(speed)} steps/s", f"{_short(speed * self.batch_size)} images/s"]
+        numbers.append(_told(_mean(self._values), TRAINING_LABELS))
+        step, total = trainer.global_step, trainer.max_steps
+        left = _clock_face((total - step) / speed) if speed else "?"
+        if self._bar is None:
+            self._print(f"step {step}/{total} ({step / total:.1%})  {'  '.join(numbers)}  left {left}")
+            return
+        elapsed = _clock_face(self.clock() - self._started)
+        self._bar.numbers = "  ".join(numbers)
+        self._bar.update(self._bar.task_ids[0], completed=step, elapsed=elapsed, left=left)
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=not self.console.is_terminal)
+
+    def _stop(self) -> None:
+        if self._bar:
+            self._bar.refresh()
+            self._bar.stop()
+            self._bar = None
+
+
+def _bar(console: Console) -> _TwoLines:
+    return _TwoLines(
+        MofNCompleteColumn(),
+        BarColumn(bar_width=None),
+        TaskProgressColumn(),
+        TextColumn("elapsed {task.fields[elapsed]}  left {task.fields[left]}"),
+        console=console,
+        expand=True,
+        refresh_per_second=4,
+    )
+
+
+def _pick(trainer: Trainer, prefix: str, labels: dict[str, str]) -> dict[str, Tensor]:
+    metrics = trainer.callback_metrics
+    return {name: metrics[prefix + name] for name in labels if prefix + name in metrics}
+
+
+def _mean(values: Iterable[dict[str, Tensor]]) -> dict[str, float]:
+    """Mean of each number over the steps that have it; the only place where the device is waited for."""
+    columns: dict[str, list[Tensor]] = {}
+    for row in values:
+        for name, value in row.items():
+            columns.setdefault(name, []).append(value)
+    return {name: float(torch.stack(column).float().mean()) for name, column in columns.items()}
+
+
+def _told(values: dict[str, float], labels: dict[str, str]) -> str:
+    return "  ".join(label.format(values[name]) for name, label in labels.items() if name in values)
+
+
+def _short(number: float) -> str:
+    """Three significant digits, without an exponent."""
+    return f"{number:.3g}" if number < 100 else f"{number:.0f}"
+
+
+def _clock_face(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"

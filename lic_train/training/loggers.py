@@ -1,0 +1,263 @@
+"""Where the numbers of a run go: metrics.csv always, and Weights & Biases or TensorBoard besides."""
+
+import csv
+import hashlib
+import io
+import netrc
+import os
+import time
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+import wandb
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from lic_train.errors import ConfigError
+from lic_train.training import atomic
+from lic_train.training.console import reason, say
+
+KINDS = ("csv", "wandb", "tensorboard")
+CSV_NAME = "metrics.csv"
+STEP_AXIS = "trainer/global_step"
+FINISH_SECONDS = 300.0  # for the last upload; what is missing then can be uploaded with `wandb sync`
+
+
+def build_loggers(
+    kind: str, run_dir: Path, *, config: dict[str, Any], group: str, tags: list[str], resume_step: int
+) -> list[Logger]:
+    """The loggers of a run; the first one is always the `CsvLogger`.
+
+    Args:
+        kind: "csv", "wandb" or "tensorboard".
+        run_dir: the run's directory; everything is written below it.
+        config: the resolved configuration as a plain dictionary; its ``logger`` section holds W&B's options
+            (``project``, ``entity``, ``init_timeout``).
+        group: W&B group, for example the name of the sweep.
+        tags: W&B tags: model, recipe, distortion, lambda, data.
+        resume_step: the optimizer step that is continued from, 0 for a new run.
+
+    Raises:
+        ConfigError: unknown kind, or TensorBoard is not installed.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"logger: expected one of {', '.join(KINDS)}, got {kind!r}")
+    loggers: list[Logger] = [CsvLogger(run_dir / CSV_NAME, resume_step)]
+    if kind == "wandb":
+        loggers.append(wandb_logger(run_dir, config=config, group=group, tags=tags))
+    elif kind == "tensorboard":
+        loggers.append(tensorboard_logger(run_dir, resume_step))
+    return loggers
+
+
+def finish(loggers: list[Logger], exit_code: int) -> None:
+    """Close what stays open after a run; without this a crashed W&B run would look finished. Call it in a finally."""
+    for logger in loggers:
+        if isinstance(logger, CsvLogger):
+            logger.close()
+        elif isinstance(logger, WandbLogger) and rank_zero_only.rank == 0:
+            logger.experiment.finish(exit_code=exit_code)
+
+
+class CsvLogger(Logger):
+    """One row per step, one column per metric; columns may join later. Every call reaches the operating system at once.
+
+    Metrics that are logged at the same step, such as training's and validation's, share a row. On resume the rows
+    after ``resume_step`` are dropped, as the continued run writes them again.
+
+    Args:
+        path: the CSV file.
+        resume_step: the last step whose row stays.
+    """
+
+    def __init__(self, path: Path, resume_step: int = 0) -> None:
+        super().__init__()
+        self.path = Path(path)
+        self._resume_step = resume_step
+        self._columns = ["step"]
+        self._row: dict[str, str] = {}  # the last one
+        self._offset = 0  # of the last row
+        self._file: BinaryIO | None = None
+
+    @property
+    def name(self) -> str:
+        """The kind of this logger."""
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        """Runs have no versions; a directory holds one run."""
+        return ""
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """The configuration lies in the run directory already."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Write or complete the row of ``step`` (the last row's, if None)."""
+        if self._file is None:
+            self._start()
+        number = str(step) if step is not None else self._row.get("step", "0")
+        cells = {name: f"{float(value):.9g}" for name, value in metrics.items() if name != "epoch"}
+        if self._row.get("step") != number:
+            self._row, self._offset = {"step": number}, self._end()
+        self._row |= cells
+        if new := [name for name in cells if name not in self._columns]:
+            self._columns += new
+            self._rewrite([*self._rows_before_last(), self._row])
+        else:
+            self._write_last_row()
+
+    def finalize(self, status: str) -> None:
+        """Nothing waits to be written."""
+
+    def close(self) -> None:
+        """Give the file back."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _start(self) -> None:
+        rows: list[dict[str, str]] = []
+        if self.path.exists():
+            self._columns, rows = _read(self.path)
+            rows = [row for row in rows if int(row["step"]) <= self._resume_step]
+        self._rewrite(rows)
+        self._row = rows[-1] if rows else {}
+
+    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+        """Replace the whole file, after which the last row is the one that may still change."""
+        lines = [_line(self._columns), *(_line([row.get(name, "") for name in self._columns]) for row in rows)]
+        self.close()
+        atomic.replace_text(self.path, "".join(lines))
+        self._file = self.path.open("r+b", buffering=0)
+        self._offset = self._end() - (len(lines[-1].encode()) if rows else 0)
+
+    def _write_last_row(self) -> None:
+        assert self._file is not None
+        data = _line([self._row.get(name, "") for name in self._columns]).encode()
+        self._file.seek(self._offset)
+        self._file.write(data)  # over the old row first, so that no moment is without it
+        self._file.truncate()
+
+    def _rows_before_last(self) -> list[dict[str, str]]:
+        assert self._file is not None
+        self._file.truncate(self._offset)
+        return _read(self.path)[1]
+
+    def _end(self) -> int:
+        assert self._file is not None
+        return self._file.seek(0, os.SEEK_END)
+
+
+def _line(cells: list[str]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow(cells)
+    return buffer.getvalue()
+
+
+def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Columns and rows; a last line that a power cut left without its end is dropped.
+
+    Raises:
+        ConfigError: the file is not a metrics.csv.
+    """
+    whole, _, _torn = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
+    reader = csv.DictReader(whole.splitlines())
+    columns = list(reader.fieldnames or ["step"])
+    rows = list(reader)
+    if columns[0] != "step" or not all((row["step"] or "").isdigit() for row in rows):
+        raise ConfigError(
+            f"{path} is not a metrics file of this program.\nexpected: a CSV whose first column is step\n"
+            f"got: {','.join(columns)[:80]}\nwhat to do: move the file away"
+        )
+    return columns, rows
+
+
+def wandb_logger(run_dir: Path, *, config: dict[str, Any], group: str, tags: list[str]) -> WandbLogger:
+    """Weights & Biases, online where credentials and a network are at hand, else offline; it says which.
+
+    The run's id is kept in the run directory: a resumed run goes on in the same W&B run, a fresh one gets its own.
+    """
+    options = config.get("logger") or {}
+    arguments: dict[str, Any] = {
+        "project": os.environ.get("WANDB_PROJECT") or options.get("project") or "lic_train",
+        "entity": options.get("entity"),
+        "dir": str(run_dir),
+        "name": f"{run_dir.resolve().parent.name}/{run_dir.resolve().name}",
+        "group": group,
+        "tags": tags,
+        "config": config,
+        "job_type": "train",
+        "resume": "allow",
+        "reinit": "finish_previous",
+    }
+    if rank_zero_only.rank > 0:
+        return WandbLogger(offline=True)  # never used: Lightning logs on the first process only
+    run = _start_run({**arguments, "id": _run_id(run_dir)}, float(options.get("init_timeout", 30)))
+    run.define_metric(STEP_AXIS)
+    run.define_metric("*", step_metric=STEP_AXIS, step_sync=True)
+    return WandbLogger(experiment=run, project=arguments["project"])
+
+
+def _run_id(run_dir: Path) -> str:
+    file = run_dir / "wandb" / "run_id.txt"
+    if not file.exists():
+        born = f"{run_dir.resolve()} {time.time_ns()}"
+        atomic.replace_text(file, hashlib.sha256(born.encode()).hexdigest()[:16])
+    return file.read_text().strip()
+
+
+def _start_run(arguments: dict[str, Any], timeout: float) -> "wandb.Run":
+    settings = wandb.Settings(
+        init_timeout=timeout,
+        login_timeout=timeout,
+        finish_timeout=FINISH_SECONDS,
+        console="off",  # a progress bar is no log
+        silent=True,
+    )
+    mode = None if os.environ.get("WANDB_MODE") or has_credentials() else "offline"
+    why = "no credentials; `wandb login` changes that"
+    try:
+        run = wandb.init(**arguments, mode=mode, settings=settings)
+    except (wandb.Error, TimeoutError) as error:
+        why = f"the server cannot be used: {reason(error)}"
+        run = wandb.init(**arguments, mode="offline", settings=settings)
+    if run.settings.mode in ("offline", "dryrun"):
+        why = f"WANDB_MODE={os.environ['WANDB_MODE']}" if os.environ.get("WANDB_MODE") and mode is None else why
+        say(f"W&B: offline ({why}). Upload later: wandb sync {os.path.relpath(run.settings.sync_dir)}")
+    elif run.settings.mode != "disabled":
+        say(f"W&B: online, {run.url}")
+    return run
+
+
+def has_credentials() -> bool:
+    """Whether W&B would find an API key without asking: in the environment or in the netrc file."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    server = urlsplit(os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url).hostname
+    try:
+        hosts = netrc.netrc(os.environ.get("NETRC")).hosts
+    except (OSError, netrc.NetrcParseError):
+        return False
+    return any(host == server or "wandb" in host for host in hosts)
+
+
+def tensorboard_logger(run_dir: Path, resume_step: int) -> TensorBoardLogger:
+    """TensorBoard events in ``run_dir/tensorboard``; on resume those after ``resume_step`` are hidden.
+
+    Raises:
+        ConfigError: TensorBoard is not installed.
+    """
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"logger: expected an installed TensorBoard, got {reason(error)!r}; what to do: pip install tensorboard, "
+            "or logger=csv"
+        ) from error
+    purge = {"purge_step": resume_step + 1} if resume_step else {}
+    return TensorBoardLogger(run_dir, name="tensorboard", version="", default_hp_metric=False, **purge)

@@ -1,0 +1,151 @@
+"""What a checked configuration is turned into: the data, the Trainer, and the table that tells it all at the start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning as L
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger
+from rich.console import Console
+from rich.table import Table
+
+from lic_train.checkpoint import load_run
+from lic_train.config import RunConfig, quality
+from lic_train.data.module import Photographs
+from lic_train.errors import ConfigError
+from lic_train.models.base import Codec, build
+from lic_train.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
+from lic_train.training.callbacks.data_watch import DataWatch
+from lic_train.training.callbacks.ema import WeightAveraging
+from lic_train.training.callbacks.guard import NonFiniteGuard
+from lic_train.training.callbacks.interrupt import GracefulStop
+from lic_train.training.callbacks.pictures import Pictures
+from lic_train.training.callbacks.progress import ProgressBar
+from lic_train.training.module import LitCodec
+
+
+def make_model(config: RunConfig) -> Codec:
+    """The codec with weights drawn from the seed, or taken from ``init_from``.
+
+    Raises:
+        ConfigError: the model refuses its arguments, or ``init_from`` holds another network.
+    """
+    torch.manual_seed(config.seed)
+    try:
+        model = build(config.model)
+    except ValueError as error:
+        raise ConfigError(f"model: {error}") from error
+    if config.init_from is not None:
+        donor, _ = load_run(Path(config.init_from))
+        try:
+            model.load_state_dict(donor.state_dict())
+        except RuntimeError as error:
+            raise ConfigError(f"init_from: {config.init_from} holds another network: {error}") from error
+    return model
+
+
+def make_module(config: RunConfig, model: Codec) -> LitCodec:
+    """The LightningModule around ``model``."""
+    return LitCodec(
+        model,
+        config.make_recipe(),
+        model_config=config.model,
+        seed=config.seed,
+        compile=config.compile,
+        channels_last=config.channels_last,
+        bitstreams=config.validate_.bitstreams,
+    )
+
+
+def make_data(config: RunConfig) -> Photographs:
+    """The photographs; a missing or empty data set is reported here, before anything is written."""
+    data = instantiate(
+        config.data, crop=config.crop, batch_size=config.batch_size, accumulate=config.accumulate, seed=config.seed
+    )
+    assert isinstance(data, Photographs)
+    data.setup()
+    return data
+
+
+def make_trainer(config: RunConfig, run_dir: Path, loggers: list[Logger], data: Photographs) -> L.Trainer:
+    """A Trainer that counts steps, not epochs: the training stream is endless."""
+    every = min(config.validate_.every, config.steps)
+    callbacks: list[L.Callback] = [
+        DataWatch(run_dir),
+        NonFiniteGuard(run_dir),
+        ProgressBar(batch_size=config.batch_size),
+        Pictures(run_dir / "pictures", lambda: data.whole_images(1)),
+        Checkpoints(
+            run_dir / "checkpoints",
+            every=config.checkpoint.every,
+            keep=config.checkpoint.keep,
+            run_config=config.model_dump(by_alias=True),
+        ),
+        *([WeightAveraging(config.ema)] if config.ema is not None else []),
+        GracefulStop(),
+    ]
+    return L.Trainer(
+        accelerator=config.trainer.accelerator,
+        devices=config.trainer.devices,
+        num_nodes=config.trainer.num_nodes,
+        strategy=config.trainer.strategy,
+        precision=precision(config.precision, config.trainer.accelerator),
+        max_steps=config.steps,
+        max_epochs=-1,
+        val_check_interval=every * config.accumulate,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        accumulate_grad_batches=config.accumulate,
+        log_every_n_steps=min(config.trainer.log_every, config.steps),
+        logger=loggers,
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=run_dir,
+    )
+
+
+def precision(option: str, accelerator: str) -> str:
+    """Lightning's name for ``option``; "auto" takes bf16-mixed where the hardware computes in it."""
+    if option != "auto":
+        return {"32": "32-true"}.get(option, option)
+    on_gpu = accelerator != "cpu" and torch.cuda.is_available()
+    if on_gpu:
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    can = torch.cpu.get_capabilities()
+    return "bf16-mixed" if can.get("avx512_bf16") or can.get("amx_bf16") else "32-true"
+
+
+def show_start(config: RunConfig, model: Codec, trainer: L.Trainer, data: Photographs, run_dir: Path) -> None:
+    """Print what will be trained, on what, for how long, and where it goes."""
+    about = Table(show_header=False, box=None, padding=(0, 1))
+    model_name = config.model["_target_"].rsplit(".", 2)[-2]
+    arguments = ", ".join(f"{key}={value}" for key, value in config.model.items() if key != "_target_")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    rung = quality(config.lmbda, config.distortion)
+    batch = f"{config.batch_size} crops of {config.crop} x {config.crop}"
+    split = f" = {trainer.world_size} devices x {config.accumulate} micro-batches"
+    for key, value in (
+        ("model", f"{model_name}({arguments}), {parameters:,} parameters"),
+        ("lambda", f"{config.lmbda:g} ({config.distortion}, quality {rung} of 8)"),
+        ("data", f"{len(data.train):,} training and {len(data.val):,} validation photographs, {data.root or 'installed'}"),
+        ("batch", batch + (split if config.accumulate * trainer.world_size > 1 else "")),
+        ("device", f"{trainer.strategy.root_device}, {trainer.precision}{', compiled' if config.compile else ''}"),
+        ("output", str(run_dir)),
+    ):
+        about.add_row(f"[bold]{key}", value)
+    stages = Table("stage", "steps", "learning rate", "loss", title_justify="left")
+    for row in config.make_recipe().table():
+        stages.add_row(*row)
+    console = Console()
+    console.print(about, stages)
+    if config.steps < config.recipe.steps / 100:
+        console.print(
+            f"[bold yellow]Smoke run:[/] {config.steps:,} of the recipe's {config.recipe.steps:,} steps show that everything "
+            "works and train nothing worth using. The recipe in full: data=imagenet data.root=..."
+        )
