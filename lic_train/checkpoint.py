@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -69,24 +70,24 @@ def fingerprint(model: Codec, config: Mapping[str, Any]) -> bytes:
 
 
 def save_model(path: Path, model: Codec, config: Mapping[str, Any], extra: Mapping[str, Any]) -> bytes:
-    """Write the weights as safetensors, configuration and ``extra`` in its header, atomically. Returns the fingerprint.
+    """Write weights, configuration and ``extra`` as safetensors, all or nothing. Returns the fingerprint.
 
     Args:
-        path: the file; an older one is replaced only when the new one is complete.
-        model: any state, any device.
+        path: an older file is replaced only when the new one is complete.
+        model: in any mode, on any device.
         config: plain values that `lic_train.models.base.build` takes.
-        extra: plain values about the training: step, lambda, recipe, validation loss.
+        extra: plain values about the training: step, val_loss, run_config, ...
 
     Raises:
         TypeError: config or extra holds something that JSON has no word for.
     """
-    print_ = fingerprint(model, config)
-    record = {"format": FORMAT, "config": dict(config), "extra": dict(extra), "fingerprint": print_.hex()}
+    identity = fingerprint(model, config)
+    record = {"format": FORMAT, "config": dict(config), "extra": dict(extra), "fingerprint": identity.hex()}
     header = {_KEY: json.dumps(record)}
     # Clones, as safetensors refuses tensors that share memory.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     _replace(path, lambda temporary: save_file(tensors, temporary, metadata=header))
-    return print_
+    return identity
 
 
 def read_metadata(path: Path) -> Metadata:
@@ -103,7 +104,7 @@ def read_metadata(path: Path) -> Metadata:
     try:
         record = json.loads(header[_KEY])
         version, config, extra = record["format"], dict(record["config"]), dict(record["extra"])
-        print_ = bytes.fromhex(record["fingerprint"])
+        identity = bytes.fromhex(record["fingerprint"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"expected a model that lic_train exported, got {path}, which does not carry its configuration ({error!r})"
@@ -112,7 +113,7 @@ def read_metadata(path: Path) -> Metadata:
         raise CheckpointError(
             f"expected format {FORMAT} in {path}, got {version!r}; load it with the release that wrote it"
         )
-    return Metadata(path, config, extra, print_)
+    return Metadata(path, config, extra, identity)
 
 
 def load_model(path: Path) -> tuple[Codec, Metadata]:
@@ -122,12 +123,7 @@ def load_model(path: Path) -> tuple[Codec, Metadata]:
         CheckpointError: cut short, foreign, damaged, or its tensors do not fit its configuration.
     """
     metadata = read_metadata(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}. {_ADVICE}") from error
-    model = _build(metadata.config, tensors, path)
+    model = _build(metadata.config, load_tensors(path.read_bytes()), path)
     if (found := fingerprint(model, metadata.config)) != metadata.fingerprint:
         raise CheckpointError(
             f"{path} is damaged: expected fingerprint {metadata.fingerprint.hex()}, its weights give {found.hex()}; "
@@ -146,9 +142,8 @@ def load_checkpoint(path: Path) -> tuple[Codec, Metadata]:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         config, step = dict(content["model_config"]), int(content["global_step"])
         weights = {**content["state_dict"], **content.get(_AVERAGE, {})}
-        tensors = {
-            name.replace("_orig_mod.", "").removeprefix("model."): tensor.clone() for name, tensor in weights.items()
-        }
+        names = {name: name.replace("_orig_mod.", "") for name in weights}  # of torch.compile
+        tensors = {plain[6:]: weights[name].clone() for name, plain in names.items() if plain.startswith("model.")}
     # torch.load raises many types on a file that is cut short or foreign.
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
@@ -181,18 +176,15 @@ def load_run(run: Path, checkpoint: str = "best") -> tuple[Codec, Metadata]:
         return load_file(run)
     if checkpoint not in ("best", "last"):
         return load_file(Path(checkpoint) if Path(checkpoint).exists() else run / "checkpoints" / checkpoint)
-    candidates = _candidates(run, checkpoint)
     reasons = []
-    for path in candidates:
+    for path in _candidates(run, checkpoint):
         try:
             return load_file(path)
         except CheckpointError as error:
             reasons.append(str(error))
             say_warning(f"passed over: {error}")
-    found = "none" if not candidates else "only broken ones:\n  " + "\n  ".join(reasons)
-    raise CheckpointError(
-        f"expected a checkpoint in {run / 'checkpoints'}, got {found}. Train first: python train.py ..."
-    )
+    found = "only broken ones:\n  " + "\n  ".join(reasons) if reasons else "none; train first: python train.py ..."
+    raise CheckpointError(f"expected a checkpoint in {run / 'checkpoints'}, got {found}")
 
 
 def move(model: Codec, device: str) -> Codec:
@@ -204,9 +196,8 @@ def move(model: Codec, device: str) -> Codec:
     try:
         return model.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"device: expected one of this machine, got {device!r}: {str(error).splitlines()[0]}"
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device: expected one of this machine, got {device!r}: {reason}") from error
 
 
 def _candidates(run: Path, checkpoint: str) -> list[Path]:
@@ -268,13 +259,13 @@ def _describe(tensor: Tensor) -> str:
 
 def _export(arguments: argparse.Namespace, console: Console) -> None:
     model, metadata = load_run(arguments.run, arguments.checkpoint)
-    out = arguments.out or arguments.run / "model.safetensors"
-    print_ = save_model(out, model, metadata.config, metadata.extra)
-    console.print(Text(f"{metadata.path} -> {out}, fingerprint {print_.hex()}"), soft_wrap=True)
+    out = arguments.out or (arguments.run if arguments.run.is_dir() else arguments.run.parent) / "model.safetensors"
+    identity = save_model(out, model, metadata.config, metadata.extra)
+    console.print(Text(f"{metadata.path} -> {out}, fingerprint {identity.hex()}"), soft_wrap=True)
 
 
 def _show(arguments: argparse.Namespace, console: Console) -> None:
-    model, metadata = load_run(arguments.file)
+    model, metadata = load_run(arguments.run)
     table = Table(title=str(metadata.path), show_header=False, title_justify="left")
     for name, value in {**metadata.config, **metadata.training}.items():
         table.add_row(name, str(value))
@@ -285,9 +276,7 @@ def _show(arguments: argparse.Namespace, console: Console) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lic_train.checkpoint", description="Export and show trained models."
-    )
+    parser = argparse.ArgumentParser(prog="python -m lic_train.checkpoint", description="Export and show models.")
     commands = parser.add_subparsers(required=True)
     export = commands.add_parser("export", help="write a run's model as one safetensors file")
     export.add_argument("run", type=Path, help="run directory or checkpoint")
@@ -295,7 +284,7 @@ def main(argv: list[str] | None = None) -> int:
     export.add_argument("--checkpoint", default="best", help="best, last or a file (default: best)")
     export.set_defaults(act=_export)
     show = commands.add_parser("show", help="print what a file holds")
-    show.add_argument("file", type=Path, help="safetensors, checkpoint or run directory")
+    show.add_argument("run", metavar="file", type=Path, help="safetensors, checkpoint or run directory")
     show.set_defaults(act=_show)
     arguments = parser.parse_args(argv)
     try:

@@ -16,8 +16,17 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
-from pydantic import model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from lic_train.errors import ConfigError
 from lic_train.models.base import find_model
@@ -48,6 +57,16 @@ def register_resolvers() -> None:
     """Make ``${by_quality:...}`` and ``${suffix:...}`` known to OmegaConf; idempotent."""
     OmegaConf.register_new_resolver("by_quality", by_quality, replace=True)
     OmegaConf.register_new_resolver("suffix", lambda name: f"_{name}" if name else "", replace=True)
+
+
+def prepare(arguments: Sequence[str]) -> None:
+    """What must happen before Hydra reads the command line: resolvers, and names that it would refuse less helpfully.
+
+    Raises:
+        ConfigError: an override names an unknown option or key.
+    """
+    register_resolvers()
+    check_names(arguments)
 
 
 class Section(BaseModel):
@@ -177,6 +196,20 @@ class RunConfig(Section):
             f"use {self.batch_size // parts * parts or parts}"
         ]
 
+    @property
+    def model_name(self) -> str:
+        """The file of the model."""
+        return str(self.model["_target_"]).rsplit(".", 2)[-2]
+
+    @property
+    def data_name(self) -> str:
+        """The function that gives the photographs."""
+        return str(self.data["source"]["_target_"]).rpartition(".")[2]
+
+    def plain(self) -> dict[str, Any]:
+        """Plain containers under the names of the YAML files: what is stored and compared."""
+        return self.model_dump(by_alias=True, mode="json")
+
     def make_recipe(self) -> Recipe:
         """The recipe, rescaled to this run's steps."""
         stages = [stage.model_dump() for stage in self.recipe.stages]
@@ -221,16 +254,15 @@ def _sentence(entry: Any) -> str:
     return f"{path}: {message[0].lower()}{message[1:]}, got {entry['input']!r}"
 
 
-def compose(overrides: Sequence[str], config_name: str = "config") -> DictConfig:
+def compose(overrides: Sequence[str]) -> DictConfig:
     """Compose as train.py does, outside of Hydra's main; for tests and for other commands.
 
     Raises:
         ConfigError: an override names an unknown option or key.
     """
-    register_resolvers()
-    check_names(overrides, config_name)
+    prepare(overrides)
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        cfg = hydra_compose(config_name, overrides=list(overrides), return_hydra_config=True)
+        cfg = hydra_compose("config", overrides=list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
     cfg = cfg.copy()
     OmegaConf.set_struct(cfg, False)
@@ -238,7 +270,7 @@ def compose(overrides: Sequence[str], config_name: str = "config") -> DictConfig
     return cfg
 
 
-def check_names(arguments: Sequence[str], config_name: str = "config") -> None:
+def check_names(arguments: Sequence[str]) -> None:
     """Refuse unknown group options and keys before Hydra does, naming the nearest known ones.
 
     Raises:
@@ -253,7 +285,7 @@ def check_names(arguments: Sequence[str], config_name: str = "config") -> None:
         if folder.is_dir():
             _check_options(key, value, sorted(path.stem for path in folder.glob("*.yaml")))
         elif "." not in key and not key.startswith("hydra"):
-            _check_key(key, config_name)
+            _check_key(key)
 
 
 def _check_options(group: str, value: str, known: list[str]) -> None:
@@ -262,8 +294,8 @@ def _check_options(group: str, value: str, known: list[str]) -> None:
             raise ConfigError(f"no {group} {option!r}{_nearest(option, known)}; there are: {', '.join(known)}")
 
 
-def _check_key(key: str, config_name: str) -> None:
-    top = OmegaConf.load(CONF_DIR / f"{config_name}.yaml")
+def _check_key(key: str) -> None:
+    top = OmegaConf.load(CONF_DIR / "config.yaml")
     assert isinstance(top, DictConfig) and isinstance(top.defaults, ListConfig)
     groups = [str(name) for entry in top.defaults if isinstance(entry, DictConfig) for name in entry]
     known = sorted({str(name) for name in top} - {"defaults", "hydra"} | set(groups))

@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from rich.console import Console
 from rich.text import Text
+
+from lic_train.errors import LicError
+
+
+@contextmanager
+def errors_without_traceback() -> Iterator[None]:
+    """Turn an error meant for the user into its message and exit code 2."""
+    try:
+        yield
+    except LicError as error:
+        say_error(error)
+        sys.exit(2)
 
 
 def say_error(error: BaseException) -> None:

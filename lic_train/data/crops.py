@@ -10,11 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
-from torch import Tensor
-
-from lic_train.data.images import to_tensor
 
 GAMMA = 0x9E3779B97F4A7C15
 MASK = 2**64 - 1
@@ -84,16 +80,16 @@ def centre_window(size: tuple[int, int], crop: int, sample: Sample, attempt: int
     return Window((size[0] - crop) // 2, (size[1] - crop) // 2, False)
 
 
-def cut(image: Image.Image, window: Window, crop: int) -> Tensor:
-    """Cut (3, crop, crop) uint8 out of an RGB image; what lies outside is its reflection, repeated if need be."""
+def cut(image: Image.Image, window: Window, crop: int) -> npt.NDArray[np.uint8]:
+    """Cut (3, crop, crop) out of an RGB image; what lies outside is its reflection, repeated if need be."""
     top, left, flip = window
     if top >= 0 and left >= 0 and top + crop <= image.height and left + crop <= image.width:
-        picture = to_tensor(image.crop((left, top, left + crop, top + crop)))
+        picture = np.asarray(image.crop((left, top, left + crop, top + crop)))
     else:
         rows = reflected(top, crop, image.height)
         columns = reflected(left, crop, image.width)
-        picture = torch.from_numpy(np.asarray(image)[rows][:, columns]).permute(2, 0, 1)
-    return picture.flip(2) if flip else picture
+        picture = np.asarray(image)[rows][:, columns]
+    return (picture[:, ::-1] if flip else picture).transpose(2, 0, 1)
 
 
 def reflected(start: int, count: int, length: int) -> npt.NDArray[np.int64]:

@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             wanted.sums, to, from_folder(options.folder) if options.folder else from_web(options.base or wanted.base)
         )
     except LicError as error:
-        rich.get_console().print(str(error), style="red", markup=False, highlight=False)
+        rich.get_console().print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         return 1
     rich.print(f"{to}: all {len(wanted.sums)} files are there and verified ({count} new).")
     return 0

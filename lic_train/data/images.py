@@ -45,7 +45,8 @@ def open_rgb(data: bytes) -> Image.Image:
     - Transparency is composited on white.
     - 16 bits are divided by 257 and rounded, which maps 65535 to 255. (Two rare kinds lose up to one level more:
       16-bit grey with alpha, and 16-bit colour outside PNG, of which Pillow only gives the high byte.)
-    - CMYK is turned by Pillow's formula, Adobe's inverted one included; other colour profiles are not applied.
+    - CMYK goes through R = (255 - C)(255 - K)/255; its JPEGs hold complements, as Adobe writes them. No colour profile
+      is applied.
     - Of an animation the first frame is taken. The transparent colour (not alpha) of a 16-bit PNG is ignored.
 
     Raises:
@@ -98,7 +99,7 @@ def save_png(path: str | os.PathLike[str], x: Tensor) -> None:
 
 def to_tensor(image: Image.Image) -> Tensor:
     """A Pillow RGB image as uint8 (3, H, W)."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(np.array(np.asarray(image).transpose(2, 0, 1), order="C"))
 
 
 def _load(data: bytes) -> Image.Image:

@@ -79,7 +79,7 @@ class Photographs(lightning.LightningDataModule):
         self._check()
         self._split = self.source(self.root)
         if self._split.note and self._is_first():
-            rich.print(f"[yellow]{self._split.note}[/yellow]")
+            rich.get_console().print(self._split.note, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     @property
     def train(self) -> Source:
@@ -115,7 +115,7 @@ class Photographs(lightning.LightningDataModule):
         size = self.batch_size // self.accumulate
         sampler = StreamSampler(len(self.train), self.seed, size, start, rank, world)
         crops = training_crops(self.train, self.crop, self.seed, self.small, self.flip)
-        return CropLoader(crops, sampler, self.workers(), self._pin_memory())
+        return CropLoader(crops, sampler, self.workers(), self._on_gpu())
 
     def val_dataloader(self) -> CropLoader:
         """Centre crops of the first ``val_crops`` validation photographs, cut into equal shares for the ranks."""
@@ -126,7 +126,7 @@ class Photographs(lightning.LightningDataModule):
         mine = [Sample(0, (rank + i * world) % count) for i in range(share)]
         batches = [mine[i : i + self.val_batch] for i in range(0, len(mine), self.val_batch)]
         crops = validation_crops(self.val, self.crop, self.seed, self.small)
-        return CropLoader(crops, batches, 0, self._pin_memory())
+        return CropLoader(crops, batches, 0, self._on_gpu())
 
     def whole_images(self, count: int) -> list[tuple[str, Tensor]]:
         """Name and uint8 (3, H, W) of the first ``count`` readable validation photographs, or of all if fewer."""
@@ -151,7 +151,9 @@ class Photographs(lightning.LightningDataModule):
         if self.num_workers != "auto":
             return int(self.num_workers)
         cores = available_cores() // (self.trainer.num_devices if self.trainer is not None else 1)
-        return min(cores, MAX_AUTO_WORKERS) if cores > 2 else 0
+        if cores <= 2 and not self._on_gpu():  # measured: there, workers only take the cores away from the training
+            return 0
+        return max(min(cores, MAX_AUTO_WORKERS), 1)
 
     def _check(self) -> None:
         if self.small not in SMALL:
@@ -173,5 +175,5 @@ class Photographs(lightning.LightningDataModule):
     def _is_first(self) -> bool:
         return self.trainer is None or self.trainer.is_global_zero
 
-    def _pin_memory(self) -> bool:
+    def _on_gpu(self) -> bool:
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

@@ -82,7 +82,7 @@ class DataReport:
         text = f"damaged, left out: {name} ({reason})"
         if number > NAMED:
             text = f"more damaged files: see {self.path or 'the batches'}"
-        self._console.print(text, style="yellow", markup=False, highlight=False)
+        self._console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def _too_many(self) -> str:
         first = [f"    {name}: {reason}" for name, reason in list(self.damaged.items())[:5]]

@@ -6,6 +6,7 @@ k = b*B ... (b+1)*B - 1, wherever the epochs end. Rank r of W takes every W-th s
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import signal
@@ -14,6 +15,7 @@ from functools import partial
 from typing import Any, Protocol, TypedDict
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -95,13 +97,13 @@ class Crops(Dataset[Batch]):
         """One batch. An error is returned, not raised: a worker's exception would arrive as a wall of traceback."""
         batch = Batch(x=torch.empty(len(samples), 3, self.crop, self.crop, dtype=torch.uint8), failures=[], small=0)
         try:
-            for row, sample in zip(batch["x"], samples, strict=True):
-                row.copy_(self._crop(sample, batch))
+            for row, sample in zip(batch["x"].numpy(), samples, strict=True):  # torch would wake all its threads
+                row[...] = self._crop(sample, batch)
         except DataError as error:
             return error
         return batch
 
-    def _crop(self, sample: Sample, batch: Batch) -> Tensor:
+    def _crop(self, sample: Sample, batch: Batch) -> npt.NDArray[np.uint8]:
         """(3, crop, crop) of the sample or of its first usable replacement; notes in ``batch`` what was passed over."""
         for attempt in range(MAX_ATTEMPTS):
             index = replacement(sample, attempt, len(self.source), self.seed)
@@ -146,7 +148,7 @@ class CropLoader(DataLoader[Batch]):
             num_workers=num_workers,
             collate_fn=_as_it_is,
             pin_memory=pin_memory,
-            worker_init_fn=_deaf_to_signals if num_workers else None,
+            worker_init_fn=_settle if num_workers else None,
             multiprocessing_context="fork" if num_workers else None,  # the source is shared, not pickled
             persistent_workers=num_workers > 0,
             prefetch_factor=4 if num_workers else None,
@@ -155,7 +157,7 @@ class CropLoader(DataLoader[Batch]):
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a generator is all that anyone needs
         for batch in super().__iter__():
             if isinstance(batch, DataError):
-                raise batch
+                raise DataError(str(batch))  # a fresh one: its traceback must not hold the workers alive
             yield batch
 
 
@@ -178,8 +180,10 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _deaf_to_signals(worker: int) -> None:
-    """Signals are for the main process, which wants its data until it has saved its checkpoint."""
+def _settle(worker: int) -> None:
+    """Make a forked worker leave alone what belongs to the main process: its garbage and its signals."""
+    gc.freeze()  # collecting an inherited loader would disturb its queues; it also keeps shared memory shared
+    # The main process wants its data until it has saved its checkpoint.
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

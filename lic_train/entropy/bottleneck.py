@@ -43,7 +43,7 @@ class EntropyBottleneck(nn.Module):
         self.quantiles = nn.Parameter(torch.tensor([-init_scale, 0.0, init_scale]).repeat(channels, 1, 1))
         tail = math.log(2 / tail_mass - 1)
         self.targets = (-tail, 0.0, tail)
-        self.likelihood_floor = LowerBound(1e-9)
+        self.likelihood_lower_bound = LowerBound(1e-9)
         self._tables: list[Table] = []
 
     @property
@@ -80,7 +80,7 @@ class EntropyBottleneck(nn.Module):
         batch, channels, height, width = z_hat.shape
         values = z_hat.transpose(0, 1).reshape(channels, 1, -1)
         mass = self._mass(values, *self._weights())
-        return self.likelihood_floor(mass.reshape(channels, batch, height, width).transpose(0, 1))
+        return self.likelihood_lower_bound(mass.reshape(channels, batch, height, width).transpose(0, 1))
 
     def loss(self) -> Tensor:
         """Sum over channels of the distances of the three quantiles from their targets, in logits. Scalar."""

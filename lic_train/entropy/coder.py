@@ -116,9 +116,9 @@ class SymbolDecoder:
                     slots[escaped] = self._decode_escapes(int(escaped.sum()), table.size)
                 symbols[positions] = slots + table.minimum
         except AssertionError as error:
-            raise BitstreamError("an entropy-coded section holds words that no encoder writes") from error
+            raise _mismatch("words that no encoder writes") from error
         if symbols.size and np.abs(symbols).max() > MAX_SYMBOL:
-            raise BitstreamError(f"an entropy-coded section holds a symbol beyond +-{MAX_SYMBOL}")
+            raise _mismatch(f"a symbol beyond +-{MAX_SYMBOL}")
         self._checksum = zlib.crc32(symbols.astype("<i4").tobytes(), self._checksum)
         return symbols.astype(np.int32)
 
@@ -140,7 +140,11 @@ class SymbolDecoder:
             BitstreamError: they differ: the file is damaged, or this machine computes other entropy parameters.
         """
         if self._checksum != self._expected:
-            raise BitstreamError(
-                "the decoded latent differs from the encoder's: the section is damaged, or this device, library or "
-                "number of threads computes other entropy parameters than the encoder's; decode where it was encoded"
-            )
+            raise _mismatch("other symbols than the encoder's")
+
+
+def _mismatch(found: str) -> BitstreamError:
+    return BitstreamError(
+        f"decoding an entropy-coded section gives {found}: the section is damaged, or this device, library or number of "
+        "threads computes other entropy parameters than the encoder's; decode where it was encoded"
+    )

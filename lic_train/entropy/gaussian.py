@@ -58,8 +58,8 @@ class GaussianConditional(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.scale_floor = LowerBound(SCALE_MIN)
-        self.likelihood_floor = LowerBound(1e-9)
+        self.lower_bound_scale = LowerBound(SCALE_MIN)
+        self.likelihood_lower_bound = LowerBound(1e-9)
         table = scale_table()
         self.register_buffer("_boundaries", torch.from_numpy(np.sqrt(table[1:] * table[:-1])).float(), persistent=False)
 
@@ -74,9 +74,9 @@ class GaussianConditional(nn.Module):
     def likelihood(self, y_hat: Tensor, scales: Tensor, means: Tensor) -> Tensor:
         """Probability mass of the unit interval around each value, at least 1e-9."""
         distance = (y_hat - means).abs()
-        per_sigma = math.sqrt(0.5) / self.scale_floor(scales)
+        per_sigma = math.sqrt(0.5) / self.lower_bound_scale(scales)
         upper, lower = (0.5 - distance) * per_sigma, (-0.5 - distance) * per_sigma
-        return self.likelihood_floor(0.5 * (torch.erfc(-upper) - torch.erfc(-lower)))
+        return self.likelihood_lower_bound(0.5 * (torch.erfc(-upper) - torch.erfc(-lower)))
 
     def encode(self, encoder: SymbolEncoder, y: Tensor, scales: Tensor, means: Tensor) -> Tensor:
         """Append y to the string; returns y_hat as the decoder will have it."""

@@ -23,7 +23,7 @@ from lic_train.entropy.quantize import add_noise
 class GaussianMixture(nn.Module):
     """Elements are independent given their K weights (at least 0, sum 1), means and scales.
 
-    y is rounded to the integers themselves: several means offer no single centre.
+    y is rounded to the integers themselves: several means offer no single centre. Coding takes scales down to 0.0069.
 
     Args:
         scale_min: lower bound of the scales; gradients that raise a scale pass it.
@@ -32,11 +32,11 @@ class GaussianMixture(nn.Module):
 
     def __init__(self, scale_min: float = SCALE_MIN, floor: float = 1e-9) -> None:
         super().__init__()
-        self.scale_floor = LowerBound(scale_min)
-        self.likelihood_floor = LowerBound(floor)
+        self.lower_bound_scale = LowerBound(scale_min)
+        self.likelihood_lower_bound = LowerBound(floor)
 
     def forward(self, y: Tensor, weights: Tensor, means: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
-        """Quantise (noise in training, rounding to integers else) and rate. Returns y_hat and likelihoods (B, *rest)."""
+        """Quantise (noise in training, rounding to integers else) and rate. Returns y_hat and likelihoods."""
         y_hat = add_noise(y.float()) if self.training else torch.round(y.float())
         return y_hat, self.likelihood(y_hat, weights, means, scales)
 
@@ -44,11 +44,11 @@ class GaussianMixture(nn.Module):
     def likelihood(self, y_hat: Tensor, weights: Tensor, means: Tensor, scales: Tensor) -> Tensor:
         """Probability mass of the unit interval around each value, at least the floor. (B, *rest) -> (B, *rest)."""
         distance = (y_hat.unsqueeze(1) - means).abs()
-        per_sigma = math.sqrt(0.5) / self.scale_floor(scales)
+        per_sigma = math.sqrt(0.5) / self.lower_bound_scale(scales)
         # On the side of the tail, where the difference of the two keeps its digits.
         upper, lower = (0.5 - distance) * per_sigma, (-0.5 - distance) * per_sigma
         mass = 0.5 * (torch.erfc(-upper) - torch.erfc(-lower))
-        return self.likelihood_floor((weights * mass).sum(dim=1))
+        return self.likelihood_lower_bound((weights * mass).sum(dim=1))
 
     def encode(self, encoder: MixtureEncoder, y: Tensor, weights: Tensor, means: Tensor, scales: Tensor) -> Tensor:
         """Append y to the string; returns y_hat as the decoder will have it. May be called once a pass.
@@ -87,9 +87,9 @@ class GaussianMixture(nn.Module):
         return y_hat
 
     def _mixtures(self, weights: Tensor, means: Tensor, scales: Tensor) -> Mixtures:
-        return quantize_mixtures(_flat(weights), _flat(means), _flat(self.scale_floor(scales)))
+        return quantize_mixtures(_flat(weights), _flat(means), _flat(self.lower_bound_scale(scales)))
 
 
 def _flat(values: Tensor) -> np.ndarray:
-    """(B, K, *rest) -> float32 (n, K) on the CPU, elements in the order of y's memory."""
-    return values.detach().movedim(1, -1).flatten(0, -2).float().cpu().numpy()
+    """(B, K, *rest) -> float32 (K, n) on the CPU, elements in the order of y's."""
+    return values.detach().float().cpu().movedim(1, 0).flatten(1).numpy()

@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
         result = evaluate_run(
             arguments.run, images, options.eval.name, options.checkpoint, options.panels, options.device
         )
-    except (LicError, OSError) as error:
+    except (LicError, ValueError, OSError) as error:
         say_error(error)
         return 2
     show(result, arguments.run if arguments.run.is_dir() else arguments.run.parent)

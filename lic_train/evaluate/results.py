@@ -78,7 +78,8 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "platform": platform.platform(),
         "python": platform.python_version(),
-        **{package: version(package) for package in ("torch", "compressai", "constriction", "pytorch-msssim")},
+        "torch": torch.__version__,
+        **{package: version(package) for package in ("compressai", "constriction", "pytorch-msssim")},
     }
 
 

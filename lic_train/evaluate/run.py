@@ -81,9 +81,10 @@ def evaluate(
     """
     fingerprint = bytes.fromhex(info["fingerprint"])
     rows: list[Row] = []
+    stems: dict[str, str] = {}
     image_list = results.ImageListHash()
     for name, picture in _with_progress(images, set_name):
-        stem = _new_stem(name, {row.name for row in rows})
+        stem = stems[name] = _new_stem(name, stems)
         path = out_dir / "eval" / set_name / f"{stem}.lic"
         measured = measure(encoder, decoder, stem, picture, fingerprint, path)
         rows.append(measured.row)
@@ -108,28 +109,27 @@ def show(result: dict[str, Any], out_dir: Path, console: Console | None = None) 
     for what, place in places:
         console.print(Text(f"{what:9} {out_dir / place}"), soft_wrap=True)
     if not result["mean"]["equal"]:
-        different = [row["name"] for row in result["rows"] if not row["equal"]]
-        console.print(
-            Text(f"{len(different)} decoded pictures differ from the encoder's: {', '.join(different)}", "bold red"),
-            soft_wrap=True,
-        )
+        different = ", ".join(row["name"] for row in result["rows"] if not row["equal"])
+        console.print(Text(f"not what the encoder reconstructed: {different}", "bold red"), soft_wrap=True)
 
 
-def _new_stem(name: str, used: set[str]) -> str:
-    """``name`` as one path component, without the ending of a picture if no earlier one has that name."""
+def _new_stem(name: str, stems: dict[str, str]) -> str:
+    """``name`` as one path component, without the ending of a picture if no earlier one in ``stems`` has that name."""
     flat = name.replace("/", "_").replace("\\", "_").lstrip(".") or "_"
     stem, suffix = os.path.splitext(flat)
-    for candidate in (stem if suffix.lower() in SUFFIXES else flat, flat):
-        if candidate not in used:
-            return candidate
-    raise DataError(f"expected pictures of different names, got {name!r} twice; rename one")
+    candidates = (stem, flat) if suffix.lower() in SUFFIXES else (flat,)
+    free = [candidate for candidate in candidates if candidate not in stems.values()]
+    if name in stems or not free:
+        raise DataError(f"expected pictures of different names, got {name!r} twice; rename one")
+    return free[0]
 
 
 def _with_progress(images: Iterable[tuple[str, Tensor]], set_name: str) -> Iterator[tuple[str, Tensor]]:
     left = TimeRemainingColumn(elapsed_when_finished=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), left)
     total = len(images) if isinstance(images, Sized) else None
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         yield from progress.track(images, total=total, description=set_name)
 
 

@@ -20,8 +20,8 @@ _COLUMNS = (
 
 def table(result: dict[str, Any]) -> Table:
     """One line for each picture and their mean; a picture that was decoded differently is red."""
-    made = Table(title=_title(result), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    made.add_column("picture", no_wrap=True, overflow="ellipsis", max_width=20)
+    made = Table(title=_title(result), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    made.add_column("picture", no_wrap=True, overflow="ellipsis", max_width=16)
     for heading, _, _ in _COLUMNS:
         made.add_column(heading, justify="right", no_wrap=True)
     made.add_column("equal", no_wrap=True)

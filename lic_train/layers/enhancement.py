@@ -1,4 +1,6 @@
-"""Full-resolution residual enhancement of Xie et al. 2021 ("Enhanced invertible encoding", section 3.2), reused by CWAM.
+"""Full-resolution residual enhancement (Xie et al. 2021, "Enhanced invertible encoding for learned image compression").
+
+CWAM (Mudgal and Liu 2024) takes it over as its feature encoding and decoding blocks.
 
 B batch, H W image, a b channels in and out.
 """

@@ -1,6 +1,6 @@
-"""Hyper transforms with 3x3 convolutions and sub-pixel up-sampling (Cheng et al. 2020, figure 4): y M channels, z N channels.
+"""Hyper transforms with 3x3 convolutions and sub-pixel up-sampling (Cheng et al. 2020, CVPR, arXiv 2001.01568).
 
-Layers and order are those of CompressAI's Cheng models, where M = N.
+Layers and order are those of CompressAI's Cheng models, where M = N. B batch, h w side of y, M channels of y, N of z.
 """
 
 from __future__ import annotations

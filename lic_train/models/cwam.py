@@ -57,8 +57,6 @@ def neighbourhoods(x: Tensor, window: int) -> Tensor:
     return patches.permute(0, 2, 3, 4, 5, 1)
 
 
-@functools.lru_cache(maxsize=32)
-@torch.inference_mode(False)  # a mask first made in an evaluation also serves training
 def window_masks(height: int, width: int, window: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Additive masks (n, 1, T, T) of the rolled map, for fine and for coarse keys.
 
@@ -74,6 +72,13 @@ def window_masks(height: int, width: int, window: int, device: torch.device) -> 
     # Every border lies on an even coordinate: a 2x2 mean of labels is any one of the four.
     coarse = neighbourhoods(regions[:, ::2, ::2], window).reshape(-1, 1, 1, window**2)
     return MASKED * (query != query.mT), MASKED * (query != coarse)
+
+
+@functools.lru_cache(maxsize=32)
+@torch.inference_mode(False)  # a mask first made in an evaluation also serves training
+def cached_window_masks(height: int, width: int, window: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """`window_masks`, made once for each size and device."""
+    return window_masks(height, width, window, device)
 
 
 def relative_position_index(window: int) -> Tensor:
@@ -118,7 +123,9 @@ class CrossScaleWindowAttention(nn.Module):
         coarse = F.avg_pool2d(fine.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
         q, k, v = self._heads(tiles(self.qkv(fine), self.window), 3)
         k_coarse, v_coarse = self._heads(neighbourhoods(self.kv_coarse(coarse), self.window), 2)
-        mask, mask_coarse = window_masks(height, width, self.window, x.device)
+        # Inside a compiled graph the masks fuse into their use; a cache there would only be traced through.
+        make_masks = window_masks if torch.compiler.is_compiling() else cached_window_masks
+        mask, mask_coarse = make_masks(height, width, self.window, x.device)
         same = F.scaled_dot_product_attention(q, k, v, self.bias(mask))
         cross = F.scaled_dot_product_attention(q, k_coarse, v_coarse, self.bias_coarse(mask_coarse))
         same, cross = self._map(same, height, width), self._map(cross, height, width)
@@ -173,7 +180,11 @@ class CrossWindowAttention(nn.Module):
 def minnen_h_a(N: int) -> nn.Sequential:
     """Build h_a of Minnen et al. 2018: y (B, N, H/16, W/16) -> z (B, N, H/64, W/64)."""
     return nn.Sequential(
-        conv(N, N, kernel_size=3, stride=1), nn.LeakyReLU(inplace=True), conv(N, N), nn.LeakyReLU(inplace=True), conv(N, N)
+        conv(N, N, kernel_size=3, stride=1),
+        nn.LeakyReLU(inplace=True),
+        conv(N, N),
+        nn.LeakyReLU(inplace=True),
+        conv(N, N),
     )
 
 
@@ -207,7 +218,7 @@ def _check_width(N: int) -> None:
         return
     below, above = N // 16 * 16, (N // 16 + 1) * 16
     nearest = f"{below} or {above}" if below > 0 else "16"
-    raise ValueError(f"N: expected a positive multiple of 16 (8 heads, N/2 channels inside), got {N}; nearest: {nearest}")
+    raise ValueError(f"N: expected a positive multiple of 16 (8 heads, N/2 channels), got {N}; nearest: {nearest}")
 
 
 class CWAM(SerialContextCodec):

@@ -10,6 +10,11 @@ def say(message: str, style: str = "") -> None:
     rich.get_console().print(message, style=style or None, markup=False, highlight=False, soft_wrap=True)
 
 
+def is_first_process() -> bool:
+    """Whether this process, of perhaps several that train together, is the one that writes files."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
 def reason(error: BaseException) -> str:
     """What went wrong in one line, without error number and path: ``No space left on device``."""
     text = getattr(error, "strerror", None) or str(error)

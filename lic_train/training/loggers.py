@@ -9,7 +9,7 @@ import time
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 from urllib.parse import urlsplit
 
 import wandb
@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lic_train.errors import ConfigError
 from lic_train.training import atomic
-from lic_train.training.console import reason, say
+from lic_train.training.console import is_first_process, reason, say
 
 KINDS = ("csv", "wandb", "tensorboard")
 CSV_NAME = "metrics.csv"
@@ -58,7 +58,7 @@ def finish(loggers: list[Logger], exit_code: int) -> None:
     for logger in loggers:
         if isinstance(logger, CsvLogger):
             logger.close()
-        elif isinstance(logger, WandbLogger) and rank_zero_only.rank == 0:
+        elif isinstance(logger, WandbLogger) and is_first_process():
             logger.experiment.finish(exit_code=exit_code)
 
 
@@ -195,7 +195,7 @@ def wandb_logger(run_dir: Path, *, config: dict[str, Any], group: str, tags: lis
         "resume": "allow",
         "reinit": "finish_previous",
     }
-    if rank_zero_only.rank > 0:
+    if not is_first_process():
         return WandbLogger(offline=True)  # never used: Lightning logs on the first process only
     run = _start_run({**arguments, "id": _run_id(run_dir)}, float(options.get("init_timeout", 30)))
     run.define_metric(STEP_AXIS)
@@ -212,6 +212,7 @@ def _run_id(run_dir: Path) -> str:
 
 
 def _start_run(arguments: dict[str, Any], timeout: float) -> "wandb.Run":
+    """Start the W&B run and say in one line where it goes; without an answer in ``timeout`` seconds it is offline."""
     settings = wandb.Settings(
         init_timeout=timeout,
         login_timeout=timeout,
@@ -219,19 +220,32 @@ def _start_run(arguments: dict[str, Any], timeout: float) -> "wandb.Run":
         console="off",  # a progress bar is no log
         silent=True,
     )
-    mode = None if os.environ.get("WANDB_MODE") or has_credentials() else "offline"
-    why = "no credentials; `wandb login` changes that"
+    mode, why = _mode()
     try:
         run = wandb.init(**arguments, mode=mode, settings=settings)
     except (wandb.Error, TimeoutError) as error:
+        wandb.teardown()  # the failed attempt still holds the run's id
         why = f"the server cannot be used: {reason(error)}"
         run = wandb.init(**arguments, mode="offline", settings=settings)
     if run.settings.mode in ("offline", "dryrun"):
-        why = f"WANDB_MODE={os.environ['WANDB_MODE']}" if os.environ.get("WANDB_MODE") and mode is None else why
-        say(f"W&B: offline ({why}). Upload later: wandb sync {os.path.relpath(run.settings.sync_dir)}")
+        say(f"W&B: offline ({why}). Upload later: wandb sync {_short(Path(run.settings.sync_dir))}")
     elif run.settings.mode != "disabled":
         say(f"W&B: online, {run.url}")
     return run
+
+
+def _short(path: Path) -> Path:
+    """The path as one would type it from here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _mode() -> tuple[Literal["offline"] | None, str]:
+    """W&B's mode, None for what its own settings say, and the reason if that is offline."""
+    if wanted := os.environ.get("WANDB_MODE"):
+        return None, f"WANDB_MODE={wanted}"
+    if has_credentials():
+        return None, "by W&B's settings"
+    return "offline", "no credentials; `wandb login` changes that"
 
 
 def has_credentials() -> bool:
@@ -259,5 +273,5 @@ def tensorboard_logger(run_dir: Path, resume_step: int) -> TensorBoardLogger:
             f"logger: expected an installed TensorBoard, got {reason(error)!r}; what to do: pip install tensorboard, "
             "or logger=csv"
         ) from error
-    purge = {"purge_step": resume_step + 1} if resume_step else {}
-    return TensorBoardLogger(run_dir, name="tensorboard", version="", default_hp_metric=False, **purge)
+    purge_step = resume_step + 1 if resume_step else None
+    return TensorBoardLogger(run_dir, name="tensorboard", version="", default_hp_metric=False, purge_step=purge_step)

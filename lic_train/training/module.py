@@ -138,7 +138,7 @@ class LitCodec(L.LightningModule):
         """(bpp_file, estimated bpp, PSNR) of one image (3, H, W), through the bytes of its file."""
         with torch.autocast(self.device.type, enabled=False):
             data = bitstream.encode(self.model, x, fingerprint=bytes(8))
-            estimate = bitstream.estimate_bits(self.model, x)
+            estimate = bitstream.estimate(self.model, x)
             x_hat = bitstream.decode(self.model, data, fingerprint=bytes(8))
         pixels = x.shape[1] * x.shape[2]
-        return 8 * len(data) / pixels, estimate / pixels, float(metrics.psnr(x, x_hat))
+        return 8 * len(data) / pixels, estimate.bits / pixels, float(metrics.psnr(x, x_hat))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import lightning as L
@@ -23,7 +26,38 @@ from lic_train.training.callbacks.guard import NonFiniteGuard
 from lic_train.training.callbacks.interrupt import GracefulStop
 from lic_train.training.callbacks.pictures import Pictures
 from lic_train.training.callbacks.progress import ProgressBar
+from lic_train.training.environment import record
+from lic_train.training.loggers import build_loggers, finish
 from lic_train.training.module import LitCodec
+from lic_train.training.run_directory import ResumeState, claim
+
+
+def claim_directory(config: RunConfig) -> ResumeState:
+    """Take the run directory and note what this run is made of; see `claim`.
+
+    Raises:
+        ConfigError: the directory is not writable, in use, or holds a run with another configuration.
+    """
+    run = claim(Path(config.output), config.plain(), config.fresh, sys.argv[1:])
+    if not run.finished:
+        record(run.run_dir)
+    return run
+
+
+@contextmanager
+def loggers(config: RunConfig, run: ResumeState) -> Iterator[list[Logger]]:
+    """The run's loggers, closed with an exit code that tells a crash from a success."""
+    tags = [config.model_name, config.distortion, f"lambda={config.lmbda:g}", config.data_name]
+    group = config.model_name
+    active = build_loggers(
+        config.logger["kind"], run.run_dir, config=config.plain(), group=group, tags=tags, resume_step=run.step
+    )
+    code = 1
+    try:
+        yield active
+        code = 0
+    finally:
+        finish(active, code)
 
 
 def make_model(config: RunConfig) -> Codec:
@@ -69,8 +103,9 @@ def make_data(config: RunConfig) -> Photographs:
     return data
 
 
-def make_trainer(config: RunConfig, run_dir: Path, loggers: list[Logger], data: Photographs) -> L.Trainer:
+def make_trainer(config: RunConfig, run: ResumeState, active: list[Logger], data: Photographs) -> L.Trainer:
     """A Trainer that counts steps, not epochs: the training stream is endless."""
+    run_dir = run.run_dir
     every = min(config.validate_.every, config.steps)
     callbacks: list[L.Callback] = [
         DataWatch(run_dir),
@@ -81,7 +116,7 @@ def make_trainer(config: RunConfig, run_dir: Path, loggers: list[Logger], data: 
             run_dir / "checkpoints",
             every=config.checkpoint.every,
             keep=config.checkpoint.keep,
-            run_config=config.model_dump(by_alias=True),
+            run_config=config.plain(),
         ),
         *([WeightAveraging(config.ema)] if config.ema is not None else []),
         GracefulStop(),
@@ -99,7 +134,7 @@ def make_trainer(config: RunConfig, run_dir: Path, loggers: list[Logger], data: 
         num_sanity_val_steps=0,
         accumulate_grad_batches=config.accumulate,
         log_every_n_steps=min(config.trainer.log_every, config.steps),
-        logger=loggers,
+        logger=active,
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=False,
@@ -121,22 +156,21 @@ def precision(option: str, accelerator: str) -> str:
     return "bf16-mixed" if can.get("avx512_bf16") or can.get("amx_bf16") else "32-true"
 
 
-def show_start(config: RunConfig, model: Codec, trainer: L.Trainer, data: Photographs, run_dir: Path) -> None:
+def show_start(config: RunConfig, model: Codec, trainer: L.Trainer, data: Photographs) -> None:
     """Print what will be trained, on what, for how long, and where it goes."""
     about = Table(show_header=False, box=None, padding=(0, 1))
-    model_name = config.model["_target_"].rsplit(".", 2)[-2]
     arguments = ", ".join(f"{key}={value}" for key, value in config.model.items() if key != "_target_")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     rung = quality(config.lmbda, config.distortion)
     batch = f"{config.batch_size} crops of {config.crop} x {config.crop}"
     split = f" = {trainer.world_size} devices x {config.accumulate} micro-batches"
     for key, value in (
-        ("model", f"{model_name}({arguments}), {parameters:,} parameters"),
+        ("model", f"{config.model_name}({arguments}), {parameters:,} parameters"),
         ("lambda", f"{config.lmbda:g} ({config.distortion}, quality {rung} of 8)"),
         ("data", f"{len(data.train):,} training and {len(data.val):,} validation photographs, {data.root or 'installed'}"),
         ("batch", batch + (split if config.accumulate * trainer.world_size > 1 else "")),
         ("device", f"{trainer.strategy.root_device}, {trainer.precision}{', compiled' if config.compile else ''}"),
-        ("output", str(run_dir)),
+        ("output", config.output),
     ):
         about.add_row(f"[bold]{key}", value)
     stages = Table("stage", "steps", "learning rate", "loss", title_justify="left")

@@ -1,9 +1,10 @@
 """What surrounds the training step, one subject a file.
 
-Lightning calls the hooks in the order of the trainer's list, and the order matters: ``NonFiniteGuard``, ``DataWatch``,
-``Checkpoints``, ``Pictures``, ``WeightAveraging``, ``ProgressBar``, ``GracefulStop``. What exports or draws the model after a
-validation stands before the averaging, which puts the trained weights back; what saves or draws stands before the bar,
-which measures the time that nobody else used; and the stop comes when all others are done with the step.
+Lightning calls the hooks in the order of the trainer's list, and the order matters: ``DataWatch``, ``NonFiniteGuard``,
+``Pictures``, ``Checkpoints``, ``WeightAveraging``, ``ProgressBar``, ``GracefulStop``. What exports or draws the model
+after a validation stands before the averaging, which puts the trained weights back; what saves or draws stands before
+the bar, which takes the time between batches that is left for a wait for data; and the stop comes when all others are
+done with the step.
 """
 
 from lic_train.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints, newest_intact

@@ -80,10 +80,10 @@ def _not_a_checkpoint(path: Path, got: str) -> CheckpointError:
 def _not_written(path: Path, error: Exception) -> str:
     return (
         f"{path} could not be written.\n"
-        f"expected: a writable directory with room for it\n"
+        "expected: a writable directory with room for it\n"
         f"got: {reason(error)}\n"
-        "what to do: make room (checkpoint.keep=1 keeps the fewest) or mend the permissions; what was written before is "
-        "whole, and the same command continues from it."
+        "what to do: make room (checkpoint.keep=1 keeps the fewest) or mend the permissions; what was written before "
+        "is whole, and the same command continues from it."
     )
 
 
@@ -95,8 +95,8 @@ def _link_or_copy(path: Path, other: Path) -> None:
 
 
 def step_of(path: Path) -> int:
-    """The optimizer step at which a checkpoint was written. Raises CheckpointError when it is not whole."""
-    return int(read_checkpoint(path, mmap=True)["global_step"])
+    """The optimizer step at which a checkpoint was written; raises CheckpointError if only a broken file could tell."""
+    return _number(path) if STEP_FILE.fullmatch(path.name) else int(read_checkpoint(path, mmap=True)["global_step"])
 
 
 def step_files(directory: Path) -> list[Path]:
@@ -216,7 +216,7 @@ class Checkpoints(Callback):
         if trainer.is_global_zero:
             extra = {"step": trainer.global_step, "val_loss": value, "run_config": self.run_config}
             try:
-                save_model(self.directory / BEST, pl_module.model, pl_module.model_config, extra)
+                save_model(self.directory / BEST, pl_module.model, pl_module.model_config, extra)  # type: ignore[arg-type]
             except (OSError, SafetensorError) as error:
                 raise TrainingError(_not_written(self.directory / BEST, error)) from error
 

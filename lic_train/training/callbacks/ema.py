@@ -1,8 +1,8 @@
 """Exponential moving average of the weights, used for validation and for the exported model.
 
-Lightning's ``EMAWeightAveraging`` does not fit here: it swaps buffers too, whose shapes differ once coding tables exist;
-it puts the raw weights back before the module's ``on_validation_epoch_end``, where the real bitstreams are made; and
-it starts every average at the untrained weights, without a warm-up.
+Lightning's ``EMAWeightAveraging`` does not fit here: it swaps buffers too, whose shapes differ once coding tables
+exist; it puts the raw weights back before the module's ``on_validation_epoch_end``, where the real bitstreams are made;
+and it has no warm-up, so that a short run would validate little but its first weights.
 """
 
 from typing import Any
@@ -20,10 +20,10 @@ CHECKPOINT_KEY = "weight_averaging"
 class WeightAveraging(Callback):
     """Keeps ``average = d * average + (1 - d) * weights`` after every optimizer step, in fp32, parameters only.
 
-    ``d = min(decay, (1 + step) / (10 + step))``: the warm-up of TensorFlow's ``ExponentialMovingAverage``, without which
-    a run much shorter than ``1 / (1 - decay)`` steps would validate its first weights. The averaged weights stand in
-    the model from ``on_validation_start`` until this callback's ``on_validation_end``; what exports or draws the model there must
-    come before this callback in the trainer's list. Checkpoints hold both sets, whenever they are written.
+    ``d = min(decay, (1 + step) / (10 + step))``, the warm-up of TensorFlow's ``ExponentialMovingAverage``. The averaged
+    weights stand in the model from ``on_validation_start`` until this callback's ``on_validation_end``; what exports or
+    draws the model there must come before this callback in the trainer's list. Checkpoints hold both sets, whenever
+    they are written.
 
     Args:
         decay: in (0, 1).

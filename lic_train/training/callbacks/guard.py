@@ -1,4 +1,4 @@
-"""Stops before a loss or gradient that is not finite can reach the weights, and keeps what is needed to look into it."""
+"""Stops before a loss or gradient that is not finite reaches the weights, and keeps what explains it."""
 
 import json
 import math
@@ -19,8 +19,8 @@ NAMED = 20  # parameters without a finite gradient that the report names
 class NonFiniteGuard(Callback):
     """Raises TrainingError when the loss or the norm of the gradient is NaN or infinite, before the optimizer steps.
 
-    The check follows the backward pass of every micro-batch, so that the batch at hand is the one to blame. It costs one
-    pass over the gradients and one synchronisation with the device.
+    The check follows the backward pass of every micro-batch, so that the batch at hand is the one to blame. It costs
+    one pass over the gradients and one synchronisation with the device.
 
     Writes ``failing_batch/``: ``batch.safetensors`` ("x": uint8 (B, 3, H, W)), one PNG per crop, ``report.json``.
 
@@ -116,6 +116,6 @@ def _message(report: dict[str, Any], saved: str) -> str:
         "expected: finite numbers\n"
         f"got: {terms}" + (f"; first parameter without a finite gradient: {first}" if first else "") + "\n"
         f"saved: {saved}; the weights were not touched, so the last checkpoint is good\n"
-        "what to do: start from that checkpoint with another name and a lower learning rate, a smaller gradient clip "
-        "norm, or precision=32: init_from=<this run> name=retry precision=32"
+        "what to do: start another run from that checkpoint (init_from=<run>/checkpoints/last.ckpt name=retry) with a "
+        "lower learning rate in recipe.stages, a stronger clip (smaller recipe.optimizer.clip_norm), or precision=32"
     )

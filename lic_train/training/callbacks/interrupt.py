@@ -32,11 +32,10 @@ class GracefulStop(Callback):
     """On the first SIGINT or SIGTERM ends the running optimizer step, saves a checkpoint and raises ``Interrupted``.
 
     A validation that is due at that step is still done, as without it the resumed run would miss it. A second signal
-    aborts at once. Must stand behind every other callback in the trainer's list.
+    aborts at once. Saves through the trainer's `Checkpoints`, and must stand behind every other callback in its list.
     """
 
-    def __init__(self, checkpoints: Checkpoints) -> None:
-        self.checkpoints = checkpoints
+    def __init__(self) -> None:
         self.requested = False
         self._saved: Path | None = None
         self._old_handlers: dict[int, Any] = {}
@@ -83,7 +82,8 @@ class GracefulStop(Callback):
     def _save_if_requested(self, trainer: Trainer) -> None:
         # One process of several may have got the signal: all must stop at the same step, or the others wait for ever.
         if trainer.strategy.reduce_boolean_decision(self.requested, all=False):
-            self._saved = self.checkpoints.save(trainer)
+            callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+            self._saved = next(one for one in callbacks if isinstance(one, Checkpoints)).save(trainer)
 
     def _restore(self) -> None:
         while self._old_handlers:

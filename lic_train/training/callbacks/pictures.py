@@ -45,7 +45,7 @@ class Pictures(Callback):
         path = self.directory / f"step_{trainer.global_step:08d}.png"
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            _draw(path, pl_module.model, *self._image, pl_module.device)
+            _draw(path, pl_module.model, *self._image, pl_module.device)  # type: ignore[arg-type]
         except OSError as error:
             say(f"The picture {path} could not be written: {reason(error)}", style="yellow")
             return

@@ -1,0 +1,200 @@
+"""Serial context over a latent seen as a volume (channel, row, column), coded by a wavefront.
+
+The context of GAACNN (Tang et al. 2023) and of the NIC code base under it: the kernel of 11x11x11 sees the 665 elements
+before its centre in raster order, channel-major. An element so depends on the five channels before it (11x11 positions
+each), on five rows above and on five elements to its left, and all elements of one
+``t = 36 * channel + 6 * row + column`` depend on smaller t only: 36(M - 1) + 6(h - 1) + w steps instead of M * h * w.
+
+What decides the bitstream runs on the CPU in float64. There the order of a sum, and so the number of threads or the
+library, moves the fifteenth digit, and the mixture coder then rounds to coarse grids: the tables of encoder and decoder
+are equal on any machine but for a chance of about one in a million per picture, which the checksum catches.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lic_train.entropy.mixture import GaussianMixture
+from lic_train.entropy.mixture_coder import MixtureDecoder, MixtureEncoder
+from lic_train.entropy.precision import in_float32
+
+SIZE, REACH = 11, 5  # side of the kernel, and how far it sees
+TAPS = SIZE**3 // 2  # 665: those before the centre
+COMPONENTS = 3
+
+# weights, means and scales of n elements, each (n, K)
+Parameters = tuple[Tensor, Tensor, Tensor]
+# elements (n,) in the flat volume, their parameters -> y_hat (n,)
+Code = Callable[[Tensor, Parameters], Tensor]
+
+SCALES: dict[str, Callable[[Tensor], Tensor]] = {"abs": torch.abs, "softplus": F.softplus}
+
+
+def in_float64(module: nn.Module, x: Tensor) -> Tensor:
+    """``module(x)`` on the CPU in float64, whatever device and precision the module lives in."""
+    state = itertools.chain(module.named_parameters(), module.named_buffers())
+    exact = {name: _exact(value) for name, value in state if value.is_floating_point()}
+    return torch.func.functional_call(module, exact, (_exact(x),))
+
+
+def _exact(values: Tensor | None) -> Tensor:
+    assert values is not None, "every layer of this file has a bias"
+    return values.detach().cpu().double()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run tiny products on one thread: waking a second costs more than it does, ten times more on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class CausalConv3d(nn.Conv2d):
+    """11x11x11 convolution of a volume of one channel that sees the 665 taps before its centre in raster order.
+
+    The kernel's depth is stored as input channels: 2-D convolutions over stacks of six neighbouring channels are four
+    times faster backwards than a 3-D one. Parameters and initialisation are those of ``Conv3d(1, features, 11)``.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__(SIZE, features, kernel_size=SIZE, padding=REACH)
+
+    def taps(self) -> Tensor:
+        """(features, 665): the visible weights in raster order."""
+        return self.weight.flatten(1)[:, :TAPS]
+
+    def forward(self, y_hat: Tensor) -> Tensor:
+        """(B, M, h, w) -> (B * M, features, h, w)."""
+        depth = REACH + 1
+        kernel = F.pad(self.taps(), (0, depth * SIZE**2 - TAPS)).view(-1, depth, SIZE, SIZE)
+        stacks = F.pad(y_hat, (0, 0, 0, 0, REACH, 0)).unfold(1, depth, 1)
+        return F.conv2d(stacks.permute(0, 1, 4, 2, 3).flatten(0, 1), kernel, self.bias, padding=REACH)
+
+
+class VolumeContext(nn.Module):
+    """Masked 3-D context and a small network that turns it and one hyper feature into a mixture per element.
+
+    ``psi`` (B, 2M, h, w) comes from the hyper-decoder. Order of the network's inputs: context, hyper; of its outputs:
+    weight logit, mean, raw scale of component 0, then of component 1, and so on.
+
+    Args:
+        M: channels of y.
+        features: channels of the context.
+        scale_param: ``abs`` (the sign of a raw scale has no meaning) or ``softplus``.
+
+    Raises:
+        ValueError: ``scale_param`` has no meaning.
+    """
+
+    def __init__(self, M: int, features: int = 24, scale_param: str = "abs") -> None:
+        super().__init__()
+        if scale_param not in SCALES:
+            raise ValueError(f"scale_param: expected {' or '.join(SCALES)}, got {scale_param!r}")
+        self.scale_param = scale_param
+        self.hyper = nn.Conv2d(2 * M, M, kernel_size=3, padding=1)
+        self.context_prediction = CausalConv3d(features)
+        self.entropy_parameters = nn.Sequential(
+            nn.Conv2d(features + 1, 2 * features, kernel_size=1),
+            nn.ReLU(),
+            nn.Conv2d(2 * features, 4 * features, kernel_size=1),
+            nn.ReLU(),
+            nn.Conv2d(4 * features, 3 * COMPONENTS, kernel_size=1),
+        )
+        self.mixture = GaussianMixture()
+
+    @in_float32
+    def forward(self, y_hat: Tensor, psi: Tensor) -> Tensor:
+        """Likelihoods (B, M, h, w) of y_hat (B, M, h, w), all elements at once."""
+        raw = self.predict(y_hat, psi).unflatten(0, y_hat.shape[:2])
+        weights, means, scales = (part.transpose(1, 2) for part in self._split(raw, dim=2))
+        return self.mixture.likelihood(y_hat, weights, means, scales)
+
+    def predict(self, y_hat: Tensor, psi: Tensor) -> Tensor:
+        """(B * M, 9, h, w): the network's outputs, each from the elements before its own."""
+        hyper = self.hyper(psi).flatten(0, 1).unsqueeze(1)
+        return self.entropy_parameters(torch.cat([self.context_prediction(y_hat), hyper], dim=1))
+
+    def _split(self, raw: Tensor, dim: int) -> Parameters:
+        """The 9 outputs along ``dim`` -> weights, means and scales, each with the 3 components along ``dim``."""
+        logits, means, scales = raw.unflatten(dim, (COMPONENTS, 3)).unbind(dim + 1)
+        return logits.softmax(dim), means, SCALES[self.scale_param](scales)
+
+    @torch.no_grad()
+    def compress(self, y: Tensor, psi: Tensor) -> bytes:
+        """Code y (1, M, h, w) given psi (1, 2M, h, w).
+
+        Raises:
+            BitstreamError: y or a parameter is not finite.
+        """
+        encoder = MixtureEncoder()
+        flat = y.detach().cpu().flatten()
+        self._wavefront(psi, lambda at, parameters: self.mixture.encode(encoder, flat[at], *parameters))
+        return encoder.finish()
+
+    @torch.no_grad()
+    def decompress(self, string: bytes, psi: Tensor) -> Tensor:
+        """Return y_hat (1, M, h, w) on the CPU in float64.
+
+        Raises:
+            BitstreamError: the string is damaged.
+        """
+        decoder = MixtureDecoder(string)
+        y_hat = self._wavefront(psi, lambda at, parameters: self.mixture.decode(decoder, *parameters))
+        decoder.finish()
+        return y_hat
+
+    def _wavefront(self, psi: Tensor, code: Code) -> Tensor:
+        """Visit all elements in coding order; returns y_hat (1, M, h, w).
+
+        Encoder and decoder run these very products on the same elements in this order: their parameters are bit-equal.
+        """
+        volume = psi.shape[1] // 2, *psi.shape[2:]
+        context, first, *rest = self._matrices()
+        beside = torch.addmm(first[1], in_float64(self.hyper, psi).view(-1, 1), first[0][-1:])
+        canvas = beside.new_zeros([REACH + volume[0], *(side + 2 * REACH for side in volume[1:])])
+        flat, taps = canvas.view(-1), _tap_offsets(canvas)
+        with one_thread():
+            for elements, centres in wavefront(*volume):
+                patches = flat.index_select(0, (centres[:, None] + taps).view(-1)).view(-1, TAPS)
+                values = beside[elements].addmm_(torch.addmm(context[1], patches, context[0]), first[0][:-1])
+                for matrix, bias in rest:
+                    values = torch.addmm(bias, values.relu_(), matrix)
+                flat.index_copy_(0, centres, code(elements, self._split(values, dim=1)))
+        return canvas[None, REACH:, REACH:-REACH, REACH:-REACH].contiguous()
+
+    def _matrices(self) -> list[tuple[Tensor, Tensor]]:
+        """The convolutions as float64 matrices (inputs, outputs) with their biases, on the CPU: context, then 1x1."""
+        pointwise = [layer for layer in self.entropy_parameters if isinstance(layer, nn.Conv2d)]
+        pairs = [(self.context_prediction.taps(), self.context_prediction.bias)]
+        pairs += [(layer.weight.flatten(1), layer.bias) for layer in pointwise]
+        return [(_exact(matrix).T.contiguous(), _exact(bias)) for matrix, bias in pairs]
+
+
+def wavefront(M: int, height: int, width: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """For every step: its elements in the flat volume (n,), and their centres in the flat padded volume (n,).
+
+    The volume has five empty channels before it and a border of five around its maps.
+    """
+    channel, row, column = torch.meshgrid(torch.arange(M), torch.arange(height), torch.arange(width), indexing="ij")
+    time = (36 * channel + 6 * row + column).flatten()
+    centre = ((channel + REACH) * (height + 2 * REACH) + row + REACH) * (width + 2 * REACH) + column + REACH
+    order = torch.argsort(time, stable=True)
+    counts = torch.unique_consecutive(time[order], return_counts=True)[1].tolist()
+    return zip(order.split(counts), centre.flatten()[order].split(counts), strict=True)
+
+
+def _tap_offsets(canvas: Tensor) -> Tensor:
+    """(665,) distances from a centre to its taps in the flat padded volume, in raster order."""
+    axis = torch.arange(-REACH, REACH + 1)
+    depth, row, column = torch.meshgrid(axis, axis, axis, indexing="ij")
+    return (depth * canvas.stride(0) + row * canvas.stride(1) + column).flatten()[:TAPS]

@@ -1,0 +1,74 @@
+"""Graph attention over the positions of a feature map (Velickovic et al., ICLR 2018, as used by Tang et al. 2023).
+
+B batch, h w map, n = h * w nodes, M channels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ADJACENCIES = ("sign", "rownorm", "full")
+# Rows of the attention matrix made at a time: bounds the memory for large pictures, one part for all training crops.
+GRAPH_ROWS = 1024
+
+
+class GraphLayer(nn.Module):
+    """One head of graph attention (Velickovic et al. 2018) over given edges; dropout 0.6 on the coefficients."""
+
+    def __init__(self, M: int) -> None:
+        super().__init__()
+        self.weight, self.attention = nn.Parameter(torch.empty(M, M)), nn.Parameter(torch.empty(2, M))
+        nn.init.xavier_uniform_(self.weight, gain=1.414)
+        # Xavier for the 2M x 1 matrix that these two vectors are in the paper.
+        bound = 1.414 * (6 / (2 * M + 1)) ** 0.5
+        nn.init.uniform_(self.attention, -bound, bound)
+
+    def forward(self, nodes: Tensor, edges: Tensor) -> Tensor:
+        """Nodes (B, n, M), edges (B, n, n) bool -> (B, n, M).
+
+        The score of an edge i -> j, ``LeakyReLU(a1.Wh_i + a2.Wh_j)``, needs two numbers per node.
+        """
+        hidden = nodes @ self.weight
+        own, other = (hidden @ self.attention.mT).split(1, dim=2)
+        parts = zip(own.split(GRAPH_ROWS, dim=1), edges.split(GRAPH_ROWS, dim=1), strict=True)
+        return torch.cat([self._coefficients(row + other.mT, edge) @ hidden for row, edge in parts], dim=1)
+
+    def _coefficients(self, scores: Tensor, edges: Tensor) -> Tensor:
+        """(B, rows, n) -> softmax over the neighbours; a node without any sees all alike, as in the code."""
+        scores = F.leaky_relu(scores, 0.2).masked_fill(~edges, -9e15)
+        return F.dropout(scores.softmax(dim=2), 0.6, self.training)
+
+
+class GraphAttention(nn.Module):
+    """GAT2: two layers over the positions of a map, joined where their features point the same way."""
+
+    def __init__(self, M: int, adjacency: str) -> None:
+        super().__init__()
+        self.adjacency = adjacency
+        self.layers = nn.ModuleList([GraphLayer(M), GraphLayer(M)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, M, h, w) -> (B, M, h, w), at least 0."""
+        nodes = x.flatten(2).mT
+        edges = self.edges(nodes)
+        for layer in self.layers:
+            nodes = F.relu(layer(nodes, edges))
+        return nodes.mT.reshape(x.shape)
+
+    @torch.no_grad()
+    def edges(self, nodes: Tensor) -> Tensor:
+        """Nodes (B, n, M) -> (B, n, n) bool."""
+        edges = torch.cat([self._linked(rows @ nodes.mT) for rows in nodes.split(GRAPH_ROWS, dim=1)], dim=1)
+        if self.adjacency == "sign":
+            edges.diagonal(dim1=1, dim2=2).fill_(True)
+        return edges
+
+    def _linked(self, products: Tensor) -> Tensor:
+        """Inner products (B, rows, n) of some nodes with all."""
+        if self.adjacency == "full":
+            return torch.ones_like(products, dtype=torch.bool)
+        if self.adjacency == "rownorm":
+            products = products / (products.sum(dim=2, keepdim=True) + 1e-10)
+        return products > 0

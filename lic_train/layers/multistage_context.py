@@ -1,0 +1,175 @@
+"""Multistage context model of Tiny-LIC (Lu and Ma 2022, arXiv 2204.11448): channel slices, each in spatial stages.
+
+A slice sees the hyper features psi and all earlier slices through its channel context, and what its own earlier stages
+left through a masked convolution. Four slices of 4, 2, 2 and 1 stages make nine passes over y.
+
+Legend: B batch, h w size of y, M channels of y, psi (B, 2M, h, w), s channels of a slice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from lic_train.entropy.gaussian import GaussianConditional
+from lic_train.entropy.passes import Decode, Encode, Estimate, LatentPass
+from lic_train.entropy.quantize import round_to
+
+Parity = tuple[int, int]  # of row and column
+
+# The positions of each stage, slice by slice. Slices 1 and 2 begin with opposite halves of the checkerboard.
+STAGES: tuple[tuple[tuple[Parity, ...], ...], ...] = (
+    (((0, 0),), ((1, 1),), ((0, 1),), ((1, 0),)),
+    (((0, 1), (1, 0)), ((0, 0), (1, 1))),
+    (((0, 0), (1, 1)), ((0, 1), (1, 0))),
+    (((0, 0), (0, 1), (1, 0), (1, 1)),),
+)
+
+
+def slice_sizes(M: int) -> list[int]:
+    """Channels of the slices, cosine-shaped and rising: 24, 69, 104, 123 for M = 320."""
+    bounds = [math.ceil(M * math.cos(math.pi * t / (2 * len(STAGES)))) for t in range(len(STAGES))]
+    return [first - second for first, second in pairwise([*bounds, 0])]
+
+
+def stage_mask(stage: Sequence[Parity], height: int, width: int, device: torch.device | None = None) -> Tensor:
+    """(height, width) bool: the positions of a stage."""
+    rows = torch.arange(height, device=device)[:, None] % 2
+    columns = torch.arange(width, device=device)[None, :] % 2
+    hits = [(rows == row) & (columns == column) for row, column in stage]
+    return torch.stack(hits).any(dim=0)
+
+
+def planar(x: Tensor) -> Tensor:
+    """A copy with plain row-major strides. Kernels are chosen by strides: encoder and decoder must not differ in them."""
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+class ExactEstimate(Estimate):
+    """`Estimate` whose y_hat is, in evaluation, the bitstream's to the last bit; straight-through costs half a digit."""
+
+    def __call__(self, channels: slice, mask: Tensor, scales: Tensor, means: Tensor) -> Tensor:
+        """See `LatentPass`."""
+        y_hat = super().__call__(channels, mask, scales, means)
+        return y_hat if self._gaussian.training else round_to(self._y[:, channels], means.float())
+
+
+class SpatialContext(nn.Conv2d):
+    """Convolution s -> 2s that sees, from any position of ``stage``, the positions of the ``earlier`` stages only.
+
+    The mask is applied at every use: an optimiser step must not be able to leave a hidden tap in the stored weight's effect.
+    """
+
+    def __init__(self, size: int, kernel: int, stage: Sequence[Parity], earlier: Sequence[Parity]) -> None:
+        super().__init__(size, 2 * size, kernel, padding=kernel // 2)
+        reach = range(-(kernel // 2), kernel // 2 + 1)
+        row, column = stage[0]
+        taps = [[((row + r) % 2, (column + c) % 2) in earlier for c in reach] for r in reach]
+        self.register_buffer("taps", torch.tensor(taps), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, s, h, w) -> (B, 2s, h, w)."""
+        return nn.functional.conv2d(x, self.weight * self.taps, self.bias, padding=self.padding)
+
+
+def channel_context(in_channels: int, size: int) -> nn.Sequential:
+    """psi and the earlier slices -> (B, 2s, h, w)."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, size, kernel_size=5, padding=2),
+        nn.GELU(),
+        nn.Conv2d(size, size, kernel_size=5, padding=2),
+        nn.GELU(),
+        nn.Conv2d(size, 2 * size, kernel_size=3, padding=1),
+    )
+
+
+def spatial_contexts(size: int, stages: Sequence[Sequence[Parity]]) -> nn.ModuleList:
+    """One masked convolution for every stage but the first; the diagonal neighbours are all that the first of three sees."""
+    contexts = nn.ModuleList()
+    for j, stage in enumerate(stages[1:], start=1):
+        earlier = [parity for before in stages[:j] for parity in before]
+        contexts.append(SpatialContext(size, 3 if len(earlier) == 1 else 5, stage, earlier))
+    return contexts
+
+
+def entropy_parameters(psi_channels: int, size: int, num_stages: int) -> nn.Sequential:
+    """psi, spatial and channel context -> scales, means (B, 2s, h, w); without stages there is no spatial context."""
+    widths = (psi_channels + 4 * size, 10 * size // 3, 8 * size // 3, 2 * size)
+    if num_stages == 1:
+        widths = (psi_channels + 2 * size, 2 * size, 2 * size, 2 * size)
+    first, *rest = (nn.Conv2d(a, b, kernel_size=1) for a, b in pairwise(widths))
+    return nn.Sequential(first, *(layer for conv in rest for layer in (nn.GELU(), conv)))
+
+
+class MultistageContext(nn.Module):
+    """Gaussian y (B, M, h, w) given psi (B, 2M, h, w), in nine passes; scales come first in the predicted parameters."""
+
+    def __init__(self, M: int) -> None:
+        super().__init__()
+        self.sizes = slice_sizes(M)
+        starts = [sum(self.sizes[:i]) for i in range(len(self.sizes))]
+        self.channel_context = nn.ModuleList(
+            channel_context(2 * M + start, size) for start, size in zip(starts, self.sizes, strict=True)
+        )
+        self.spatial_context = nn.ModuleList(
+            spatial_contexts(size, stages) for size, stages in zip(self.sizes, STAGES, strict=True)
+        )
+        self.entropy_parameters = nn.ModuleList(
+            entropy_parameters(2 * M, size, len(stages)) for size, stages in zip(self.sizes, STAGES, strict=True)
+        )
+        self.gaussian_conditional = GaussianConditional()
+
+    def forward(self, y: Tensor, psi: Tensor) -> tuple[Tensor, Tensor]:
+        """Return y_hat (straight-through in training) and its likelihoods, both (B, M, h, w)."""
+        estimate = ExactEstimate(self.gaussian_conditional, y)
+        y_hat = self._passes(psi, estimate)
+        return y_hat, estimate.likelihoods(y_hat)
+
+    @torch.no_grad()
+    def compress(self, y: Tensor, psi: Tensor) -> bytes:
+        """Code y (1, M, h, w)."""
+        encode = Encode(self.gaussian_conditional, y)
+        self._passes(psi, encode)
+        return encode.finish()
+
+    @torch.no_grad()
+    def decompress(self, string: bytes, psi: Tensor) -> Tensor:
+        """Return y_hat (1, M, h, w).
+
+        Raises:
+            BitstreamError: the string is damaged.
+        """
+        decode = Decode(self.gaussian_conditional, string)
+        y_hat = self._passes(psi, decode)
+        decode.finish()
+        return y_hat
+
+    def _passes(self, psi: Tensor, code: LatentPass) -> Tensor:
+        """Walk the slices in order; returns y_hat (B, M, h, w)."""
+        psi = planar(psi)
+        decoded: list[Tensor] = []
+        for i in range(len(self.sizes)):
+            side = self.channel_context[i](torch.cat([psi, *decoded], dim=1))
+            decoded.append(self._slice(i, psi, side, code))
+        return torch.cat(decoded, dim=1)
+
+    def _slice(self, i: int, psi: Tensor, side: Tensor, code: LatentPass) -> Tensor:
+        """The stages of slice ``i`` with channel context ``side`` (B, 2s, h, w); returns its y_hat (B, s, h, w)."""
+        start = sum(self.sizes[:i])
+        channels = slice(start, start + self.sizes[i])
+        contexts: Sequence[nn.Module | None] = (None, *self.spatial_context[i])
+        spatial = torch.zeros_like(side)
+        y_hat = psi.new_zeros(())
+        for stage, context in zip(STAGES[i], contexts, strict=True):
+            mask = stage_mask(stage, *psi.shape[2:], device=psi.device)
+            if context is not None:
+                # The maps of the stages do not overlap, so their sum keeps what each position was coded with.
+                spatial = spatial + torch.where(mask, context(y_hat), 0)
+            inputs = (psi, spatial, side) if len(STAGES[i]) > 1 else (psi, side)
+            scales, means = self.entropy_parameters[i](torch.cat(inputs, dim=1)).chunk(2, dim=1)
+            y_hat = planar(torch.where(mask, code(channels, mask, scales, means), y_hat))
+        return y_hat

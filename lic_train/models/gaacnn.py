@@ -1,0 +1,452 @@
+"""GAACNN: asymmetric convolutions, linked channel and coordinate attention, graph attention, a 3-D context, a mixture.
+
+Z. Tang, H. Wang, X. Yi, Y. Zhang, S. Kwong, C.-C. J. Kuo, "Joint Graph Attention and Asymmetric Convolutional Neural
+Network for Deep Image Compression", IEEE Trans. Circuits Syst. Video Technol. 33(1), 2023.
+
+What differs from the paper, and from the authors' code where that differs from the paper
+- The code rectifies skips and latent through an in-place ReLU; ``acnn_skip="raw"`` follows the figure,
+  ``"relu_alias"`` the code (y is then never negative).
+- First and last layers are the code's, ``stem="code"``; ``"figure"`` has a bare 3x3 convolution at either end.
+- The hyper transforms keep the code's order, ``hyper_order="code"``; ``"figure"`` moves one attention in each of them
+  (its links then join maps of one size, without pooling or sub-pixel convolution).
+- A graph edge stands where the inner product of two nodes is positive, and every node sees itself. The code divides by
+  the row sum first, which inverts a row of negative sum: ``adjacency="rownorm"``; ``"full"`` joins all nodes.
+- Asymmetric blocks are folded into one 3x3 convolution, which is the same function for 60 % of the work; the gradient
+  flows through the fold. ``reparameterize=False`` runs the three convolutions.
+- The mean shift is a constant; the code means to freeze it and trains it: ``mean_shift="trainable"``.
+- Scales are |raw| of at least 0.11 (the code: 1e-6), or ``scale_param="softplus"``; z is rounded around its median.
+- Each channel-attention body is evaluated once (the code: twice), the scores of graph attention are two dot products
+  (the code: a tensor n x n x 2M), and the ELU under a ReLU is left out: the same numbers.
+- Left out: a likelihood that the code evaluates and never uses, and a convolution that never gets a gradient.
+
+Legend: B batch, H W image, h w map, M channels of y, N channels of z, C channels of a block, n graph nodes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from compressai.layers import GDN, subpel_conv3x3
+from compressai.models.utils import conv, deconv
+from torch import Tensor, nn
+
+from lic_train.entropy.bottleneck import EntropyBottleneck
+from lic_train.entropy.context3d import VolumeContext, in_float64
+from lic_train.entropy.quantize import add_noise
+from lic_train.layers.graph_attention import ADJACENCIES, GraphAttention
+from lic_train.models.base import Codec
+
+RGB_MEAN = (0.4488, 0.4371, 0.4040)
+LEGAL = {
+    "acnn_skip": ("raw", "relu_alias"),
+    "stem": ("code", "figure"),
+    "hyper_order": ("code", "figure"),
+    "adjacency": ADJACENCIES,
+    "mean_shift": ("constant", "trainable"),
+}
+QUANTIZERS = ("universal", "noise")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The choices that the blocks share; see the module's docstring.
+
+    Raises:
+        ValueError: a choice has no meaning.
+    """
+
+    acnn_skip: str = "raw"
+    stem: str = "code"
+    hyper_order: str = "code"
+    adjacency: str = "sign"
+    mean_shift: str = "constant"
+    reparameterize: bool = True
+
+    def __post_init__(self) -> None:
+        for option, legal in LEGAL.items():
+            check_choice(option, getattr(self, option), legal)
+
+    @property
+    def aliased(self) -> bool:
+        """Whether a tensor that enters an ACNN is rectified for everybody who reads it."""
+        return self.acnn_skip == "relu_alias"
+
+
+def check_choice(option: str, value: str, legal: tuple[str, ...]) -> None:
+    """Raise a ValueError unless ``value`` is legal."""
+    if value not in legal:
+        raise ValueError(f"{option}: expected {' or '.join(legal)}, got {value!r}")
+
+
+class AsymmetricConv(nn.Module):
+    """AB: a 3x3, a 3x1 and a 1x3 convolution side by side, summed."""
+
+    def __init__(self, C: int, fold: bool = True) -> None:
+        super().__init__()
+        self.square = nn.Conv2d(C, C, kernel_size=3, padding=1)
+        self.column = nn.Conv2d(C, C, kernel_size=(3, 1), padding=(1, 0))
+        self.row = nn.Conv2d(C, C, kernel_size=(1, 3), padding=(0, 1))
+        self.fold = fold
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
+        if not self.fold:
+            return self.column(x) + self.row(x) + self.square(x)
+        column, row = F.pad(self.column.weight, (1, 1)), F.pad(self.row.weight, (0, 0, 1, 1))
+        bias = self.square.bias + self.column.bias + self.row.bias
+        return F.conv2d(x, self.square.weight + column + row, bias, padding=1)
+
+
+class ACNN(nn.Module):
+    """Three pre-activated asymmetric blocks in a row; the input and all three results are summed."""
+
+    def __init__(self, C: int, options: Options) -> None:
+        super().__init__()
+        self.aliased = options.aliased
+        self.blocks = nn.ModuleList(AsymmetricConv(C, options.reparameterize) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
+        t = x
+        total = F.relu(x) if self.aliased else x
+        for block in self.blocks:
+            t = block(F.relu(t))
+            total = total + t
+        return total
+
+
+class ResidualChannelAttention(nn.Module):
+    """RCAB: two convolutions, then one factor per channel from the map's mean."""
+
+    def __init__(self, C: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(conv(C, C, 3, 1), nn.ReLU(inplace=True), conv(C, C, 3, 1))
+        self.gate = nn.Sequential(nn.Conv2d(C, C, 1), nn.ReLU(inplace=True), nn.Conv2d(C, C, 1), nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
+        u = self.body(x)
+        return x + u * self.gate(u.mean(dim=(2, 3), keepdim=True))
+
+
+class CoordinateAttention(nn.Module):
+    """One factor per channel and row, and one per channel and column (reduction 32)."""
+
+    def __init__(self, C: int) -> None:
+        super().__init__()
+        inner = max(8, C // 32)
+        self.reduce = nn.Sequential(nn.Conv2d(C, inner, 1), nn.BatchNorm2d(inner), nn.Hardswish())
+        self.rows, self.columns = nn.Conv2d(inner, C, 1), nn.Conv2d(inner, C, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
+        means = torch.cat([x.mean(dim=3, keepdim=True), x.mean(dim=2, keepdim=True).mT], dim=2)
+        rows, columns = self.reduce(means).split(x.shape[2:], dim=2)
+        return x * self.rows(rows).sigmoid() * self.columns(columns.mT).sigmoid()
+
+
+class Attention(nn.Module):
+    """Att: coordinate attention plus a residual group of six channel attentions."""
+
+    def __init__(self, C: int) -> None:
+        super().__init__()
+        self.coordinate = CoordinateAttention(C)
+        self.group = nn.Sequential(*(ResidualChannelAttention(C) for _ in range(6)), conv(C, C, 3, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
+        return self.coordinate(x) + x + self.group(x)
+
+
+class Link(nn.Module):
+    """``beta * attention + gamma * earlier``: what an attention hears of the one before it, at first nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.beta, self.gamma = nn.Parameter(torch.ones(())), nn.Parameter(torch.zeros(()))
+
+    def forward(self, attention: Tensor, earlier: Tensor) -> Tensor:
+        """Two maps of one shape -> that shape."""
+        return self.beta * attention + self.gamma * earlier
+
+
+class ChannelNorm(nn.Module):
+    """Zero mean and unit variance over the channels of each pixel, then a scale and an offset per channel."""
+
+    def __init__(self, C: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(C, 1, 1)), nn.Parameter(torch.zeros(C, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w), in float32 also under autocast."""
+        variance, mean = torch.var_mean(x.float(), dim=1, keepdim=True)
+        return (x - mean) * torch.rsqrt(variance + 1e-3) * self.weight + self.bias
+
+
+class MeanShift(nn.Module):
+    """Add ``sign`` times the mean colour."""
+
+    def __init__(self, sign: int) -> None:
+        super().__init__()
+        self.register_buffer("offset", sign * torch.tensor(RGB_MEAN).view(3, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, 3, H, W)."""
+        return x + self.offset
+
+
+def mean_shift(sign: int, kind: str) -> nn.Module:
+    """A constant, or a 1x1 convolution that starts as one."""
+    if kind == "constant":
+        return MeanShift(sign)
+    layer = nn.Conv2d(3, 3, kernel_size=1)
+    nn.init.dirac_(layer.weight)
+    with torch.no_grad():
+        layer.bias.copy_(sign * torch.tensor(RGB_MEAN))
+    return layer
+
+
+def first_layers(C: int, options: Options) -> nn.Module:
+    """x (B, 3, H, W) -> e1 (B, C, H, W)."""
+    if options.stem == "figure":
+        return conv(3, C, 3, 1)
+    return nn.Sequential(
+        mean_shift(-1, options.mean_shift),
+        nn.Conv2d(3, C, kernel_size=5, padding=2, padding_mode="reflect"),
+        ChannelNorm(C),
+        nn.ReLU(inplace=True),
+        AsymmetricConv(C, options.reparameterize),
+    )
+
+
+def last_layers(C: int, options: Options) -> nn.Module:
+    """(B, C, H, W) -> x_hat (B, 3, H, W)."""
+    if options.stem == "figure":
+        return conv(C, 3, 3, 1)
+    return nn.Sequential(
+        AsymmetricConv(C, options.reparameterize),
+        nn.Conv2d(C, 3, kernel_size=5, padding=2, padding_mode="reflect"),
+        mean_shift(1, options.mean_shift),
+    )
+
+
+class Analysis(nn.Module):
+    """g_a. Every stage halves the map; an attention hears the one before it through a link."""
+
+    def __init__(self, M: int, widths: tuple[int, int], options: Options) -> None:
+        super().__init__()
+        inputs, outputs = (*widths, M, M), (widths[1], M, M, M)
+        self.first = first_layers(widths[0], options)
+        self.down = nn.ModuleList(
+            nn.Sequential(ACNN(a, options), conv(a, b), GDN(b)) for a, b in zip(inputs, outputs, strict=True)
+        )
+        self.attention = nn.ModuleList(Attention(C) for C in outputs)
+        self.pool = nn.ModuleList(
+            [nn.Sequential(conv(widths[1], M, 3, 1), nn.AvgPool2d(2)), nn.AvgPool2d(2), nn.AvgPool2d(2)]
+        )
+        self.link = nn.ModuleList(Link() for _ in self.pool)
+        self.skip = nn.Conv2d(widths[0], M, kernel_size=5, stride=16, padding=2)
+        self.seen = nn.ReLU() if options.aliased else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) -> y (B, M, H/16, W/16)."""
+        e1 = self.seen(self.first(x))
+        a1 = self.seen(self.attention[0](self.down[0](e1)))
+        a2 = self.seen(self.link[0](self.attention[1](self.down[1](a1)), self.pool[0](a1)))
+        a3 = self.seen(self.link[1](self.attention[2](self.down[2](a2)), self.pool[1](a2)))
+        u = self.down[3](a3) + self.skip(e1)
+        return self.seen(self.link[2](self.attention[3](u), self.pool[2](a3)))
+
+
+class HyperAnalysis(nn.Module):
+    """h_a; the graph joins positions at 1/32."""
+
+    def __init__(self, M: int, N: int, options: Options) -> None:
+        super().__init__()
+        self.attention_last = options.hyper_order == "code"
+        self.acnn = nn.ModuleList([ACNN(M, options), ACNN(M, options)])
+        self.down = nn.ModuleList(nn.Sequential(conv(M, M), nn.LeakyReLU(inplace=True)) for _ in range(2))
+        self.attention = nn.ModuleList([Attention(M), Attention(M)])
+        self.link = nn.ModuleList([Link(), Link()])
+        self.graph = GraphAttention(M, options.adjacency)
+        self.pool = nn.AvgPool2d(2)
+        self.last = conv(M, N, 3, 1)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """(B, M, H/16, W/16) -> z (B, N, H/64, W/64)."""
+        g = self.down[0](self.acnn[0](y))
+        v = self.link[0](self.attention[0](g), self.pool(y))
+        w = self.acnn[1](v + self.graph(g))
+        if self.attention_last:
+            q = self.down[1](w)
+            return self.last(self.link[1](self.attention[1](q), self.pool(v)))
+        return self.last(self.down[1](self.link[1](self.attention[1](w), v)))
+
+
+class HyperSynthesis(nn.Module):
+    """h_s without the P-net."""
+
+    def __init__(self, M: int, N: int, options: Options) -> None:
+        super().__init__()
+        self.attention_first = options.hyper_order == "code"
+        self.first = conv(N, M, 3, 1)
+        self.attention = nn.ModuleList([Attention(M), Attention(M)])
+        self.up = nn.ModuleList(nn.Sequential(deconv(M, M), nn.LeakyReLU(inplace=True)) for _ in range(2))
+        self.acnn = nn.ModuleList([ACNN(M, options), ACNN(M, options)])
+        self.grow = subpel_conv3x3(M, M, 2) if self.attention_first else nn.Identity()
+        self.link = Link()
+        self.graph = GraphAttention(M, options.adjacency)
+
+    def forward(self, z_hat: Tensor) -> Tensor:
+        """(B, N, H/64, W/64) -> (B, M, H/16, W/16)."""
+        c = self.first(z_hat)
+        if self.attention_first:
+            d = self.attention[0](c)
+            h = self.acnn[0](self.up[0](d))
+        else:
+            d = self.attention[0](self.up[0](c))
+            h = self.acnn[0](d)
+        o = self.link(self.attention[1](h), self.grow(d)) + self.graph(h)
+        return self.acnn[1](self.up[1](o))
+
+
+class PredictionNet(nn.Module):
+    """P-net: three residual pairs of convolutions, then psi."""
+
+    def __init__(self, M: int) -> None:
+        super().__init__()
+        self.pairs = nn.ModuleList(
+            nn.Sequential(conv(M, M, 3, 1), nn.ReLU(inplace=True), conv(M, M, 3, 1)) for _ in range(3)
+        )
+        self.last = conv(M, 2 * M, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, M, H/16, W/16) -> psi (B, 2M, H/16, W/16)."""
+        for pair in self.pairs:
+            x = x + pair(x)
+        return self.last(x)
+
+
+class Synthesis(nn.Module):
+    """g_s, the mirror of g_a."""
+
+    def __init__(self, M: int, widths: tuple[int, int], options: Options) -> None:
+        super().__init__()
+        outputs = (M, M, *widths[::-1])
+        self.up = nn.ModuleList(
+            nn.Sequential(deconv(a, b), GDN(b, inverse=True), ACNN(b, options))
+            for a, b in zip((M, *outputs), outputs, strict=False)
+        )
+        self.attention = nn.ModuleList(Attention(C) for C in (M, *outputs[:3]))
+        self.grow = nn.ModuleList(subpel_conv3x3(M, C, 2) for C in outputs[:3])
+        self.link = nn.ModuleList(Link() for _ in self.grow)
+        self.skip = nn.ConvTranspose2d(M, widths[0], kernel_size=5, stride=16, padding=2, output_padding=15)
+        self.last = last_layers(widths[0], options)
+
+    def forward(self, y_hat: Tensor) -> Tensor:
+        """(B, M, H/16, W/16) -> x_hat (B, 3, H, W)."""
+        b0 = self.attention[0](y_hat)
+        b1 = self.link[0](self.attention[1](self.up[0](b0)), self.grow[0](b0))
+        b2 = self.link[1](self.attention[2](self.up[1](b1)), self.grow[1](b1))
+        b3 = self.link[2](self.attention[3](self.up[2](b2)), self.grow[2](b2))
+        return self.last(self.up[3](b3) + self.skip(b0))
+
+
+def universal(values: Tensor, width: Tensor | float) -> Tensor:
+    """``round(values + u) - u``, u uniform of that width, straight-through (Choi et al. 2019)."""
+    u = (torch.rand_like(values) - 0.5) * width
+    return values + (torch.round(values + u) - u - values).detach()
+
+
+class GAACNN(Codec):
+    """The codec of the paper; y is (B, M, H/16, W/16), z is (B, N, H/64, W/64), psi is (B, 2M, H/16, W/16).
+
+    ::
+
+        x --g_a--> y --h_a--> z --Q, EB--> z_hat --h_s, p_net--> psi
+        y --Q--> y_hat,  3 weights, means, scales per element = context(y_hat before it, psi)
+        y_hat --g_s--> x_hat
+
+    Args:
+        M: channels of the networks and of y. Paper: 192, for high rates 320.
+        N: channels of z.
+        widths: channels at full and at half resolution.
+        quantizer: of training: ``universal`` (paper) or ``noise``. Evaluation rounds.
+        scale_param: see `VolumeContext`.
+        options: the fields of `Options`.
+
+    Raises:
+        ValueError: an option has no meaning.
+        TypeError: there is no such option.
+    """
+
+    downsampling_factor = 64
+
+    def __init__(
+        self,
+        M: int = 192,
+        N: int = 128,
+        widths: tuple[int, int] = (64, 128),
+        quantizer: str = "universal",
+        scale_param: str = "abs",
+        **options: str | bool,
+    ) -> None:
+        super().__init__()
+        chosen = Options(**options)
+        check_choice("quantizer", quantizer, QUANTIZERS)
+        self.quantizer = quantizer
+        self.g_a, self.g_s = Analysis(M, tuple(widths), chosen), Synthesis(M, tuple(widths), chosen)
+        self.h_a, self.h_s = HyperAnalysis(M, N, chosen), HyperSynthesis(M, N, chosen)
+        self.p_net = PredictionNet(M)
+        self.entropy_bottleneck = EntropyBottleneck(N, filters=(3, 3, 3))
+        self.context = VolumeContext(M, scale_param=scale_param)
+
+    def forward(self, x: Tensor) -> dict:
+        """(B, 3, H, W) -> x_hat and likelihoods; see `Codec`. Networks, context and rate all see the same y_hat."""
+        y = self.g_a(x)
+        z = self.h_a(y)
+        z_hat, z_likelihoods = self._quantise_z(z)
+        psi = self.p_net(self.h_s(z_hat))
+        y_hat = self._quantise_y(y.float())
+        y_likelihoods = self.context(y_hat, psi)
+        x_hat = self.g_s(y_hat)
+        return {"x_hat": x_hat, "likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}
+
+    def _quantise_y(self, y: Tensor) -> Tensor:
+        if not self.training:
+            return torch.round(y)
+        if self.quantizer == "noise":
+            return add_noise(y)
+        # One width for the whole batch: 2^b, b uniform in +-1.
+        return universal(y, torch.exp2(2 * torch.rand((), device=y.device) - 1))
+
+    def _quantise_z(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z_hat and its likelihoods."""
+        if not self.training or self.quantizer == "noise":
+            return self.entropy_bottleneck(z)
+        z_hat = universal(z.float(), 1.0)
+        return z_hat, self.entropy_bottleneck.likelihood(z_hat)
+
+    @torch.no_grad()
+    def _psi(self, z_hat: Tensor) -> Tensor:
+        """The bitstream's psi: on the CPU in float64, see `lic_train.entropy.context3d`."""
+        assert not self.training, "code in eval mode: graph dropout and batch statistics cannot be decoded"
+        return in_float64(self.p_net, in_float64(self.h_s, z_hat))
+
+    def compress(self, x: Tensor) -> dict:
+        """One image -> strings [y, z] and the shape of z."""
+        y = self.g_a(x)
+        z = self.h_a(y)
+        z_string = self.entropy_bottleneck.compress(z)
+        psi = self._psi(self.entropy_bottleneck.quantize(z))
+        y_string = self.context.compress(y, psi)
+        return {"strings": [y_string, z_string], "shape": tuple(z.shape[2:])}
+
+    def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> dict:
+        """Mirror of `compress`."""
+        z_hat = self.entropy_bottleneck.decompress(strings[1], shape)
+        psi = self._psi(z_hat)
+        y_hat = self.context.decompress(strings[0], psi)
+        return {"x_hat": self.g_s(y_hat.to(z_hat)).clamp(0, 1)}

@@ -1,0 +1,256 @@
+"""GCAB + GMM: scale hyperprior with global context attention in the encoder and a Gaussian mixture for every latent.
+
+Zhu J., Gao C., Chen Z., Chen F., "End-to-end image compression method based on attention modules and discretized
+Gaussian mixture model", J. Chongqing Univ. of Posts and Telecommunications (Natural Science), 2020, issue 5, p. 769 ff.
+The attention block is that of Y. Cao et al., "GCNet: Non-local networks meet squeeze-excitation networks and beyond",
+ICCV 2019 workshops.
+
+No code was published and the figures are lost, so these are readings
+- The text says 192 channels, the file sizes (20.3 and 23.3 MB) say N = 128, M = 192: 192 is read as the latent's width.
+- Three attention blocks, after the first three GDNs, with bottleneck ratio 16; ``gcab_after`` and ``ratio`` move them.
+- The head is 1x1 and stands behind the hyper decoder; its inner widths fit the growth of 3.0 MB, ``head_widths``.
+- The weights shall come from a sigmoid and sum to 1, which sigmoids do not. ``head="softmax"`` is the default;
+  ``head="sigmoid"`` divides the sigmoids by their sum.
+- Scales: softplus, then the bound 0.11. ``scale="raw"`` has the bound alone; its rate overshoots at the start.
+- y enters the hyper encoder with its sign, because means are predicted; ``abs_y=True`` is Balle's habit.
+
+The paper calls the mask spatially adaptive; by its own equations it adds one vector per image to all positions.
+
+Legend: B batch, H W image, N M channels, K components, h w = H/16 W/16; y is (B, M, h, w), z is (B, N, h/4, w/4),
+weights, means and scales are (B, K, M, h, w).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from compressai.layers import GDN
+from compressai.models.utils import conv, deconv
+from torch import Tensor, nn
+
+from lic_train.entropy.bottleneck import EntropyBottleneck
+from lic_train.entropy.gaussian import GaussianConditional
+from lic_train.entropy.mixture import GaussianMixture
+from lic_train.models.base import Codec
+
+STAGES = 4
+
+
+class GlobalContext(nn.Module):
+    """GCAB: one attention-pooled vector per image, transformed and added to every position; the identity at the start.
+
+    Args:
+        channels: C.
+        ratio: the transform goes through C // ratio channels, at least 2: the norm of one number is a constant.
+    """
+
+    def __init__(self, channels: int, ratio: int = 16) -> None:
+        super().__init__()
+        hidden = channels // ratio
+        if hidden < 2:
+            raise ValueError(
+                f"ratio: expected at most half of the {channels} channels, got {ratio}; use {channels // 2} or less"
+            )
+        self.score = nn.Conv2d(channels, 1, kernel_size=1)
+        self.transform = nn.Sequential(
+            nn.Conv2d(channels, hidden, kernel_size=1),
+            nn.LayerNorm([hidden, 1, 1]),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(hidden, channels, kernel_size=1),
+        )
+        nn.init.kaiming_normal_(self.score.weight, nonlinearity="relu")
+        nn.init.zeros_(self.score.bias)
+        nn.init.zeros_(self.transform[-1].weight)
+        nn.init.zeros_(self.transform[-1].bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        attention = self.score(x).flatten(1).float().softmax(dim=1)  # (B, HW), in float32: thousands of small numbers
+        context = x.flatten(2) @ attention.to(x.dtype)[:, :, None]
+        return x + self.transform(context[..., None])
+
+
+def encoder(N: int, M: int, gcab_after: Sequence[int], ratio: int) -> nn.Sequential:
+    """Build g_a: x (B, 3, H, W) -> y, with an attention block behind each of the stages ``gcab_after``, 1 to 4."""
+    layers: list[nn.Module] = []
+    widths = (3, N, N, N, M)
+    for stage in range(1, STAGES + 1):
+        layers.append(conv(widths[stage - 1], widths[stage]))
+        if stage < STAGES:
+            layers.append(GDN(N))
+        if stage in gcab_after:
+            layers.append(GlobalContext(widths[stage], ratio))
+    return nn.Sequential(*layers)
+
+
+def decoder(N: int, M: int) -> nn.Sequential:
+    """Build g_s: y_hat -> x_hat (B, 3, H, W)."""
+    return nn.Sequential(
+        deconv(M, N),
+        GDN(N, inverse=True),
+        deconv(N, N),
+        GDN(N, inverse=True),
+        deconv(N, N),
+        GDN(N, inverse=True),
+        deconv(N, 3),
+    )
+
+
+def hyper_encoder(N: int, M: int, act: type[nn.Module]) -> nn.Sequential:
+    """Build h_a: y -> z."""
+    return nn.Sequential(conv(M, N, kernel_size=3, stride=1), act(), conv(N, N), act(), conv(N, N))
+
+
+def hyper_decoder(N: int, M: int, act: type[nn.Module], last: type[nn.Module]) -> nn.Sequential:
+    """Build h_s: z_hat -> (B, M, h, w)."""
+    return nn.Sequential(deconv(N, N), act(), deconv(N, N), act(), conv(N, M, kernel_size=3, stride=1), last())
+
+
+class MixtureHead(nn.Module):
+    """Three 1x1 convolutions; the output is K*M weight logits, K*M means, K*M scales, component-major.
+
+    Args:
+        M: channels in, and of the latent.
+        K: components.
+        widths: channels after the first two convolutions.
+        weights: "softmax" over K, or "sigmoid" divided by its sum over K.
+        scale: "softplus", or "raw" for the entropy model's bound alone.
+    """
+
+    def __init__(self, M: int, K: int, widths: Sequence[int], weights: str, scale: str) -> None:
+        super().__init__()
+        self.M, self.K, self.weights, self.scale = M, K, weights, scale
+        first, second = widths
+        self.layers = nn.Sequential(
+            nn.Conv2d(M, first, kernel_size=1),
+            nn.LeakyReLU(inplace=True),
+            nn.Conv2d(first, second, kernel_size=1),
+            nn.LeakyReLU(inplace=True),
+            nn.Conv2d(second, 3 * K * M, kernel_size=1),
+        )
+        self._spread_means()
+
+    @torch.no_grad()
+    def _spread_means(self) -> None:
+        """Equal components would stay equal: their means start one apart, about 0."""
+        spread = torch.arange(self.K) - (self.K - 1) / 2
+        self.layers[-1].bias.view(3, self.K, self.M)[1].add_(spread[:, None])
+
+    def forward(self, psi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, M, h, w) -> weights, means and scales, each float32 (B, K, M, h, w)."""
+        logits, means, scales = self.layers(psi).float().unflatten(1, (3, self.K, self.M)).unbind(1)
+        if self.weights == "sigmoid":
+            logits = F.logsigmoid(logits)  # sigmoids over their sum; by way of logarithms there is no 0/0
+        return logits.softmax(dim=1), means, F.softplus(scales) if self.scale == "softplus" else scales
+
+
+ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU}
+
+
+class GCABMixture(Codec):
+    """``x -> g_a -> y -> h_a -> z -> z_hat -> h_s -> head -> weights, means, scales``; ``y -> y_hat -> g_s -> x_hat``.
+
+    Nothing is read while y is decoded: all parameters come from z_hat.
+
+    Args:
+        N: channels of the networks and of z. Paper: 128.
+        M: channels of y. Paper: 192.
+        K: components of the mixture. Paper: 3, studied 2 to 4; 1 is a single Gaussian.
+        mixture: False leaves the head out: zero-mean Gaussians and abs(y) into h_a, the hyperprior the paper builds on.
+        gcab_after: stages of g_a, 1 to 4, that an attention block follows; empty leaves attention out.
+        ratio: bottleneck of the attention blocks.
+        head: "softmax" or "sigmoid", how the weights are normalised.
+        head_widths: inner channels of the head.
+        scale: "softplus" or "raw".
+        act: "relu" or "leaky_relu", inside the hyper networks.
+        abs_y: whether h_a sees abs(y).
+
+    Raises:
+        ValueError: an option has no meaning.
+    """
+
+    downsampling_factor = 64
+
+    def __init__(
+        self,
+        N: int = 128,
+        M: int = 192,
+        K: int = 3,
+        mixture: bool = True,
+        gcab_after: Sequence[int] = (1, 2, 3),
+        ratio: int = 16,
+        head: str = "softmax",
+        head_widths: Sequence[int] = (384, 320),
+        scale: str = "softplus",
+        act: str = "relu",
+        abs_y: bool = False,
+    ) -> None:
+        super().__init__()
+        _check(K=K, gcab_after=gcab_after, head=head, head_widths=head_widths, scale=scale, act=act)
+        activation = ACTIVATIONS[act]
+        self.abs_y = abs_y or not mixture
+        self.g_a, self.g_s = encoder(N, M, gcab_after, ratio), decoder(N, M)
+        self.h_a = hyper_encoder(N, M, activation)
+        self.h_s = hyper_decoder(N, M, activation, last=nn.LeakyReLU if mixture else nn.ReLU)
+        self.head = MixtureHead(M, K, head_widths, head, scale) if mixture else None
+        self.entropy_bottleneck = EntropyBottleneck(N)
+        self.entropy_model = GaussianMixture() if mixture else GaussianConditional()
+
+    def forward(self, x: Tensor) -> dict:
+        """(B, 3, H, W) -> x_hat and likelihoods; see `Codec`."""
+        y = self.g_a(x)
+        z = self._hyper_analysis(y)
+        z_hat, z_likelihoods = self.entropy_bottleneck(z)
+        y_hat, y_likelihoods = self.entropy_model(y, *self._distribution(z_hat))
+        x_hat = self.g_s(y_hat)
+        return {"x_hat": x_hat, "likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}
+
+    def compress(self, x: Tensor) -> dict:
+        """One image -> strings [y, z] and the shape of z."""
+        y = self.g_a(x)
+        z = self._hyper_analysis(y)
+        z_string = self.entropy_bottleneck.compress(z)
+        z_hat = self.entropy_bottleneck.quantize(z)
+        y_string = self.entropy_model.compress(y, *self._distribution(z_hat))
+        return {"strings": [y_string, z_string], "shape": tuple(z.shape[2:])}
+
+    def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> dict:
+        """Mirror of `compress`."""
+        z_hat = self.entropy_bottleneck.decompress(strings[1], shape)
+        y_hat = self.entropy_model.decompress(strings[0], *self._distribution(z_hat))
+        return {"x_hat": self.g_s(y_hat).clamp(0, 1)}
+
+    def _hyper_analysis(self, y: Tensor) -> Tensor:
+        return self.h_a(y.abs() if self.abs_y else y)
+
+    def _distribution(self, z_hat: Tensor) -> tuple[Tensor, ...]:
+        """(weights, means, scales) of the mixture, or (scales,) without it."""
+        # Kernels are chosen by strides, which encoder and decoder must not differ in.
+        psi = self.h_s(z_hat.clone(memory_format=torch.contiguous_format))
+        return (psi,) if self.head is None else self.head(psi)
+
+
+def _check(K: int, gcab_after: Sequence[int], head: str, head_widths: Sequence[int], scale: str, act: str) -> None:
+    if K < 1:
+        raise ValueError(f"K: expected at least 1 component, got {K}")
+    if not set(gcab_after) <= set(range(1, STAGES + 1)):
+        raise ValueError(f"gcab_after: expected stages from 1 to {STAGES}, got {list(gcab_after)}")
+    if len(head_widths) != 2:
+        raise ValueError(f"head_widths: expected two widths, got {list(head_widths)}")
+    choices = {
+        "head": (head, ("softmax", "sigmoid")),
+        "scale": (scale, ("softplus", "raw")),
+        "act": (act, tuple(ACTIVATIONS)),
+    }
+    for option, (name, known) in choices.items():
+        if name not in known:
+            raise ValueError(f"{option}: expected {' or '.join(known)}, got {name!r}")
+    if head == "sigmoid":
+        warnings.warn(
+            "head=sigmoid is the paper's letter: sigmoids do not sum to 1, so they are divided by their sum; "
+            "the default head=softmax is what the paper's equations need",
+            stacklevel=3,
+        )

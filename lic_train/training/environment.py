@@ -1,0 +1,131 @@
+"""What a run was made with: the code, the machine, the packages and the command."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import lic_train
+from lic_train.training import atomic
+
+NAME = "environment.json"
+DIFF_NAME = "dirty.diff"
+MAX_DIFF_BYTES = 1_000_000
+GIT_SECONDS = 20
+RECORDED_VARIABLES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "WORLD_SIZE")
+
+
+def record(run_dir: Path) -> dict[str, Any]:
+    """Write ``environment.json``, and ``dirty.diff`` if the code differs from its commit; returns what was written.
+
+    A continued run writes them anew and keeps a short note of the earlier starts under "earlier". Nothing is asked of
+    the network; what cannot be found out is null.
+
+    Raises:
+        OSError: the directory is not writable.
+    """
+    code, diff = _code()
+    path = Path(run_dir) / NAME
+    content = {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": [sys.executable, *sys.argv],
+        "code": code,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "cpu": {"model": _cpu_model(), "cores": os.cpu_count(), "ram_gib": _ram_gib()},
+        "gpus": _gpus(),
+        "torch": {"version": torch.__version__, "cuda": torch.version.cuda, "build": torch.__config__.show()},
+        "variables": {name: os.environ[name] for name in RECORDED_VARIABLES if name in os.environ},
+        "packages": _packages(),
+        "earlier": _earlier(path),
+    }
+    atomic.replace_text(path, json.dumps(content, indent=1) + "\n")
+    if diff:
+        atomic.replace_text(path.with_name(DIFF_NAME), diff)
+    else:
+        path.with_name(DIFF_NAME).unlink(missing_ok=True)
+    return content
+
+
+def _code() -> tuple[dict[str, Any], str]:
+    """Version, commit and state of this package, and its difference to the commit (empty if none or unknown)."""
+    code: dict[str, Any] = {"version": lic_train.__version__, "commit": None, "dirty": None, "untracked": []}
+    home = Path(lic_train.__file__).parent
+    # Installed into a virtual environment, the package may lie in somebody else's repository.
+    if _git(home, "ls-files", "--error-unmatch", "__init__.py") is None:
+        return code, ""
+    commit = _git(home, "rev-parse", "HEAD")
+    status = _git(home, "status", "--porcelain")
+    if commit is None or status is None:
+        return code, ""
+    untracked = [line[3:] for line in status.splitlines() if line.startswith("??")]
+    code |= {"commit": commit.strip(), "dirty": bool(status.strip()), "untracked": untracked}
+    return code, _bounded(_git(home, "diff", "HEAD", "--no-ext-diff") or "") if code["dirty"] else ""
+
+
+def _git(directory: Path, *arguments: str) -> str | None:
+    """Output of a git command, None if git is missing, refuses or is too slow."""
+    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0", "GIT_PAGER": "cat"}
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(directory), *arguments],
+            capture_output=True,
+            timeout=GIT_SECONDS,
+            check=True,
+            env=environment,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.decode(errors="replace")
+
+
+def _bounded(diff: str) -> str:
+    if len(diff) <= MAX_DIFF_BYTES:
+        return diff
+    return f"{diff[:MAX_DIFF_BYTES]}\n... cut at {MAX_DIFF_BYTES} of {len(diff)} characters\n"
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _ram_gib() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _gpus() -> list[dict[str, Any]]:
+    if not torch.cuda.is_available():
+        return []
+    properties = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+    return [{"name": gpu.name, "memory_gib": round(gpu.total_memory / 2**30, 1)} for gpu in properties]
+
+
+def _packages() -> dict[str, str]:
+    found = {str(package.metadata["Name"]): package.version for package in metadata.distributions()}
+    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+
+
+def _earlier(path: Path) -> list[dict[str, Any]]:
+    """Notes of the starts before this one; a damaged file has none."""
+    try:
+        before = json.loads(path.read_text())
+        note = {key: before[key] for key in ("started", "command", "code", "host")}
+        return [*before["earlier"], note | {"torch": before["torch"]["version"]}]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []

@@ -1,0 +1,65 @@
+"""What the tests share: the models at small widths, and the photographs beside the repository where they are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+# Before anything imports wandb: no test may look for a network.
+os.environ["WANDB_MODE"] = "offline"
+
+from lic_train.config import compose
+from lic_train.models.base import Codec, build
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+
+# Widths at which one forward and backward pass takes well under a second.
+SMALL: dict[str, dict[str, object]] = {
+    "bmshj2018_factorized": {"N": 8, "M": 12},
+    "bmshj2018_hyperprior": {"N": 8, "M": 12},
+    "mbt2018_mean": {"N": 8, "M": 12},
+    "mbt2018": {"N": 8, "M": 12},
+    "cheng2020_anchor": {"N": 8},
+    "cheng2020_attn": {"N": 8},
+    "elic2022": {"N": 8, "M": 16, "groups": [4, 4, 8]},
+    "cwam": {"N": 16},
+}
+
+
+def small_config(name: str) -> dict[str, object]:
+    """The model's shipped configuration at its small widths."""
+    return {**dict(compose([f"model={name}"]).model), **SMALL[name]}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _two_threads() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture
+def small_codec():
+    """A function name -> codec with small random weights, latents wide enough that coding means something."""
+
+    def make(name: str, seed: int = 0) -> Codec:
+        torch.manual_seed(seed)
+        model = build(small_config(name))
+        with torch.no_grad():
+            for weight in model.g_a.parameters():
+                if weight.ndim == 4:
+                    weight.mul_(1.5)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def kodak() -> Path:
+    """The Kodak photographs; skips where they are not there."""
+    folder = SHARED / "kodak"
+    if not folder.is_dir():
+        pytest.skip("the Kodak photographs are not beside the repository")
+    return folder

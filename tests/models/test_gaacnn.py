@@ -1,0 +1,402 @@
+"""GAACNN: the numbers of its specification, its blocks against literal readings, its bitstream."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from omegaconf import OmegaConf
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from lic_train.config import RecipeSection, register_resolvers
+from lic_train.errors import BitstreamError
+from lic_train.layers import graph_attention
+from lic_train.layers.graph_attention import GraphAttention, GraphLayer
+from lic_train.losses import bpp, mse
+from lic_train.models.base import build
+from lic_train.models.gaacnn import ACNN, GAACNN, AsymmetricConv, CoordinateAttention, Link, Options, universal
+from lic_train.recipes.recipe import Recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = {"M": 8, "N": 6, "widths": [6, 8]}
+# Parameters and GMAC at 256x256, three convolutions per asymmetric block, trainable mean shifts.
+PARTS = {
+    192: {
+        "g_a": (24_046_642, 102.81),
+        "h_a": (14_991_156, 0.96),
+        "h_s": (16_319_090, 0.98),
+        "p_net": (2_655_744, 0.68),
+        "g_s": (27_332_917, 104.77),
+    },
+    320: {
+        "g_a": (59_571_268, 165.73),
+        "h_a": (41_372_992, 2.66),
+        "h_s": (45_060_862, 2.72),
+        "p_net": (7_375_360, 1.89),
+        "g_s": (67_953_479, 170.69),
+    },
+}
+CONTEXT = {192: (702_537, (0.17, 1.57, 0.33)), 320: (1_882_313, (0.47, 2.62, 0.55))}
+# Tensors of this mode have shapes and no memory.
+FAKE = FakeTensorMode()
+TOTAL = {192: 86_053_590, 320: 223_221_778}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def small(seed: int = 0, **options: object) -> GAACNN:
+    """A small network with links that carry something, ready to code."""
+    torch.manual_seed(seed)
+    model = build({"_target_": "lic_train.models.gaacnn.GAACNN", **SMALL, **options})
+    with torch.no_grad():
+        for link in (module for module in model.modules() if isinstance(module, Link)):
+            link.beta.fill_(1.3)
+            link.gamma.fill_(0.4)
+        for bottleneck in model.bottlenecks():
+            bottleneck.quantiles[:, 0, 1] = 0.2
+    model.eval()
+    model.update()
+    return model
+
+
+def picture(height: int = 64, width: int = 64) -> torch.Tensor:
+    """Smooth colours with some noise, (1, 3, height, width)."""
+    rows, columns = torch.linspace(0, 5, height)[:, None], torch.linspace(0, 7, width)
+    waves = torch.stack([torch.sin(rows + k) * torch.cos(columns * (k + 1)) for k in range(3)])
+    noise = torch.rand(3, height, width, generator=torch.Generator().manual_seed(3))
+    return (0.5 + 0.3 * waves + 0.2 * (noise - 0.5))[None]
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def gmac(module: torch.nn.Module, *shapes: tuple[int, ...]) -> float:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(*(torch.empty(shape) for shape in shapes))
+    return counter.get_total_flops() / 2e9
+
+
+@pytest.fixture(scope="module", params=[192, 320])
+def full(request) -> GAACNN:
+    """The paper's width, without memory behind it."""
+    with FAKE:
+        return GAACNN(M=request.param, mean_shift="trainable", reparameterize=False).eval()
+
+
+def width_of(model: GAACNN) -> int:
+    return model.g_a.skip.out_channels
+
+
+def test_parameters(full) -> None:
+    M = width_of(full)
+    assert {name: count(getattr(full, name)) for name in PARTS[M]} == {name: n for name, (n, _) in PARTS[M].items()}
+    assert count(full.context) == CONTEXT[M][0]
+    assert sum(parameter.numel() for parameter in full.net_parameters()) == TOTAL[M]
+
+
+@pytest.mark.parametrize("M", [192, 320])
+def test_constant_mean_shifts_save_24_parameters(M) -> None:
+    with FAKE:
+        assert sum(parameter.numel() for parameter in GAACNN(M=M).net_parameters()) == TOTAL[M] - 24
+
+
+def test_multiplications(full) -> None:
+    M = width_of(full)
+    shapes = {"g_a": (3, 256, 256), "h_a": (M, 16, 16), "h_s": (128, 4, 4), "p_net": (M, 16, 16), "g_s": (M, 16, 16)}
+    with FAKE:
+        for name, shape in shapes.items():
+            assert gmac(getattr(full, name), (1, *shape)) == pytest.approx(PARTS[M][name][1], abs=0.0051), name
+        context = full.context
+        hyper = gmac(context.hyper, (1, 2 * M, 16, 16))
+        # The specification counts all 11 depths of the kernel; 6 of them can be seen and are computed.
+        masked = gmac(context.context_prediction, (1, M, 16, 16)) * 11 / 6
+        pointwise = gmac(context.entropy_parameters, (M, 25, 16, 16))
+    assert (hyper, masked, pointwise) == pytest.approx(CONTEXT[M][1], abs=0.0051)
+
+
+def test_folding_saves_two_fifths_of_the_blocks() -> None:
+    with FAKE:
+        plain, folded = (gmac(AsymmetricConv(64, fold), (1, 64, 32, 32)) for fold in (False, True))
+    assert folded == pytest.approx(0.6 * plain)
+
+
+def test_folded_block_equals_three_convolutions() -> None:
+    torch.manual_seed(0)
+    block, x = AsymmetricConv(12), torch.randn(2, 12, 9, 7)
+    apart = block.column(x) + block.row(x) + block.square(x)
+    torch.testing.assert_close(block(x), apart, rtol=0, atol=1e-5)
+    weights = list(block.parameters())
+    for a, b in zip(
+        torch.autograd.grad(block(x).sum(), weights), torch.autograd.grad(apart.sum(), weights), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_folded_model_equals_the_unfolded() -> None:
+    folded, plain = small(), small(reparameterize=False)
+    plain.load_state_dict(folded.state_dict())
+    y = torch.randn(1, 8, 4, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(folded.g_a(picture()), plain.g_a(picture()), rtol=0, atol=1e-5)
+        torch.testing.assert_close(folded.g_s(y), plain.g_s(y), rtol=0, atol=1e-5)
+
+
+def naive_graph_attention(graph: GraphAttention, x: torch.Tensor) -> torch.Tensor:
+    """Section 3.3 as written: picture by picture, every pair of nodes joined into one vector of 2M."""
+    out = []
+    for features in x.flatten(2).mT:
+        products = features @ features.T
+        if graph.adjacency == "rownorm":
+            products = products / (products.sum(dim=1, keepdim=True) + 1e-10)
+        edges = products > 0
+        if graph.adjacency == "sign":
+            edges |= torch.eye(len(features), dtype=torch.bool)
+        if graph.adjacency == "full":
+            edges = torch.ones_like(edges)
+        for layer in graph.layers:
+            hidden = features @ layer.weight
+            n, M = hidden.shape
+            pairs = torch.cat([hidden[:, None].expand(n, n, M), hidden[None].expand(n, n, M)], dim=2)
+            scores = F.leaky_relu(pairs @ layer.attention.flatten(), 0.2)
+            alpha = torch.where(edges, scores, -9e15).softmax(dim=1)
+            features = F.relu(F.elu(alpha @ hidden))
+        out.append(features.T.reshape(x.shape[1:]))
+    return torch.stack(out)
+
+
+@pytest.mark.parametrize("adjacency", ["sign", "rownorm", "full"])
+def test_graph_attention_equals_the_n_by_n_by_2m_form(adjacency, monkeypatch) -> None:
+    torch.manual_seed(0)
+    graph, x = GraphAttention(10, adjacency).eval(), torch.randn(2, 10, 5, 4)
+    x[0, :, 0, 0] = 0  # a node without any positive product
+    rows = x.flatten(2).mT @ x.flatten(2)
+    assert (rows.sum(dim=2) < 0).any()  # a row that rownorm inverts
+    with torch.no_grad():
+        whole = graph(x)
+        monkeypatch.setattr(graph_attention, "GRAPH_ROWS", 7)
+        torch.testing.assert_close(graph(x), whole, rtol=0, atol=1e-6)
+        torch.testing.assert_close(whole, naive_graph_attention(graph, x), rtol=0, atol=1e-5)
+    assert (whole >= 0).all()
+
+
+def test_graph_attention_drops_coefficients_in_training_only() -> None:
+    torch.manual_seed(0)
+    layer, nodes = GraphLayer(4), torch.randn(1, 30, 4)
+    edges = torch.ones(1, 30, 30, dtype=torch.bool)
+    dropped = layer.train()._coefficients(torch.zeros(1, 30, 30), edges)
+    assert (dropped == 0).float().mean() == pytest.approx(0.6, abs=0.08)
+    layer.eval()
+    assert torch.equal(layer(nodes, edges), layer(nodes, edges))
+
+
+def test_coordinate_attention_by_rows_and_columns() -> None:
+    torch.manual_seed(0)
+    block, x = CoordinateAttention(9).eval(), torch.randn(1, 9, 5, 3)
+    assert block.reduce[0].out_channels == 8
+    assert CoordinateAttention(320).reduce[0].out_channels == 10
+
+    def factor(last: torch.nn.Conv2d, mean: torch.Tensor) -> torch.Tensor:
+        t = block.reduce[1](block.reduce[0](mean.view(1, 9, 1, 1)))
+        return last(t * F.relu6(t + 3) / 6).sigmoid().flatten()
+
+    with torch.no_grad():
+        out = block(x)[0]
+        for r in range(5):
+            for q in range(3):
+                rows = factor(block.rows, x[0, :, r].mean(dim=1))
+                columns = factor(block.columns, x[0, :, :, q].mean(dim=1))
+                torch.testing.assert_close(out[:, r, q], x[0, :, r, q] * rows * columns)
+
+
+def test_relu_alias_is_what_an_in_place_relu_does(monkeypatch) -> None:
+    aliased, raw = small(acnn_skip="relu_alias"), small()
+    raw.load_state_dict(aliased.state_dict())
+    with torch.no_grad():
+        y, z = aliased.g_a(picture()), aliased.h_a(aliased.g_a(picture()))
+        raw_y = raw.g_a(picture())
+        out = aliased.g_s(y)
+
+        def in_place(self: ACNN, x: torch.Tensor) -> torch.Tensor:
+            t1 = self.blocks[0](x.relu_())
+            t2 = self.blocks[1](F.relu(t1))
+            return x + t1 + t2 + self.blocks[2](F.relu(t2))
+
+        monkeypatch.setattr(ACNN, "forward", in_place)
+        literal_y = raw.g_a(picture())
+        literal_z = raw.h_a(literal_y)  # rectifies y, too
+        literal_out = raw.g_s(literal_y)
+    torch.testing.assert_close(y, literal_y)
+    torch.testing.assert_close(z, literal_z)
+    torch.testing.assert_close(out, literal_out)
+    assert (y >= 0).all()
+    assert (raw_y < 0).any()
+
+
+def test_links_start_silent() -> None:
+    torch.manual_seed(0)
+    a, b = torch.randn(2, 3), torch.randn(2, 3)
+    assert torch.equal(Link()(a, b), a)
+    assert sum(isinstance(module, Link) for module in small().modules()) == 9
+
+
+def test_universal_quantiser() -> None:
+    torch.manual_seed(0)
+    values = torch.randn(2000, requires_grad=True)
+    assert torch.equal(universal(values, 0.0), values.round())
+    errors = (universal(values, 1.0) - values).abs()
+    assert errors.max() <= 0.5 + 1e-6
+    assert errors.mean() == pytest.approx(0.25, abs=0.02)  # uniform, whatever the value
+    assert torch.equal(torch.autograd.grad(universal(values, 1.0).sum(), values)[0], torch.ones_like(values))
+
+
+def assert_round_trip(model: GAACNN, x: torch.Tensor) -> dict:
+    with torch.no_grad():
+        out = model(x)
+        coded = model.compress(x)
+        decoded = model.decompress(coded["strings"], coded["shape"])["x_hat"]
+    torch.testing.assert_close(decoded, out["x_hat"].clamp(0, 1), rtol=0, atol=1e-5)
+    return {**coded, "bits": bpp(out, x).item() * x.shape[2] * x.shape[3]}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"acnn_skip": "relu_alias", "adjacency": "rownorm", "scale_param": "softplus"},
+        {"stem": "figure", "hyper_order": "figure", "adjacency": "full", "reparameterize": False},
+    ],
+)
+def test_round_trip(options) -> None:
+    x = F.pad(picture(97, 131), (0, 61, 0, 31), mode="replicate")
+    coded = assert_round_trip(small(**options), x)
+    assert 8 * sum(map(len, coded["strings"])) == pytest.approx(coded["bits"] + 128, rel=0.02)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_flat_pictures(value) -> None:
+    assert_round_trip(small(), torch.full((1, 3, 64, 64), value))
+
+
+def test_another_process_with_other_threads_decodes(tmp_path) -> None:
+    model, x = small(), picture(64, 128)
+    with torch.no_grad():
+        coded = model.compress(x)
+        expected = model(x)["x_hat"].clamp(0, 1)
+    config = {"_target_": "lic_train.models.gaacnn.GAACNN", **SMALL}
+    torch.save({"config": config, "weights": model.state_dict(), **coded}, tmp_path / "coded.pt")
+    script = """
+import sys, torch
+from lic_train.models.base import build
+torch.set_num_threads(2)
+box = torch.load(sys.argv[1])
+model = build(box["config"])
+model.load_state_dict(box["weights"])
+model.eval().update()
+with torch.no_grad():
+    torch.save(model.decompress(box["strings"], box["shape"])["x_hat"], sys.argv[2])
+"""
+    command = [sys.executable, "-W", "ignore", "-c", script, str(tmp_path / "coded.pt"), str(tmp_path / "x_hat.pt")]
+    subprocess.run(command, check=True, cwd=ROOT, timeout=300)
+    torch.testing.assert_close(torch.load(tmp_path / "x_hat.pt"), expected, rtol=0, atol=1e-5)
+
+
+def test_training_mode_does_not_code() -> None:
+    with pytest.raises(AssertionError, match="eval"):
+        small().train().compress(picture())
+
+
+def test_broken_weights_are_told() -> None:
+    model = small()
+    model.p_net.last.bias.data.fill_(torch.nan)
+    with pytest.raises(BitstreamError, match="not finite"):
+        model.compress(picture())
+
+
+@pytest.mark.parametrize("options", [{}, {"quantizer": "noise", "mean_shift": "trainable"}])
+def test_one_batch_is_learnt(options) -> None:
+    torch.manual_seed(0)
+    model, x = GAACNN(**SMALL, **options), picture()
+    optimizer = torch.optim.Adam(model.net_parameters(), lr=2e-3)
+    losses = []
+    for _ in range(15):
+        optimizer.zero_grad()
+        out = model(x)
+        loss = bpp(out, x) + 650 * mse(out, x)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert all(parameter.grad is not None for parameter in model.net_parameters())
+    assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
+
+
+@pytest.mark.parametrize(
+    "option", ["acnn_skip", "stem", "hyper_order", "adjacency", "mean_shift", "quantizer", "scale_param"]
+)
+def test_unknown_choices_are_told(option) -> None:
+    with pytest.raises(ValueError, match=f"{option}: expected .* or .*, got 'wrong'"):
+        GAACNN(**SMALL, **{option: "wrong"})
+
+
+def composed(lmbda: float, distortion: str, recipe: str = "gaacnn") -> dict:
+    register_resolvers()
+    folder = ROOT / "conf"
+    parts = [OmegaConf.load(folder / "recipe" / f"{name}.yaml") for name in dict.fromkeys(["gaacnn", recipe])]
+    recipe_node = OmegaConf.merge(*parts)
+    recipe_node.pop("defaults", None)
+    cfg = {
+        "lambda": lmbda,
+        "distortion": distortion,
+        "model": OmegaConf.load(folder / "model" / "gaacnn.yaml"),
+        "recipe": recipe_node,
+    }
+    return OmegaConf.to_container(OmegaConf.create(cfg), resolve=True)
+
+
+def test_config_names_every_option() -> None:
+    model = composed(0.0067, "mse")["model"]
+    assert {option.name for option in Options.__dataclass_fields__.values()} <= set(model)
+    with FAKE:
+        assert width_of(build(model)) == 192
+
+
+def test_ladder_and_widths_are_the_authors() -> None:
+    theirs = {8: 192, 12: 192, 16: 192, 24: 192, 32: 192, 64: 192, 128: 192, 256: 320, 512: 320, 1024: 320, 2048: 320}
+    ladder = RecipeSection.model_validate(composed(0.0067, "mse")["recipe"]).ladder
+    assert ladder["mse"] == [round(10 * lmbda / 255**2, 5) for lmbda in theirs]
+    assert [composed(lmbda, "mse")["model"]["M"] for lmbda in ladder["mse"]] == list(theirs.values())
+    assert ladder["ms_ssim"] == [18, 36, 72, 144, 288]
+    assert [composed(lmbda, "ms_ssim")["model"]["M"] for lmbda in ladder["ms_ssim"]] == [192, 192, 320, 320, 320]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "distortion", "boundaries"),
+    [
+        ("gaacnn", "mse", {0: 1e-4, 250_000: 5e-5, 350_000: 2.5e-5, 450_000: 1e-5, 550_000: 5e-6, 650_000: 1e-6}),
+        (
+            "gaacnn_ms_ssim",
+            "ms_ssim",
+            {0: 5e-5, 200_000: 2.5e-5, 300_000: 1.25e-5, 400_000: 5e-6, 500_000: 2.5e-6, 600_000: 1e-6},
+        ),
+    ],
+)
+def test_learning_rates(recipe, distortion, boundaries) -> None:
+    section = RecipeSection.model_validate(composed(18, distortion, recipe)["recipe"])
+    stages = [stage.model_dump() for stage in section.stages]
+    laid_out = Recipe(stages, section.steps, 18, distortion, section.optimizer.model_dump())
+    for step, lr in boundaries.items():
+        assert laid_out.stage(step).lr == lr
+        assert step == 0 or laid_out.stage(step - 1).lr > lr
+    if distortion == "ms_ssim":
+        assert laid_out.stage(0).loss == {"bpp": 1, "mse": 1800.0}
+        assert laid_out.stage(section.steps // 15 + 1).loss == {"bpp": 1, "distortion": 1}

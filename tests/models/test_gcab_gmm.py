@@ -1,0 +1,365 @@
+"""Facts of GCAB + GMM: counts of its specification, attention, mixture head, the real bitstream, learning."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from lic_train import bitstream, losses
+from lic_train.config import checked, compose
+from lic_train.models.base import build
+from lic_train.models.gcab_gmm import GCABMixture, GlobalContext, MixtureHead
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = {"N": 16, "M": 12, "ratio": 4, "head_widths": (24, 20)}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(before)
+
+
+def count(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def small(**options):
+    """Latents wide enough that coding means something, scales that fit them, and attention that does something."""
+    torch.manual_seed(1)
+    model = GCABMixture(**{**SMALL, **options}).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith("g_a.") and parameter.ndim == 4:
+                parameter.normal_(0, 2 * parameter[0].numel() ** -0.5)
+        if model.head is None:
+            model.h_s[-2].bias.add_(4)
+        else:
+            model.head.layers[-1].bias.view(3, model.head.K, -1)[2].add_(4)
+    return model
+
+
+def picture(height, width, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    waves = (torch.rand(1, 3, n, n, generator=generator) for n in (3, 11, 40))
+    return sum(F.interpolate(wave, (height, width), mode="bilinear") for wave in waves)[0] / 3
+
+
+# ---- size and cost: the numbers of the specification, at full width and without memory ----
+
+PARAMETERS = [
+    ({}, (1_500_299, 1_493_123, 1_040_768, 1_040_832, 752_000, 7_808), 5_834_830),
+    ({"K": 2}, (1_500_299, 1_493_123, 1_040_768, 1_040_832, 567_104, 7_808), 5_649_934),
+    ({"K": 4}, (1_500_299, 1_493_123, 1_040_768, 1_040_832, 936_896, 7_808), 6_019_726),
+    ({"ratio": 4}, (1_518_947, 1_493_123, 1_040_768, 1_040_832, 752_000, 7_808), 5_853_478),
+    ({"N": 192}, (2_906_223, 2_890_947, 2_175_552, 2_175_552, 752_000, 11_712), 10_911_986),
+]
+
+
+@pytest.mark.parametrize(("options", "parts", "total"), PARAMETERS)
+def test_parameters(options, parts, total):
+    model = GCABMixture(**options).to("meta")
+    found = (model.g_a, model.g_s, model.h_a, model.h_s, model.head, model.entropy_bottleneck)
+    assert tuple(map(count, found)) == parts
+    assert count(model) == total
+
+
+def test_parameters_of_one_attention_block():
+    sizes = (GlobalContext(128), GlobalContext(128, ratio=4), GlobalContext(192))
+    assert tuple(map(count, sizes)) == (2_329, 8_545, 5_029)
+
+
+def test_without_both_it_is_the_scale_hyperprior():
+    model = GCABMixture(mixture=False, gcab_after=()).to("meta")
+    assert count(model) == 5_075_843
+
+
+def macs(module, *shape):
+    with FlopCounterMode(display=False) as counter:
+        module(torch.empty(1, *shape, device="meta"))
+    return counter.get_total_flops() // 2
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"),
+    [
+        (256, 256, (2_769_557_504, 2_764_046_336, 89_391_104, 89_391_104, 191_889_408)),
+        (512, 768, (16_617_314_304, 16_584_278_016, 536_346_624, 536_346_624, 1_151_336_448)),
+    ],
+)
+def test_multiplications(height, width, expected):
+    model = GCABMixture().to("meta")
+    h, w = height // 16, width // 16
+    found = (
+        macs(model.g_a, 3, height, width),
+        macs(model.g_s, 192, h, w),
+        macs(model.h_a, 192, h, w),
+        macs(model.h_s, 128, h // 4, w // 4),
+        macs(model.head, 192, h, w),
+    )
+    assert found == expected
+    # Linear in the pixels but for the two small convolutions of every attention block.
+    assert sum(found) == (5_904_275_456 if height == 256 else 35_425_622_016)
+
+
+def test_multiplications_of_the_attention_blocks():
+    blocks = [macs(GlobalContext(128).to("meta"), 128, side, side) for side in (128, 64, 32)]
+    assert blocks == [4_196_352, 1_050_624, 264_192]
+
+
+def test_shapes_of_the_latents():
+    model = GCABMixture().to("meta")
+    y = model.g_a(torch.empty(1, 3, 512, 768, device="meta"))
+    assert y.shape == (1, 192, 32, 48)
+    z = model.h_a(y)
+    assert z.shape == (1, 128, 8, 12)
+    assert [p.shape for p in model._distribution(z)] == [(1, 3, 192, 32, 48)] * 3
+
+
+# ---- attention ----
+
+
+def test_attention_is_the_loop():
+    block = GlobalContext(8, ratio=2)
+    torch.nn.init.normal_(block.transform[-1].weight)
+    x = torch.randn(2, 8, 5, 7)
+    for image, result in zip(x, block(x), strict=True):
+        columns = image.flatten(1).T.double().detach().numpy()
+        scores = columns @ block.score.weight[0, :, 0, 0].double().detach().numpy() + block.score.bias.item()
+        shares = np.exp(scores) / np.exp(scores).sum()
+        context = sum(share * column for share, column in zip(shares, columns, strict=True))
+        first, norm, _, last = block.transform
+        hidden = first.weight[:, :, 0, 0].double().detach().numpy() @ context + first.bias.double().detach().numpy()
+        hidden = (hidden - hidden.mean()) / np.sqrt(hidden.var() + 1e-5)
+        hidden = np.maximum(hidden * norm.weight.flatten().tolist() + norm.bias.flatten().tolist(), 0)
+        added = last.weight[:, :, 0, 0].double().detach().numpy() @ hidden + last.bias.double().detach().numpy()
+        expected = (columns + added).T.reshape(8, 5, 7)
+        np.testing.assert_allclose(result.detach().numpy(), expected, atol=1e-5)
+        # One number for all positions of a channel.
+        assert (result - image).flatten(1).std(dim=1).max().item() < 1e-6
+
+
+def test_attention_starts_as_the_identity():
+    model, x = GCABMixture(**SMALL), torch.rand(2, 3, 64, 64)
+    plain = torch.nn.Sequential(*(layer for layer in model.g_a if not isinstance(layer, GlobalContext)))
+    assert len(plain) == len(model.g_a) - 3
+    assert torch.equal(model.g_a(x), plain(x))
+
+
+def test_attention_stands_where_it_is_asked_for():
+    positions = [
+        i
+        for i, layer in enumerate(GCABMixture(**{**SMALL, "gcab_after": (1, 4)}).g_a)
+        if isinstance(layer, GlobalContext)
+    ]
+    assert positions == [2, 8]
+    assert not any(isinstance(m, GlobalContext) for m in GCABMixture(**SMALL).g_s.modules())
+
+
+# ---- head ----
+
+
+@pytest.mark.parametrize("weights", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("size", [1, 100])
+def test_weights_sum_to_one(weights, size):
+    head = MixtureHead(12, 3, (24, 20), weights, "softplus")
+    found, means, scales = head(size * torch.randn(2, 12, 4, 5))
+    assert found.shape == means.shape == scales.shape == (2, 3, 12, 4, 5)
+    assert bool((found >= 0).all())
+    assert bool((scales >= 0).all())
+    torch.testing.assert_close(found.sum(dim=1), torch.ones(2, 12, 4, 5), rtol=0, atol=1e-5)
+
+
+def test_sigmoid_weights_are_sigmoids_over_their_sum():
+    torch.manual_seed(0)
+    head = MixtureHead(12, 3, (24, 20), "sigmoid", "raw")
+    psi = torch.randn(1, 12, 2, 2)
+    logits, means, scales = head.layers(psi).chunk(3, dim=1)
+    sigmoids = torch.sigmoid(logits).view(1, 3, 12, 2, 2)
+    found = head(psi)
+    torch.testing.assert_close(found[0], sigmoids / sigmoids.sum(dim=1, keepdim=True))
+    # Component-major: component k in channels k * M .. (k + 1) * M - 1.
+    assert torch.equal(found[1][:, 2], means[:, 24:])
+    assert torch.equal(found[2][:, 1], scales[:, 12:24])
+
+
+def test_sigmoid_is_warned_of():
+    with pytest.warns(UserWarning, match="sigmoids do not sum to 1"):
+        GCABMixture(**SMALL, head="sigmoid")
+
+
+def test_components_start_apart():
+    bias = MixtureHead(100, 3, (8, 8), "softmax", "softplus").layers[-1].bias.view(3, 3, 100)[1].mean(dim=1)
+    torch.testing.assert_close(bias, torch.tensor([-1.0, 0.0, 1.0]), rtol=0, atol=0.15)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"K": 0}, "K: expected at least 1"),
+        ({"gcab_after": [0, 5]}, "stages from 1 to 4"),
+        ({"head": "relu"}, "softmax or sigmoid"),
+        ({"scale": "exp"}, "softplus or raw"),
+        ({"act": "gelu"}, "relu or leaky_relu"),
+        ({"head_widths": [8]}, "two widths"),
+        ({"ratio": 16}, "at most half"),
+    ],
+)
+def test_options_without_meaning_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        GCABMixture(**{**SMALL, **options})
+
+
+# ---- coding ----
+
+VARIANTS = [
+    {},
+    {"K": 1},
+    {"K": 4, "gcab_after": (4,), "act": "leaky_relu", "abs_y": True, "scale": "raw"},
+    {"head": "sigmoid", "gcab_after": ()},
+    {"mixture": False},
+]
+
+
+@pytest.mark.filterwarnings("ignore:head=sigmoid")
+@pytest.mark.parametrize("options", VARIANTS)
+def test_the_decoder_returns_the_evaluation_picture(options):
+    model, x = small(**options), picture(128, 192)[None]
+    with torch.no_grad(), model.ready_to_code():
+        out = model(x)
+        coded = model.compress(x)
+        decoded = model.decompress(**coded)["x_hat"]
+    assert torch.equal(decoded, out["x_hat"].clamp(0, 1))
+    likelihoods = out["likelihoods"]["y"]
+    real, estimate = 8 * len(coded["strings"][0]), -float(likelihoods.double().log2().sum())
+    assert bool(((likelihoods > 1e-8) & (likelihoods <= 1 + 1e-6)).all())
+    assert estimate > 1000, "a latent of zeros proves nothing"
+    # A checksum and the coder's last two words come on top; the hyperprior's Gaussians share 64 tables.
+    assert abs(real - estimate - 64) < (0.005 if options == {"mixture": False} else 0.001) * estimate + 32
+
+
+@pytest.mark.parametrize("size", [(97, 131), (1, 70), (64, 64)])
+def test_pictures_of_any_size(size):
+    model, x = small(), picture(*size)
+    with model.ready_to_code():
+        x_hat = bitstream.decode(model, bitstream.encode(model, x, bytes(8)), bytes(8))
+    assert x_hat.shape == x.shape
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_black_and_white_pictures(value):
+    model, x = small(), torch.full((1, 3, 64, 128), value)
+    with torch.no_grad(), model.ready_to_code():
+        assert torch.equal(model.decompress(**model.compress(x))["x_hat"], model(x)["x_hat"].clamp(0, 1))
+
+
+def test_a_latent_of_zeros():
+    model, x = small(), picture(64, 64)[None]
+    with torch.no_grad():
+        for layer in (model.g_a[-1], model.h_s[-2]):
+            layer.weight.zero_()
+            layer.bias.zero_()
+        with model.ready_to_code():
+            assert torch.equal(model.decompress(**model.compress(x))["x_hat"], model(x)["x_hat"].clamp(0, 1))
+
+
+def test_the_strides_of_the_picture_change_nothing():
+    """The encoder gets channels-last pictures from some readers; the decoder builds its latents afresh."""
+    model, x = small().to(memory_format=torch.channels_last), picture(128, 192)[None]
+    with torch.no_grad(), model.ready_to_code():
+        coded = model.compress(x.to(memory_format=torch.channels_last))
+        decoded = model.decompress(**coded)["x_hat"]
+        assert torch.equal(decoded, model(x.to(memory_format=torch.channels_last))["x_hat"].clamp(0, 1))
+
+
+def test_broken_weights_are_one_clear_error():
+    model, x = small(), picture(64, 64)[None]
+    with torch.no_grad():
+        model.head.layers[-1].weight[0] = float("nan")
+        with model.ready_to_code(), pytest.raises(bitstream.BitstreamError, match="not finite"):
+            model.compress(x)
+
+
+DECODE = """
+import sys, torch
+from lic_train.models.gcab_gmm import GCABMixture
+saved = torch.load(sys.argv[1])
+model = GCABMixture(**saved["options"]).eval()
+model.load_state_dict(saved["weights"])
+y_hats = []
+model.g_s.register_forward_pre_hook(lambda module, args: y_hats.append(args[0]))
+with torch.no_grad(), model.ready_to_code():
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        x_hat = model.decompress(**saved["coded"])["x_hat"]
+        assert torch.equal(y_hats[-1], saved["y_hat"]), "y_hat differs"
+        torch.testing.assert_close(x_hat, saved["x_hat"], rtol=0, atol=0 if threads == 1 else 1e-5)
+print("equal")
+"""
+
+
+def test_another_process_and_number_of_threads_decode_the_same(tmp_path):
+    model, x = small(), picture(128, 192)[None]
+    with torch.no_grad(), model.ready_to_code():
+        coded = model.compress(x)
+        saved = {"options": SMALL, "weights": model.state_dict(), "coded": coded, "y_hat": model.g_a(x).round()}
+        torch.save({**saved, "x_hat": model(x)["x_hat"].clamp(0, 1)}, tmp_path / "saved.pt")
+    command = [sys.executable, "-W", "ignore", "-c", DECODE, str(tmp_path / "saved.pt")]
+    child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert child.stdout.strip() == "equal", child.stderr
+
+
+# ---- training ----
+
+
+def test_one_batch_is_learned():
+    model = GCABMixture(**{**SMALL, "ratio": 2}).train()
+    x = torch.stack([picture(64, 64, seed) for seed in range(2)])
+    optimizer = torch.optim.Adam(model.net_parameters(), lr=2e-3)
+    history = []
+    for _ in range(40):
+        out = model(x)
+        loss = losses.bpp(out, x) + 0.0315 * 255**2 * losses.mse(out, x)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append(float(loss.detach()))
+    assert np.mean(history[-5:]) < 0.6 * np.mean(history[:5])
+
+
+# ---- configuration ----
+
+
+def test_the_shipped_configuration_is_the_specified_model():
+    config = checked(compose(["model=gcab_gmm"]))
+    model = build(config.model)
+    assert count(model) == 5_834_830
+    assert isinstance(model, GCABMixture)
+
+
+@pytest.mark.parametrize(("paper", "ours"), [(8192, 0.12598), (2048, 0.03150), (128, 0.00197)])
+def test_lambda_conversion(paper, ours):
+    """The paper's loss, R + lambda * MSE of pixels in [0, 1], in the convention lambda * 255^2 * MSE."""
+    config = checked(compose(["model=gcab_gmm", f"lambda={ours}"]))
+    assert ours in config.recipe.ladder["mse"]
+    recipe = config.make_recipe()
+    out = {"x_hat": torch.full((1, 3, 8, 8), 0.1), "likelihoods": {"y": torch.ones(1)}}
+    terms = recipe(out, torch.zeros(1, 3, 8, 8), 0)
+    assert float(terms["loss"]) == pytest.approx(paper * 0.01, rel=3e-3)
+
+
+def test_schedule_of_the_paper():
+    base = checked(compose(["model=gcab_gmm", "steps=2500000"])).make_recipe()
+    assert [(s.start, s.stop, s.lr) for s in base.stages] == [(0, 2_000_000, 1e-4), (2_000_000, 2_500_000, 1e-5)]
+    tuned = checked(compose(["model=gcab_gmm", "recipe=gcab_gmm_finetune", "steps=500000"])).make_recipe()
+    assert [(s.start, s.stop, s.lr) for s in tuned.stages] == [(0, 500_000, 1e-5)]

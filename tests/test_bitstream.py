@@ -1,0 +1,251 @@
+"""The .lic file: its layout byte by byte, round trips of any size, and refusal of everything that is not one."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import pytest
+import torch
+
+from lic_train.bitstream import Header, decode, encode, estimate, pack, padding, unpack
+from lic_train.errors import BitstreamError
+from tests.tiny import FACTORIZED, HYPERPRIOR, SERIAL, make_codec, picture
+
+ROOT = Path(__file__).resolve().parent.parent
+FINGERPRINT = b"\x01\x02\x03\x04\x05\x06\x07\x08"
+
+
+class Average:
+    """A codec without networks: every 4x4 block becomes its mean, in 8 bits."""
+
+    downsampling_factor = 4
+
+    def compress(self, x):
+        blocks = torch.nn.functional.avg_pool2d(x, 4)[0]
+        return {
+            "strings": [bytes((c * 255).round().byte().flatten().tolist()) for c in blocks],
+            "shape": blocks.shape[1:],
+        }
+
+    def decompress(self, strings, shape):
+        blocks = torch.tensor([list(string) for string in strings], dtype=torch.float32).view(1, 3, *shape) / 255
+        return {"x_hat": blocks.repeat_interleave(4, 2).repeat_interleave(4, 3)}
+
+
+def with_crc(body: bytes) -> bytes:
+    return body + struct.pack("<I", zlib.crc32(body))
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return make_codec()
+
+
+@pytest.fixture(scope="module")
+def data(codec):
+    return encode(codec, picture(20, 30).float() / 255, FINGERPRINT)
+
+
+def test_layout_is_the_documented_one():
+    data = pack(Header(FINGERPRINT, 97, 131, 31, 61, (2, 3)), [b"abc", b"", b"\xff"])
+    expected = b"LIC1" + b"\x01" + FINGERPRINT + struct.pack("<IIHHII", 97, 131, 31, 61, 2, 3)
+    expected += b"\x03" + struct.pack("<III", 3, 0, 1) + b"abc" + b"\xff"
+    assert data == expected + struct.pack("<I", zlib.crc32(expected))
+    header, sections = unpack(data)
+    assert (header.height, header.width, header.pad_bottom, header.pad_right) == (97, 131, 31, 61)
+    assert header.latent == (2, 3)
+    assert header.padded == (128, 192)
+    assert sections == [b"abc", b"", b"\xff"]
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 9), (9, 1), (8, 12), (5, 7)])
+def test_any_size_returns_the_blocks_of_the_replicated_picture(height, width):
+    x = picture(height, width).float() / 255
+    x_hat = decode(Average(), encode(Average(), x, FINGERPRINT), FINGERPRINT)
+    rows = [min(i, height - 1) for i in range(height + 3)]
+    columns = [min(j, width - 1) for j in range(width + 3)]
+    assert x_hat.shape == (3, height, width)
+    for i, j in {(0, 0), (height - 1, width - 1)}:
+        top, left = i // 4 * 4, j // 4 * 4
+        block = x[:, rows[top : top + 4]][:, :, columns[left : left + 4]]
+        expected = (block.mean(dim=(1, 2)) * 255).round() / 255
+        torch.testing.assert_close(x_hat[:, i, j], expected, rtol=0, atol=1 / 255 + 1e-6)
+
+
+@pytest.fixture(scope="module", params=[FACTORIZED, HYPERPRIOR, SERIAL], ids=["factorized", "hyperprior", "serial"])
+def pair(request):
+    return make_codec(request.param), make_codec(request.param)
+
+
+@pytest.mark.parametrize(("height", "width"), [(97, 131), (1, 1), (1, 70), (64, 128)])
+def test_decoded_is_the_evaluation_forward(pair, height, width):
+    encoder, decoder = pair
+    x = picture(height, width).float() / 255
+    expected = estimate(encoder, x)
+    data = encode(encoder, x, FINGERPRINT)
+    x_hat = decode(decoder, data, FINGERPRINT)
+    assert x_hat.shape == (3, height, width)
+    torch.testing.assert_close(x_hat, expected.x_hat, rtol=0, atol=1e-6)
+    assert expected.padded == tuple(
+        -(-side // encoder.downsampling_factor) * encoder.downsampling_factor for side in x.shape[1:]
+    )
+    sections = unpack(data)[1]
+    assert len(data) == 34 + 4 * len(sections) + sum(map(len, sections)) + 4
+
+
+def test_a_padding_multiple_larger_than_the_stride():
+    class Windowed(Average):
+        downsampling_factor = 12
+        latent_stride = 4
+
+    data = encode(Windowed(), picture(13, 5).float() / 255, FINGERPRINT)
+    assert unpack(data)[0].latent == (6, 3)
+    assert decode(Windowed(), data, FINGERPRINT).shape == (3, 13, 5)
+
+
+@pytest.mark.parametrize(("size", "factor", "expected"), [((64, 65), 64, (0, 63)), ((1, 128), 16, (15, 0))])
+def test_padding_reaches_the_next_multiple(size, factor, expected):
+    assert padding(*size, factor) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "empty"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "a PNG picture"),
+        (b"\xff\xd8\xff\xe0" + bytes(100), "a JPEG picture"),
+        (b"Call me Ishmael. Some years ago, never mind how long precisely, having little or no money", "Call me"),
+        (b"LI", "cut short"),
+        (b"LIC1" + bytes(10), "cut short"),
+    ],
+)
+def test_other_files_are_named(codec, content, says):
+    with pytest.raises(BitstreamError, match=says):
+        decode(codec, content, FINGERPRINT)
+
+
+def test_another_version_model_tail_and_byte_are_told_apart(codec, data):
+    for broken, says in (
+        (data[:4] + b"\x02" + data[5:], "version 1 .* got 2"),
+        (data + b"\0", f"expected {len(data)} bytes, got {len(data) + 1}"),
+        (data[:-9], f"expected {len(data)} bytes, got {len(data) - 9}"),
+        (data[:-1] + bytes([data[-1] ^ 1]), "damaged: its CRC-32"),
+    ):
+        with pytest.raises(BitstreamError, match=says):
+            decode(codec, broken, FINGERPRINT)
+    with pytest.raises(BitstreamError, match=f"{'00' * 8}, got one of the model {FINGERPRINT.hex()}"):
+        decode(codec, data, bytes(8))
+
+
+def header_with(data: bytes, offset: int, layout: str, *values: int) -> bytes:
+    changed = bytearray(data[:-4])
+    struct.pack_into(layout, changed, offset, *values)
+    return with_crc(bytes(changed))
+
+
+@pytest.mark.parametrize(
+    ("offset", "layout", "values", "says"),
+    [
+        (13, "<II", (2**32 - 1, 2**32 - 1), "at most 33554432 pixels"),
+        (13, "<II", (1, 2**26), "at most"),
+        (13, "<I", (0,), "positive sizes"),
+        (21, "<HH", (28, 2), "expected padding"),
+        (25, "<II", (2**31, 2), "expected a latent"),
+        (25, "<II", (0, 2), "positive sizes"),
+        (33, "<B", (0,), "expected 38 bytes, got"),
+        (33, "<B", (255,), "cut short"),
+        (34, "<I", (2**32 - 1,), "expected 4294967[0-9]+ bytes"),
+    ],
+)
+def test_absurd_headers_are_refused_before_decoding(codec, data, offset, layout, values, says):
+    with pytest.raises(BitstreamError, match=says):
+        decode(codec, header_with(data, offset, layout, *values), FINGERPRINT)
+
+
+def test_no_section_is_refused(codec):
+    empty = b"LIC1\x01" + FINGERPRINT + struct.pack("<IIHHIIB", 16, 16, 0, 0, 1, 1, 0)
+    with pytest.raises(BitstreamError, match="at least one section"):
+        decode(codec, with_crc(empty), FINGERPRINT)
+
+
+@pytest.mark.parametrize("error", [AssertionError, IndexError, RuntimeError, ValueError, KeyError, OverflowError])
+def test_whatever_the_decoder_raises_is_a_bitstream_error(error):
+    class Raising(Average):
+        def decompress(self, strings, shape):
+            raise error("deep inside")
+
+    with pytest.raises(BitstreamError, match=f"{error.__name__}: .*deep inside"):
+        decode(Raising(), encode(Average(), torch.zeros(3, 4, 4), FINGERPRINT), FINGERPRINT)
+
+
+@pytest.mark.parametrize("made", [torch.full((1, 3, 4, 4), torch.nan), torch.zeros(1, 3, 8, 4)])
+def test_a_picture_of_another_size_or_not_finite_is_refused(made):
+    class Wrong(Average):
+        def decompress(self, strings, shape):
+            return {"x_hat": made}
+
+    with pytest.raises(BitstreamError, match="expected a finite picture"):
+        decode(Wrong(), encode(Average(), torch.zeros(3, 4, 4), FINGERPRINT), FINGERPRINT)
+
+
+@pytest.mark.parametrize(
+    ("x", "says"),
+    [
+        (torch.zeros(1, 3, 4, 4), r"\(3, H, W\)"),
+        (torch.zeros(1, 4, 4), r"\(3, H, W\)"),
+        (torch.zeros(3, 0, 4), r"\(3, H, W\)"),
+        (torch.zeros(3, 4, 4, dtype=torch.uint8), "divide by 255"),
+        (torch.full((3, 4, 4), torch.nan), "finite"),
+        (torch.full((3, 4, 4), 1.5), "0, 1"),
+    ],
+)
+def test_pictures_that_cannot_be_coded_are_refused(x, says):
+    with pytest.raises(ValueError, match=says):
+        encode(Average(), x, FINGERPRINT)
+
+
+def test_max_pixels_counts_the_padding():
+    with pytest.raises(ValueError, match="at most 15 pixels"):
+        encode(Average(), torch.zeros(3, 1, 1), FINGERPRINT, max_pixels=15)
+    data = encode(Average(), torch.zeros(3, 1, 1), FINGERPRINT, max_pixels=16)
+    with pytest.raises(BitstreamError, match="at most 15 pixels"):
+        decode(Average(), data, FINGERPRINT, max_pixels=15)
+
+
+@pytest.fixture(scope="module")
+def fuzz():
+    """Child processes, all started at once: a crash of the interpreter or a hang must not take pytest with it."""
+    cases = {"damaged 1": ("damaged", 1, 1000), "damaged 2": ("damaged", 2, 1000), "hostile": ("hostile", 3, 300)}
+    children = {}
+    for name, (mode, seed, count) in cases.items():
+        command = [sys.executable, "-W", "ignore", "-m", "tests.fuzz_lic", mode, str(seed), str(count)]
+        children[name] = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    yield children
+    for child in children.values():
+        child.kill()
+        child.communicate()
+
+
+def outcome(child: subprocess.Popen) -> dict:
+    output, errors = child.communicate(timeout=300)
+    assert child.returncode == 0, errors[-2000:]
+    return json.loads(output)
+
+
+@pytest.mark.parametrize("name", ["damaged 1", "damaged 2"])
+def test_every_cut_and_every_changed_byte_is_refused(fuzz, name):
+    counts = outcome(fuzz[name])
+    assert counts["refused"] == counts["length"] + 1000
+    assert counts["equal"] == counts["another"] == 0
+
+
+def test_hostile_files_with_a_right_crc_neither_crash_nor_hang_nor_allocate(fuzz):
+    counts = outcome(fuzz["hostile"])
+    assert counts["refused"] + counts["equal"] + counts["another"] == 900
+    assert counts["refused"] > 800
+    assert counts["grown_mib"] < 300

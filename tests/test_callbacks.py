@@ -1,0 +1,332 @@
+"""What surrounds the training step: guard, averaging, progress, data report and pictures."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from PIL import Image
+from rich.console import Console
+from safetensors.torch import load_file
+from tiny import FACTORIZED, make_codec, picture
+from tiny_training import Stream, Tiny, fit
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lic_train.checkpoint import load_model
+from lic_train.data.report import DataReport
+from lic_train.errors import DataError, TrainingError
+from lic_train.training.callbacks import (
+    Checkpoints,
+    DataWatch,
+    NonFiniteGuard,
+    Pictures,
+    ProgressBar,
+    WeightAveraging,
+    checkpoints,
+    newest_intact,
+)
+
+
+@pytest.fixture
+def _no_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "save_model", lambda *_: None)
+
+
+class Weights(Callback):
+    """Notes the weights after every optimizer step, and those that validation sees."""
+
+    def __init__(self) -> None:
+        self.trained: list[list[float]] = []
+        self.validated: list[list[float]] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self.trained.append(pl_module.model.weight.flatten().tolist())
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self.validated.append(pl_module.model.weight.flatten().tolist())
+
+
+# --- guard -----------------------------------------------------------------------------------------------------------
+
+
+class Breaking(Tiny):
+    """The loss of one micro-batch is not finite, or its gradient alone is not."""
+
+    def __init__(self, micro_batch: int, kind: str) -> None:
+        super().__init__()
+        self.micro_batch, self.kind = micro_batch, kind
+
+    def loss(self, batch: dict[str, Any]) -> Tensor:
+        loss = super().loss(batch)
+        if batch["number"] != self.micro_batch:
+            return loss
+        # The root's slope at 0 is infinite and meets a factor 0: the value is 0, the gradient NaN.
+        return {"nan": loss * math.nan, "inf": loss + math.inf, "gradient": (loss * 0).sqrt()}[self.kind]
+
+
+@pytest.mark.usefixtures("_no_export")
+@pytest.mark.parametrize("kind", ["nan", "inf", "gradient"])
+def test_guard_stops_before_the_weights_change(tmp_path: Path, kind: str) -> None:
+    weights = Weights()
+    module = Breaking(3, kind)
+    with pytest.raises(TrainingError, match=r"step 3.*not finite") as caught:
+        fit(module, [NonFiniteGuard(tmp_path), weights, Checkpoints(tmp_path / "c", every=3)], steps=9)
+    assert module.model.weight.flatten().tolist() == weights.trained[-1]
+    assert len(weights.trained) == 3
+    assert torch.isfinite(module.model.weight).all()
+    kept = torch.load(tmp_path / "c" / "last.ckpt", weights_only=True)
+    assert kept["state_dict"]["model.weight"].flatten().tolist() == weights.trained[-1]
+    for hint in (str(tmp_path / "failing_batch"), "learning rate", "clip", "precision=32"):
+        assert hint in str(caught.value)
+
+
+@pytest.mark.parametrize(("accumulate", "bad"), [(1, 2), (3, 4)])
+def test_guard_saves_the_batch_to_blame(tmp_path: Path, accumulate: int, bad: int) -> None:
+    with pytest.raises(TrainingError):
+        fit(Breaking(bad, "nan"), [NonFiniteGuard(tmp_path)], steps=9, accumulate_grad_batches=accumulate)
+    batch = next(iter(Stream(bad)))["x"]
+    folder = tmp_path / "failing_batch"
+    assert torch.equal(load_file(folder / "batch.safetensors")["x"], batch)
+    for number, crop in enumerate(batch):
+        drawn = np.asarray(Image.open(folder / f"crop_{number:03d}.png"))
+        assert np.array_equal(drawn, crop.permute(1, 2, 0).numpy())
+    report = json.loads((folder / "report.json").read_text())
+    assert (report["step"], report["seed"]) == (bad // accumulate, 7)
+    assert report["terms"]["loss"] == "nan"
+    assert report["terms"]["train/psnr"] == 30.0
+    assert report["parameters_without_finite_gradient"] == ["model.weight", "model.bias"]
+
+
+def test_guard_saves_pictures_that_are_already_floats(tmp_path: Path) -> None:
+    class Float(Breaking):
+        def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+            return {**batch, "x": batch["x"].float() / 255}
+
+    with pytest.raises(TrainingError):
+        fit(Float(0, "nan"), [NonFiniteGuard(tmp_path)], steps=1)
+    saved = load_file(tmp_path / "failing_batch" / "batch.safetensors")["x"]
+    assert torch.equal(saved, next(iter(Stream(0)))["x"])
+
+
+# --- averaging -------------------------------------------------------------------------------------------------------
+
+
+def slow_average(weights: list[list[float]], first: list[float], decay: float) -> list[float]:
+    """The definition, one number at a time, in float64."""
+    average = list(first)
+    for step, row in enumerate(weights, start=1):
+        d = min(decay, (1 + step) / (10 + step))
+        average = [d * a + (1 - d) * w for a, w in zip(average, row, strict=True)]
+    return average
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_validation_sees_the_average_and_training_goes_on_without_it(accumulate: int) -> None:
+    first = Tiny().model.weight.flatten().tolist()
+    plain, watched = Weights(), Weights()
+    options = {"val_check_interval": 2 * accumulate, "accumulate_grad_batches": accumulate}
+    fit(Tiny(), [plain], steps=6, **options)
+    fit(Tiny(), [watched, WeightAveraging(0.3)], steps=6, **options)
+    assert watched.trained == plain.trained
+    for number, seen in enumerate(watched.validated, start=1):
+        steps = plain.trained[accumulate - 1 : 2 * number * accumulate : accumulate]
+        assert seen == pytest.approx(slow_average(steps, first, 0.3), rel=1e-5)
+
+
+@pytest.mark.usefixtures("_no_export")
+@pytest.mark.parametrize("interval", [1, 10**9])  # saved while the average stands in the model, or not
+def test_checkpoints_hold_the_trained_weights_and_the_average(tmp_path: Path, interval: int) -> None:
+    weights = Weights()
+    callbacks = [Checkpoints(tmp_path, every=1, keep=None), WeightAveraging(0.3), weights]
+    fit(Tiny(), callbacks, steps=3, val_check_interval=interval)
+    first = Tiny().model.weight.flatten().tolist()
+    for step in (1, 2, 3):
+        found = torch.load(tmp_path / f"step_{step:08d}.ckpt", weights_only=True)
+        average = found["weight_averaging"]["model.weight"]
+        assert found["state_dict"]["model.weight"].flatten().tolist() == weights.trained[step - 1]
+        assert average.flatten().tolist() == pytest.approx(slow_average(weights.trained[:step], first, 0.3), rel=1e-5)
+
+
+def test_averaging_before_the_export_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="behind Checkpoints"):
+        fit(Tiny(), [WeightAveraging(0.9), Checkpoints(tmp_path, every=1)], steps=1)
+
+
+@pytest.mark.parametrize("decay", [0, 1, -0.5, float("nan")])
+def test_averaging_refuses_a_decay_without_meaning(decay: float) -> None:
+    with pytest.raises(ValueError, match="expected ema"):
+        WeightAveraging(decay)
+
+
+# --- progress --------------------------------------------------------------------------------------------------------
+
+
+class Clock(Callback):
+    """A clock that only these hooks move: ``wait`` seconds before a batch, ``work`` in it, 100 in a validation."""
+
+    def __init__(self, wait: float, work: float) -> None:
+        self.now, self.wait, self.work = 0.0, wait, work
+
+    def __call__(self) -> float:
+        return self.now
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.now += self.wait
+
+    def on_before_backward(self, *_: Any) -> None:
+        self.now += self.work
+
+    def on_validation_batch_start(self, *_: Any) -> None:
+        self.now += 100
+
+
+def shown(steps: int, wait: float, work: float, **options: Any) -> list[str]:
+    """Lines that a run prints where there is no terminal."""
+    clock, out = Clock(wait, work), io.StringIO()
+    bar = ProgressBar(batch_size=8, console=Console(file=out, width=80), clock=clock)
+    fit(Tiny(), [clock, bar], steps=steps, **options)
+    return out.getvalue().splitlines()
+
+
+def test_plain_lines_come_first_last_and_every_ten_seconds() -> None:
+    lines = shown(steps=10, wait=1, work=3)
+    assert [line.split()[1] for line in lines[:-1]] == ["1/10", "4/10", "7/10", "10/10"]
+    assert "0.25 steps/s  2 images/s" in lines[0]
+    assert "bpp 0.500  PSNR 30.00 dB" in lines[0]
+    assert lines[0].endswith("left 0:00:36")
+    assert lines[-1].startswith("10 steps in 0:00:40: 0.25 steps/s, 2 images/s; 25% of the time waited for data")
+
+
+def test_speed_counts_optimizer_steps_and_leaves_validation_out() -> None:
+    lines = shown(steps=4, wait=0, work=1, accumulate_grad_batches=2, val_check_interval=4)
+    assert "validation at step 2: loss" in lines[1]
+    assert "bpp 0.250  PSNR 31.00 dB  bpp_file 0.260" in lines[1]
+    assert "4/4" in lines[3]
+    assert "0.5 steps/s" in lines[3]
+    assert "4 steps in 0:03:28: 0.5 steps/s, 4 images/s; 0% of the time waited for data" in lines[-1]
+
+
+@pytest.mark.usefixtures("_no_export")
+def test_a_continued_run_begins_at_its_step(tmp_path: Path) -> None:
+    fit(Tiny(), [Checkpoints(tmp_path, every=6)], steps=6)
+    lines = shown(steps=8, wait=1, work=0, resume=newest_intact(tmp_path))
+    assert [line.split()[1] for line in lines[:-1]] == ["7/8", "8/8"]
+    assert lines[-1].startswith("2 steps in 0:00:02")
+
+
+def test_the_bar_fits_eighty_columns_and_tells_everything() -> None:
+    class Slow(Tiny):
+        def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+            out = super().training_step(batch, batch_idx)
+            self.log("train/loss", torch.tensor(12345.678))
+            return out
+
+    clock, screen = Clock(wait=0, work=3600), io.StringIO()
+    bar = ProgressBar(1024, console=Console(file=io.StringIO(), width=80, force_terminal=True), clock=clock)
+
+    class Look(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            assert bar._bar is not None
+            Console(file=screen, width=80).print(bar._bar.get_renderable())
+            trainer.should_stop = True
+
+    fit(Slow(), [clock, bar, Look()], steps=2_000_000)
+    first, second = screen.getvalue().splitlines()
+    assert max(len(first), len(second)) <= 80
+    for part in ("1/2000000", "elapsed 1:00:00", "left 1999999:00:00"):
+        assert part in first
+    for part in ("0.000278 steps/s", "0.284 images/s", "loss 1.235e+04", "bpp 0.500", "PSNR 30.00 dB"):
+        assert part in second
+
+
+# --- data report -----------------------------------------------------------------------------------------------------
+
+
+class Photographs(LightningDataModule):
+    """A stream in which batch 2 met a damaged file."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        return batch | ({"failures": [("a.png", "cut short")], "small": 1} if batch["number"] == 2 else {})
+
+    def report(self, output: Path) -> DataReport:
+        return DataReport(output / "data_report.json", "somewhere", self.size, Console(file=io.StringIO()))
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(Stream(0), batch_size=None)
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(Stream(2), batch_size=None)
+
+
+@pytest.mark.parametrize("interval", [10**9, 1])  # met in training, or in validation first
+def test_damaged_files_reach_the_report(tmp_path: Path, interval: int) -> None:
+    fit(Tiny(), [DataWatch(tmp_path)], steps=4, data=Photographs(1000), val_check_interval=interval)
+    report = json.loads((tmp_path / "data_report.json").read_text())
+    assert report["damaged"] == [{"file": "a.png", "reason": "cut short"}]
+    assert report["samples"] == (8 if interval > 1 else 16)
+
+
+def test_too_many_damaged_files_stop_the_run(tmp_path: Path) -> None:
+    module = Tiny()
+    with pytest.raises(DataError):
+        fit(module, [DataWatch(tmp_path)], steps=9, data=Photographs(10))
+    assert module.seen == [0, 1]
+
+
+# --- pictures and the best model, on a real codec --------------------------------------------------------------------
+
+
+class Photo(Tiny):
+    """A real codec that learns nothing: its weights drift."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = make_codec(FACTORIZED).train()  # type: ignore[assignment]
+        self.model_config = dict(FACTORIZED)
+
+    def loss(self, batch: dict[str, Any]) -> Tensor:
+        return self.model.g_a[0].weight.square().mean()
+
+
+def test_a_panel_is_drawn_and_the_averaged_model_exported(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def images() -> list[tuple[str, Tensor]]:
+        asked.append(1)
+        return [("flower", picture(37, 50))]
+
+    module = Photo()
+    order = [Pictures(tmp_path / "pictures", images), Checkpoints(tmp_path, every=2), WeightAveraging(0.5)]
+    fit(module, order, steps=4, val_check_interval=2)
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["step_00000002.png", "step_00000004.png"]
+    with Image.open(tmp_path / "pictures" / "step_00000004.png") as drawn:
+        assert min(drawn.size) > 300
+        assert np.asarray(drawn.convert("RGB")).std() > 10
+    assert asked == [1]
+
+    exported, metadata = load_model(tmp_path / "best.safetensors")
+    kept = torch.load(tmp_path / f"step_{metadata.extra['step']:08d}.ckpt", weights_only=True)
+    weight = exported.g_a[0].weight
+    assert torch.equal(weight, kept["weight_averaging"]["model.g_a.0.weight"])
+    assert not torch.equal(weight, kept["state_dict"]["model.g_a.0.weight"])
+    assert metadata.config == FACTORIZED
+
+
+def test_a_picture_that_cannot_be_written_does_not_stop_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pictures").write_text("in the way")
+    fit(Photo(), [Pictures(tmp_path / "pictures", lambda: [("a", picture(20, 20))])], steps=1, val_check_interval=1)
+    assert "step_00000001.png could not be written" in capsys.readouterr().out

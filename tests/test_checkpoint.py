@@ -1,0 +1,243 @@
+"""Models on disk: what is written comes back, in another process too; everything else is one clear error."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from lic_train.bitstream import decode, encode
+from lic_train.checkpoint import fingerprint, load_model, load_run, main, move, read_metadata, save_model
+from lic_train.errors import CheckpointError, ConfigError
+from tests.tiny import FACTORIZED, HYPERPRIOR, make_codec, make_run, picture, save_checkpoint
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "model.safetensors"
+    codec = make_codec()
+    identity = save_model(path, codec, FACTORIZED, {"step": 7, "run_config": {"lambda": 0.01, "data": {"root": None}}})
+    return path, codec, identity
+
+
+def weights(codec) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in codec.state_dict().items() if "quantiles" not in name}
+
+
+def test_what_is_saved_is_loaded(saved):
+    path, codec, identity = saved
+    loaded, metadata = load_model(path)
+    for name, tensor in weights(codec).items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    assert not loaded.training
+    assert metadata.config == FACTORIZED
+    assert metadata.training == {"step": 7, "lambda": 0.01}
+    assert metadata.fingerprint == identity == fingerprint(loaded, FACTORIZED)
+
+
+def test_a_loaded_model_decodes_what_the_saved_one_encoded(saved):
+    path, codec, identity = saved
+    x = picture(33, 47).float() / 255
+    data = encode(codec, x, identity)
+    loaded, metadata = load_model(path)
+    assert torch.equal(decode(loaded, data, metadata.fingerprint), decode(codec, data, identity))
+
+
+def test_fingerprint_is_sha256_of_configuration_and_named_weights():
+    codec = make_codec()
+    digest = hashlib.sha256(json.dumps(FACTORIZED, sort_keys=True).encode())
+    for name, tensor in sorted(weights(codec).items()):
+        digest.update(f"{name} float32 {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+    assert fingerprint(codec, FACTORIZED) == digest.digest()[:8]
+
+
+def test_fingerprint_follows_weights_and_configuration_but_not_quantiles():
+    codec = make_codec()
+    first = fingerprint(codec, FACTORIZED)
+    with torch.no_grad():
+        codec.entropy_bottleneck.quantiles.add_(1)
+    assert fingerprint(codec, FACTORIZED) == first
+    assert fingerprint(codec, {**FACTORIZED, "N": 9}) != first
+    with torch.no_grad():
+        codec.g_s[0].bias[0] += 1e-6
+    assert fingerprint(codec, FACTORIZED) != first
+
+
+def test_saving_leaves_the_old_file_when_it_fails(saved, monkeypatch):
+    path, codec, _ = saved
+    before = path.read_bytes()
+
+    def half(tensors, target, metadata):
+        Path(target).write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("lic_train.checkpoint.save_file", half)
+    with pytest.raises(OSError, match="disk full"):
+        save_model(path, codec, FACTORIZED, {})
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_cut_anywhere_is_refused(saved):
+    path, _, _ = saved
+    content = path.read_bytes()
+    for length in (0, 1, 7, 8, 50, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:length])
+        with pytest.raises(CheckpointError, match="cut short"):
+            load_model(path)
+
+
+def test_a_changed_weight_is_noticed(saved):
+    path, _, _ = saved
+    content = bytearray(path.read_bytes())
+    begin = 8 + int.from_bytes(content[:8], "little")
+    with safe_open(path, "pt") as file:
+        assert "g_a.0.weight" in file.keys()  # noqa: SIM118 (no mapping)
+    header = json.loads(content[8:begin])
+    content[begin + header["g_a.0.weight"]["data_offsets"][0]] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="damaged: expected fingerprint"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n" + bytes(200), b"hello world " * 20])
+def test_foreign_files_are_refused(tmp_path, content):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="cannot read"):
+        load_model(path)
+
+
+def test_safetensors_of_others_are_refused(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file({"weight": torch.zeros(3)}, path)
+    with pytest.raises(CheckpointError, match="expected a model that lic_train exported"):
+        load_model(path)
+    save_file({"weight": torch.zeros(3)}, path, metadata={"lic_train": "[1, 2"})
+    with pytest.raises(CheckpointError, match="does not carry its configuration"):
+        load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({**FACTORIZED, "N": 12}, r"g_a.0.weight: expected float32 \(12, 3, 5, 5\), got float32 \(8, 3, 5, 5\).*more"),
+        (HYPERPRIOR, "h_a.* is missing"),
+        ({**FACTORIZED, "width": 3}, "does not take these arguments"),
+        ({"_target_": "os.system", "command": "true"}, "expected _target_"),
+        ({"_target_": "lic_train.models.nothing.Here"}, "no model"),
+    ],
+)
+def test_weights_of_another_model_are_refused(tmp_path, config, says):
+    path = tmp_path / "x.safetensors"
+    save_model(path, make_codec(), config, {})
+    with pytest.raises(CheckpointError, match=says):
+        load_model(path)
+
+
+def test_best_then_last_then_the_newest_step(tmp_path, capsys):
+    make_run(tmp_path, seed=1)
+    folder = tmp_path / "checkpoints"
+    for step in (10, 20):
+        save_checkpoint(folder / f"step_{step:08d}.ckpt", make_codec(seed=step), FACTORIZED, step)
+    shutil.copy(folder / "step_00000020.ckpt", folder / "last.ckpt")
+
+    def found(checkpoint: str) -> tuple[str, int]:
+        _, metadata = load_run(tmp_path, checkpoint)
+        return metadata.path.name, metadata.training["step"]
+
+    assert found("best") == ("best.safetensors", 7)
+    assert found("last") == ("last.ckpt", 20)
+    assert found("step_00000010.ckpt") == ("step_00000010.ckpt", 10)
+    (folder / "best.safetensors").write_bytes(b"broken")
+    (folder / "last.ckpt").write_bytes((folder / "last.ckpt").read_bytes()[:-100])
+    assert found("best") == ("step_00000020.ckpt", 20)
+    told = capsys.readouterr().err
+    assert told.count("passed over") == 2
+    assert "best.safetensors" in told
+    assert "last.ckpt" in told
+    for path in folder.iterdir():
+        path.write_bytes(b"broken")
+    with pytest.raises(CheckpointError, match="only broken ones"):
+        load_run(tmp_path)
+
+
+def test_a_training_checkpoint_gives_its_average_if_it_keeps_one(tmp_path):
+    raw, average = make_codec(seed=1), make_codec(seed=2)
+    averages = {f"model.{name}": parameter.detach() for name, parameter in average.named_parameters()}
+    path = tmp_path / "x.ckpt"
+    save_checkpoint(path, raw, FACTORIZED, 3, weight_averaging=averages)
+    loaded, _ = load_run(path)
+    assert fingerprint(loaded, FACTORIZED) == fingerprint(average, FACTORIZED)
+
+
+def test_compiled_and_foreign_keys_of_a_training_checkpoint(tmp_path):
+    codec = make_codec()
+    content = {f"model._orig_mod.{name}": tensor for name, tensor in codec.state_dict().items()}
+    content["metric.total"] = torch.zeros(())
+    torch.save({"state_dict": content, "model_config": FACTORIZED, "global_step": 1}, tmp_path / "x.ckpt")
+    loaded, _ = load_run(tmp_path / "x.ckpt")
+    assert fingerprint(loaded, FACTORIZED) == fingerprint(codec, FACTORIZED)
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "exploded",))
+
+    torch.save({"state_dict": {}, "model_config": {}, "global_step": Bomb()}, tmp_path / "x.ckpt")
+    with pytest.raises(CheckpointError, match="cannot read"):
+        load_run(tmp_path / "x.ckpt")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_nothing_to_load(tmp_path):
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_run(tmp_path / "no_such_run")
+    with pytest.raises(CheckpointError, match="got none; train first"):
+        load_run(tmp_path)
+    with pytest.raises(CheckpointError, match="cannot read"):
+        load_run(tmp_path, "no_such_file.safetensors")
+
+
+def test_an_unknown_device_is_refused():
+    with pytest.raises(ConfigError, match="got 'gpu7'"):
+        move(make_codec(), "gpu7")
+
+
+def test_export_and_show_in_a_fresh_process(tmp_path, capsys):
+    codec = make_run(tmp_path / "run", seed=4)
+    command = [sys.executable, "-W", "ignore", "-m", "lic_train.checkpoint", "export", str(tmp_path / "run")]
+    subprocess.run([*command, str(tmp_path / "out.safetensors")], cwd=ROOT, check=True, timeout=300)
+    loaded, metadata = load_model(tmp_path / "out.safetensors")
+    assert fingerprint(loaded, FACTORIZED) == fingerprint(codec, FACTORIZED) == metadata.fingerprint
+    assert metadata.training == {"step": 7, "lambda": 0.0067}
+    assert main(["show", str(tmp_path / "out.safetensors")]) == 0
+    shown = capsys.readouterr().out
+    parameters = sum(parameter.numel() for parameter in codec.parameters())
+    assert f"{parameters:,}" in shown
+    assert metadata.fingerprint.hex() in shown
+
+
+def test_export_of_the_last_checkpoint(tmp_path):
+    codec = make_codec(seed=9)
+    save_checkpoint(tmp_path / "checkpoints" / "last.ckpt", codec, FACTORIZED, 12)
+    assert main(["export", str(tmp_path), "--checkpoint", "last"]) == 0
+    metadata = read_metadata(tmp_path / "model.safetensors")
+    assert metadata.training == {"step": 12}
+    assert metadata.fingerprint == fingerprint(codec, FACTORIZED)
+
+
+def test_errors_of_the_command_line_are_told_without_a_traceback(tmp_path, capsys):
+    assert main(["show", str(tmp_path / "[nothing]")]) == 2
+    assert "[nothing], which does not exist" in capsys.readouterr().err

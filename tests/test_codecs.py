@@ -1,0 +1,154 @@
+"""The contract that every shipped model fulfils, at small widths."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lic_train import bitstream, losses
+from lic_train.models.base import build
+from tests.conftest import SMALL, small_config
+
+every_model = pytest.mark.parametrize("name", SMALL)
+
+
+def photograph(height: int, width: int, seed: int = 0) -> torch.Tensor:
+    """A smooth random picture (3, H, W): noise at three scales, so that no latent is trivial."""
+    generator = torch.Generator().manual_seed(seed)
+    picture = sum(
+        torch.nn.functional.interpolate(torch.rand(1, 3, n, n, generator=generator), (height, width), mode="bilinear")
+        for n in (3, 11, 40)
+    )
+    return (picture / 3)[0]
+
+
+def assert_same_picture(a: torch.Tensor, b: torch.Tensor) -> None:
+    """Equal up to float order: one wrong symbol moves a picture a thousand times further."""
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+@every_model
+def test_forward_shapes_and_rate(name, small_codec):
+    model = small_codec(name)
+    x = torch.stack([photograph(128, 192, seed) for seed in range(2)])
+    out = model.train()(x)
+    assert out["x_hat"].shape == x.shape
+    for likelihoods in out["likelihoods"].values():
+        assert likelihoods.shape[0] == 2
+        assert bool(((likelihoods >= 1e-9) & (likelihoods <= 1 + 1e-6)).all())
+    assert 0 < losses.bpp(out, x).item() < 100
+
+
+@every_model
+def test_every_parameter_learns(name, small_codec):
+    model = small_codec(name).train()
+    x = photograph(64, 64)[None]
+    out = model(x)
+    (losses.bpp(out, x) + 100 * losses.mse(out, x)).backward()
+    untouched = {id(p) for p in model.net_parameters() if p.grad is None}
+    assert not [key for key, p in model.named_parameters() if id(p) in untouched]
+    assert all(p.grad is None for p in model.aux_parameters())
+    model.zero_grad()
+    model.aux_loss().backward()
+    assert all(bool(p.grad.any()) for p in model.aux_parameters())
+    assert all(p.grad is None or not bool(p.grad.any()) for p in model.net_parameters())
+
+
+@every_model
+def test_decoder_returns_what_the_evaluation_forward_does(name, small_codec):
+    model = small_codec(name)
+    x = photograph(128, 192)[None]
+    with torch.no_grad(), model.ready_to_code():
+        out = model(x)
+        coded = model.compress(x)
+        decoded = model.decompress(**coded)
+    assert_same_picture(decoded["x_hat"], out["x_hat"].clamp(0, 1))
+    estimate = losses.bpp(out, x).item() * 128 * 192 / 8
+    real = sum(len(string) for string in coded["strings"])
+    # 2 %, what a section costs (a checksum and the coder's last word), and the outliers of an untrained network, whose
+    # estimate is the likelihood's floor of 30 bits and whose escape code has 14 to 46.
+    outliers = sum(int((likelihoods <= 1.001e-9).sum()) for likelihoods in out["likelihoods"].values())
+    assert abs(real - estimate) < 0.02 * estimate + 12 * len(coded["strings"]) + 2 * outliers
+
+
+@every_model
+@pytest.mark.parametrize("size", [(97, 131), (1, 1), (1, 70), (64, 64)])
+def test_pictures_of_any_size_pass_through_a_file(name, size, small_codec):
+    model = small_codec(name)
+    x = photograph(*size)
+    with model.ready_to_code():
+        data = bitstream.encode(model, x, fingerprint=b"01234567")
+        again = bitstream.encode(model, x, fingerprint=b"01234567")
+        x_hat = bitstream.decode(model, data, fingerprint=b"01234567")
+    assert data == again
+    assert x_hat.shape == x.shape
+    assert bool(((x_hat >= 0) & (x_hat <= 1)).all())
+
+
+@every_model
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_black_and_white_pictures(name, value, small_codec):
+    model = small_codec(name)
+    x = torch.full((3, 64, 64), value)
+    with model.ready_to_code(), torch.no_grad():
+        x_hat = bitstream.decode(model, bitstream.encode(model, x, bytes(8)), bytes(8))
+        expected = model(x[None])["x_hat"].clamp(0, 1)[0]
+    assert_same_picture(x_hat, expected)
+
+
+@every_model
+def test_an_all_zero_latent_is_coded(name, small_codec):
+    model = small_codec(name)
+    with torch.no_grad():
+        for parameter in model.g_a.parameters():
+            parameter.zero_()
+    x = photograph(64, 64)
+    with model.ready_to_code(), torch.no_grad():
+        x_hat = bitstream.decode(model, bitstream.encode(model, x, bytes(8)), bytes(8))
+        assert_same_picture(x_hat, model(x[None])["x_hat"].clamp(0, 1)[0])
+
+
+@every_model
+def test_reloaded_weights_decode_the_same_file(name, small_codec):
+    model = small_codec(name)
+    x = photograph(64, 128)
+    with model.ready_to_code():
+        data = bitstream.encode(model, x, bytes(8))
+        x_hat = bitstream.decode(model, data, bytes(8))
+    other = build(small_config(name))
+    other.load_state_dict(model.state_dict())
+    with other.ready_to_code():
+        torch.testing.assert_close(bitstream.decode(other, data, bytes(8)), x_hat, rtol=0, atol=0)
+
+
+@every_model
+def test_coding_leaves_the_training_state_untouched(name, small_codec):
+    model = small_codec(name).train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with model.ready_to_code():
+        assert not model.training
+        moved = [not torch.equal(p, before[f"{key}.quantiles"]) for key, p in _quantiles(model)]
+    assert all(moved)
+    assert model.training
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def _quantiles(model):
+    return [(key.removesuffix(".quantiles"), p) for key, p in model.named_parameters() if key.endswith("quantiles")]
+
+
+@every_model
+def test_the_same_seed_gives_the_same_step(name, small_codec):
+    x = photograph(64, 64)[None]
+
+    def gradient():
+        model = small_codec(name).train()
+        torch.manual_seed(7)
+        out = model(x)
+        losses.bpp(out, x).backward()
+        return [p.grad for p in model.net_parameters() if p.grad is not None]
+
+    for a, b in zip(gradient(), gradient(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
