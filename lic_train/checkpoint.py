@@ -8,9 +8,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lic_train import atomic
 from lic_train.errors import CheckpointError, ConfigError, LicError
 from lic_train.models.base import Codec, build
 from lic_train.screen import say_error, say_warning
@@ -86,7 +86,7 @@ def save_model(path: Path, model: Codec, config: Mapping[str, Any], extra: Mappi
     header = {_KEY: json.dumps(record)}
     # Clones, as safetensors refuses tensors that share memory.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    _replace(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+    atomic.replace(path, lambda temporary: save_file(tensors, temporary, metadata=header))
     return identity
 
 
@@ -208,19 +208,6 @@ def _candidates(run: Path, checkpoint: str) -> list[Path]:
     if checkpoint == "best":
         paths.insert(0, folder / "best.safetensors")
     return [path for path in paths if path.exists()]
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, bring it to the disk, and move it into place: all or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _build(config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Codec:

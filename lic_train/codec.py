@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from lic_train import atomic
 from lic_train.bitstream import MAX_PIXELS, decode, encode, unpack
 from lic_train.checkpoint import load_model, load_run, move, read_metadata
-from lic_train.data.atomic import write_atomically
 from lic_train.data.images import read_image, save_png
 from lic_train.errors import BitstreamError, CheckpointError, LicError
 from lic_train.models.base import Codec
@@ -47,7 +47,7 @@ def compress(source: Path, target: Path, codec: Codec, fingerprint: bytes, max_p
     began = time.perf_counter()
     data = encode(codec, x, fingerprint, max_pixels)
     seconds = time.perf_counter() - began
-    write_atomically(target, data)
+    atomic.replace_bytes(target, data)
     height, width = x.shape[1:]
     return _table(target, width, height, len(data), seconds)
 

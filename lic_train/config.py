@@ -29,6 +29,7 @@ from pydantic import (
 )
 
 from lic_train.errors import ConfigError
+from lic_train.evaluate.sets import SetOptions
 from lic_train.models.base import find_model
 from lic_train.recipes.recipe import Recipe
 
@@ -117,14 +118,6 @@ class ValidateSection(Section):
     bitstreams: NonNegativeInt
 
 
-class EvalSection(Section):
-    """The images that are coded at the end; ``root: null`` means the run's own validation photographs."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
-    root: str | None
-    limit: PositiveInt | None
-
-
 class TrainerSection(Section):
     """What Lightning runs on."""
 
@@ -141,7 +134,7 @@ class RunConfig(Section):
     model: dict[str, Any]
     recipe: RecipeSection
     data: dict[str, Any]
-    eval: EvalSection
+    eval: SetOptions
     trainer: TrainerSection
     logger: dict[str, Any]
     lmbda: Annotated[PositiveFloat, Field(alias="lambda", allow_inf_nan=False)]
@@ -296,7 +289,8 @@ def _check_options(group: str, value: str, known: list[str]) -> None:
 
 def _check_key(key: str) -> None:
     top = OmegaConf.load(CONF_DIR / "config.yaml")
-    assert isinstance(top, DictConfig) and isinstance(top.defaults, ListConfig)
+    assert isinstance(top, DictConfig)
+    assert isinstance(top.defaults, ListConfig)
     groups = [str(name) for entry in top.defaults if isinstance(entry, DictConfig) for name in entry]
     known = sorted({str(name) for name in top} - {"defaults", "hydra"} | set(groups))
     if key not in known:

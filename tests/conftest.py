@@ -27,17 +27,14 @@ SMALL: dict[str, dict[str, object]] = {
     "cheng2020_attn": {"N": 8},
     "elic2022": {"N": 8, "M": 16, "groups": [4, 4, 8]},
     "cwam": {"N": 16},
+    "gaacnn": {"M": 8, "N": 6, "widths": [6, 8]},
+    "gcab_gmm": {"N": 16, "M": 12, "ratio": 4, "head_widths": [24, 20]},
 }
 
 
 def small_config(name: str) -> dict[str, object]:
     """The model's shipped configuration at its small widths."""
     return {**dict(compose([f"model={name}"]).model), **SMALL[name]}
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _two_threads() -> None:
-    torch.set_num_threads(2)
 
 
 @pytest.fixture

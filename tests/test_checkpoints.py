@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import At, Tiny, fit
 
 from lic_train.errors import CheckpointError, TrainingError
 from lic_train.training.callbacks import (
@@ -25,6 +24,7 @@ from lic_train.training.callbacks import (
     newest_intact,
 )
 from lic_train.training.loggers import CsvLogger
+from tests.tiny_training import At, Tiny, fit
 
 
 @pytest.fixture(autouse=True)
@@ -184,6 +184,20 @@ def test_best_is_the_lowest_and_survives_a_resume(tmp_path: Path, exported: list
     fit(Tiny(losses), [again], steps=6, resume=newest_intact(tmp_path), val_check_interval=1)
     assert exported == [(1, 3.0), (2, 1.0), (6, 0.5)]
     assert (again.best_value, again.best_step) == (0.5, 6)
+
+
+def test_a_checkpoint_knows_the_validation_of_its_own_step(tmp_path: Path, exported: list[tuple[int, float]]) -> None:
+    losses = {3: 1.0, 6: 2.0}
+
+    def crash(*_: object) -> None:
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(Tiny(losses), [At(4, crash), Checkpoints(tmp_path, every=3)], steps=6, val_check_interval=3)
+    rest = Tiny(losses)
+    fit(rest, [Checkpoints(tmp_path, every=3)], steps=6, resume=newest_intact(tmp_path), val_check_interval=3)
+    assert [step for step, _ in rest.validated] == [6]
+    assert exported == [(3, 1.0)]
 
 
 # --- stopping and going on -------------------------------------------------------------------------------------------

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 import wandb
 import yaml
-from tiny_training import Tiny, fit
 from wandb.proto.wandb_internal_pb2 import Record
 
 from lic_train.errors import ConfigError
 from lic_train.training.loggers import CsvLogger, build_loggers, finish, has_credentials
+from tests.tiny_training import Tiny, fit
 
 CONF = Path(__file__).resolve().parent.parent / "conf" / "logger"
 
@@ -197,6 +197,7 @@ def test_without_credentials_it_is_offline_and_complete(tmp_path: Path, capsys: 
     for step in (10, 20):
         loggers[1].log_metrics({"train/loss": step / 2}, step=step)
     finish(loggers, 3)
+    wandb.teardown()  # waits until the file is complete
     said = capsys.readouterr().out
     assert said.count("W&B: offline (no credentials") == 1
     found = list(records(tmp_path))

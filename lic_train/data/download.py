@@ -14,7 +14,7 @@ from typing import NamedTuple
 import rich
 from rich.progress import track
 
-from lic_train.data.atomic import write_atomically
+from lic_train import atomic
 from lic_train.errors import DataError, LicError
 
 TIMEOUT = 30.0  # seconds without an answer
@@ -84,7 +84,7 @@ def obtain(sums: Mapping[str, str], to: Path, read: Callable[[str], bytes]) -> i
                 f"  got       {got}, {len(data):,} bytes\n  to do     try again, or another --base or --from"
             )
         try:
-            write_atomically(to / name, data)
+            atomic.replace_bytes(to / name, data)
         except OSError as error:
             raise DataError(f"cannot write {to / name}: {error.strerror}.\n  to do     choose another --to") from error
     return len(missing)

@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 from torch import Tensor
 
-from lic_train.data.atomic import write_atomically
+from lic_train import atomic
 from lic_train.errors import DataError
 
 MAX_PIXELS = 178_956_970  # 512 MiB as 8-bit RGB; also the number above which Pillow itself refuses to open a file
@@ -94,7 +94,7 @@ def save_png(path: str | os.PathLike[str], x: Tensor) -> None:
         picture = picture.float().clamp(0, 1).mul(255).round().to(torch.uint8)
     file = io.BytesIO()
     Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(file, "PNG")
-    write_atomically(Path(path), file.getvalue())
+    atomic.replace_bytes(Path(path), file.getvalue())
 
 
 def to_tensor(image: Image.Image) -> Tensor:

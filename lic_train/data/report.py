@@ -9,7 +9,7 @@ from typing import Any
 import rich
 from rich.console import Console
 
-from lic_train.data.atomic import write_atomically
+from lic_train import atomic
 from lic_train.data.stream import Batch
 from lic_train.errors import DataError
 
@@ -70,7 +70,7 @@ class DataReport:
             "small": self.small,
             "damaged": [{"file": name, "reason": reason} for name, reason in self._all().items()],
         }
-        write_atomically(self.path, (json.dumps(content, indent=1) + "\n").encode())
+        atomic.replace_bytes(self.path, (json.dumps(content, indent=1) + "\n").encode())
 
     def _all(self) -> dict[str, str]:
         return self._earlier | self.damaged

@@ -1,4 +1,6 @@
-"""Serial spatial context (Minnen et al. 2018, "Joint autoregressive and hierarchical priors", section 3), coded by a wavefront.
+"""Serial spatial context, coded by a wavefront.
+
+Minnen et al. 2018, "Joint autoregressive and hierarchical priors for learned image compression", section 3.
 
 The mask sees two rows above and two columns to the left. All positions with the same ``t = column + 3 * row`` depend
 only on smaller t, so one step codes a whole diagonal: w + 3(h - 1) steps instead of h * w.
@@ -33,6 +35,7 @@ class CausalConv2d(nn.Conv2d):
         mask = torch.zeros(5, 5)
         for row, column in TAPS:
             mask[row, column] = 1
+        self.mask: Tensor
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -94,7 +97,11 @@ class SerialContext(nn.Module):
         """Code y (1, M, h, w) given psi (1, 2M, h, w)."""
         encoder = SymbolEncoder()
         flat = y.flatten(2).transpose(1, 2)
-        self._wavefront(psi, lambda at, scales, means: self.gaussian_conditional.encode(encoder, flat[:, at], scales, means))
+
+        def write(positions: Tensor, scales: Tensor, means: Tensor) -> Tensor:
+            return self.gaussian_conditional.encode(encoder, flat[:, positions], scales, means)
+
+        self._wavefront(psi, write)
         return encoder.finish()
 
     @torch.no_grad()
@@ -105,7 +112,7 @@ class SerialContext(nn.Module):
             BitstreamError: the string is damaged.
         """
         decoder = SymbolDecoder(string)
-        y_hat = self._wavefront(psi, lambda at, scales, means: self.gaussian_conditional.decode(decoder, scales, means))
+        y_hat = self._wavefront(psi, lambda _, *params: self.gaussian_conditional.decode(decoder, *params))
         decoder.finish()
         return y_hat
 
@@ -140,6 +147,7 @@ class SerialContext(nn.Module):
 
 
 @functools.lru_cache(maxsize=32)
+@torch.inference_mode(False)  # indexes first made inside inference mode also serve outside
 def _diagonals(height: int, width: int, device: torch.device) -> list[tuple[Tensor, Tensor, Tensor]]:
     """For every t: positions (K,) in the map, the same in the padded canvas, and their 12 neighbours there (K, 12)."""
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")

@@ -1,7 +1,11 @@
-"""Fully factorised learned density (Balle et al. 2018, "Variational image compression with a scale hyperprior", appendix 6.1)."""
+"""Fully factorised learned density.
+
+Balle et al. 2018, "Variational image compression with a scale hyperprior", appendix 6.1.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -13,7 +17,7 @@ from torch import Tensor, nn
 from lic_train.entropy.coder import SymbolDecoder, SymbolEncoder, Table
 from lic_train.entropy.gaussian import to_symbols
 from lic_train.entropy.precision import in_float32
-from lic_train.entropy.quantize import add_noise, round_to
+from lic_train.entropy.quantize import add_noise, round_ste
 
 # The tails beyond this many symbols from the median are left to the escape code.
 MAX_RADIUS = 2048
@@ -34,7 +38,7 @@ class EntropyBottleneck(nn.Module):
         widths = (1, *filters, 1)
         scale = init_scale ** (1 / (len(filters) + 1))
         self.matrices, self.biases, self.factors = nn.ParameterList(), nn.ParameterList(), nn.ParameterList()
-        for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
+        for fan_in, fan_out in itertools.pairwise(widths):
             init = math.log(math.expm1(1 / scale / fan_out))
             self.matrices.append(nn.Parameter(torch.full((channels, fan_out, fan_in), init)))
             self.biases.append(nn.Parameter(torch.empty(channels, fan_out, 1).uniform_(-0.5, 0.5)))
@@ -71,8 +75,12 @@ class EntropyBottleneck(nn.Module):
         return z_hat, self.likelihood(z_hat)
 
     def quantize(self, z: Tensor) -> Tensor:
-        """``round(z - median) + median``, as the bitstream carries it. (B, C, h, w) -> (B, C, h, w)."""
-        return round_to(z.float(), self.medians)
+        """``round(z - median) + median``, as the bitstream carries it, straight-through for the gradient.
+
+        (B, C, h, w) -> (B, C, h, w), laid out in memory as `decompress` lays it out, whatever the layout of z: what is
+        computed from z_hat must not differ in the last digit between encoder and decoder.
+        """
+        return round_ste(z.float(), self.medians).clone(memory_format=torch.contiguous_format)
 
     @in_float32
     def likelihood(self, z_hat: Tensor) -> Tensor:

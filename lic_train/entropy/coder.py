@@ -1,7 +1,7 @@
 """Range coding of integer symbols with shared tables, escapes and a checksum.
 
 The range coder is ``constriction``'s: memory-safe on any input, and as fast on small calls as on large ones, which
-the wavefronts of context models need. Both sides see the same tables, indexes and order, so a string holds nothing else.
+the wavefronts of context models need. Both sides see the same tables, indexes and order; a string holds nothing else.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Table:
     def from_pmf(cls, pmf: np.ndarray, minimum: int) -> Table:
         """Build from float64 probabilities of consecutive integers; what they leave of 1 goes to the escape.
 
-        The escape has at least 2^-14: that costs 1e-4 bits a symbol and keeps an outlier below 30 bits, which is what the
-        likelihood's floor of 1e-9 estimates for it. The probabilities are rounded to multiples of 2^-40 first, so that last-digit differences between mathematical
-        libraries do not reach the coder.
+        The escape has at least 2^-14: that costs 1e-4 bits a symbol and keeps an outlier near the 30 bits that the
+        likelihood's floor of 1e-9 estimates for it. The probabilities are rounded to multiples of 2^-40 first, so that
+        last-digit differences between mathematical libraries do not reach the coder.
         """
         tail = max(1.0 - float(pmf.sum()), 2.0**-14)
         weights = np.round(np.append(pmf, tail) * 2.0**40) * 2.0**-40
@@ -94,7 +94,7 @@ class SymbolDecoder:
 
     def __init__(self, string: bytes) -> None:
         if len(string) < _CHECKSUM_BYTES or len(string) % 4:
-            raise BitstreamError(f"an entropy-coded section has {len(string)} bytes; expected a multiple of 4, at least 4")
+            raise BitstreamError(f"expected an entropy-coded section of 4, 8, 12, .. bytes, got one of {len(string)}")
         words = np.frombuffer(string[:-_CHECKSUM_BYTES], dtype="<u4").astype(np.uint32)
         self._coder = constriction.stream.queue.RangeDecoder(words)
         self._expected = int.from_bytes(string[-_CHECKSUM_BYTES:], "little")
@@ -145,6 +145,6 @@ class SymbolDecoder:
 
 def _mismatch(found: str) -> BitstreamError:
     return BitstreamError(
-        f"decoding an entropy-coded section gives {found}: the section is damaged, or this device, library or number of "
-        "threads computes other entropy parameters than the encoder's; decode where it was encoded"
+        f"decoding an entropy-coded section gives {found}: the section is damaged, or this device, library or number "
+        "of threads computes other entropy parameters than the encoder's; decode where it was encoded"
     )

@@ -6,8 +6,8 @@ each), on five rows above and on five elements to its left, and all elements of 
 ``t = 36 * channel + 6 * row + column`` depend on smaller t only: 36(M - 1) + 6(h - 1) + w steps instead of M * h * w.
 
 What decides the bitstream runs on the CPU in float64. There the order of a sum, and so the number of threads or the
-library, moves the fifteenth digit, and the mixture coder then rounds to coarse grids: the tables of encoder and decoder
-are equal on any machine but for a chance of about one in a million per picture, which the checksum catches.
+library, moves the sixteenth digit, and the mixture coder then rounds to grids of 2^-16 and coarser: another machine's
+tables are equal but for a chance of about 1e-5 per picture, which the checksum catches.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def in_float64(module: nn.Module, x: Tensor) -> Tensor:
 
 def _exact(values: Tensor | None) -> Tensor:
     assert values is not None, "every layer of this file has a bias"
-    return values.detach().cpu().double()
+    return values.detach().cpu().double().contiguous()
 
 
 @contextmanager
@@ -160,7 +160,7 @@ class VolumeContext(nn.Module):
         """
         volume = psi.shape[1] // 2, *psi.shape[2:]
         context, first, *rest = self._matrices()
-        beside = torch.addmm(first[1], in_float64(self.hyper, psi).view(-1, 1), first[0][-1:])
+        beside = torch.addmm(first[1], in_float64(self.hyper, psi).reshape(-1, 1), first[0][-1:])
         canvas = beside.new_zeros([REACH + volume[0], *(side + 2 * REACH for side in volume[1:])])
         flat, taps = canvas.view(-1), _tap_offsets(canvas)
         with one_thread():

@@ -61,6 +61,7 @@ class GaussianConditional(nn.Module):
         self.lower_bound_scale = LowerBound(SCALE_MIN)
         self.likelihood_lower_bound = LowerBound(1e-9)
         table = scale_table()
+        self._boundaries: Tensor
         self.register_buffer("_boundaries", torch.from_numpy(np.sqrt(table[1:] * table[:-1])).float(), persistent=False)
 
     @in_float32

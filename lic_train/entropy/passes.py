@@ -17,9 +17,10 @@ from lic_train.entropy.quantize import add_noise, round_ste
 
 
 class LatentPass(Protocol):
-    """Returns y_hat (B, g, h, w) of the channels, valid where ``mask`` (h, w) is true; ``scales``, ``means`` (B, g, h, w)."""
+    """What a model hands its passes to."""
 
-    def __call__(self, channels: slice, mask: Tensor, scales: Tensor, means: Tensor) -> Tensor: ...
+    def __call__(self, channels: slice, mask: Tensor, scales: Tensor, means: Tensor) -> Tensor:
+        """Return y_hat (B, g, h, w) of the channels, valid where ``mask`` (h, w) is true, given (B, g, h, w) each."""
 
 
 class Estimate:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ def in_float32(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def wrapper(self: Any, *args: Any) -> Any:
         device = next(arg.device.type for arg in args if isinstance(arg, Tensor))
-        with torch.autocast(device, enabled=False):
+        # The meta device, on which costs are counted, has no autocast.
+        island = torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+        with island:
             return method(self, *(arg.float() if isinstance(arg, Tensor) else arg for arg in args))
 
     return wrapper

@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from lic_train import metrics
+from lic_train import atomic, metrics
 from lic_train.bitstream import decode, encode, estimate
-from lic_train.data.atomic import write_atomically
 from lic_train.models.base import Codec
 
 # Two floats this close, 1/40 of an 8-bit step, may still fall on different sides of a rounding boundary.
@@ -56,7 +55,7 @@ def measure(encoder: Codec, decoder: Codec, name: str, picture: Tensor, fingerpr
     began = time.perf_counter()
     data = encode(encoder, x, fingerprint)
     encoded = time.perf_counter()
-    write_atomically(path, data)
+    atomic.replace_bytes(path, data)
     data = path.read_bytes()
     read = time.perf_counter()
     x_hat = decode(decoder, data, fingerprint).cpu()

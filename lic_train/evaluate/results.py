@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lic_train import atomic
 from lic_train.checkpoint import Metadata
-from lic_train.data.atomic import write_atomically
 from lic_train.evaluate.measure import FLOAT_ORDER, Row
 from lic_train.metrics import MS_SSIM_MIN_SIDE
 
@@ -103,7 +103,7 @@ def assemble(
 
 def write(path: Path, result: dict[str, Any]) -> None:
     """Write the JSON file, all or nothing."""
-    write_atomically(path, (json.dumps(result, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode())
+    atomic.replace_bytes(path, (json.dumps(result, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode())
 
 
 def decibel(ms_ssim: float | None) -> float | None:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
+from lic_train.entropy.context3d import one_thread
 from lic_train.entropy.gaussian import GaussianConditional
 from lic_train.entropy.passes import Decode, Encode, Estimate, LatentPass
 from lic_train.entropy.quantize import round_to
@@ -45,12 +47,17 @@ def stage_mask(stage: Sequence[Parity], height: int, width: int, device: torch.d
 
 
 def planar(x: Tensor) -> Tensor:
-    """A copy with plain row-major strides. Kernels are chosen by strides: encoder and decoder must not differ in them."""
+    """A copy with plain row-major strides: kernels are chosen by strides, and encoder and decoder must choose alike."""
     return x.clone(memory_format=torch.contiguous_format)
 
 
+def repeatable(module: nn.Module) -> AbstractContextManager[None]:
+    """In evaluation, one thread for what decides the bitstream: several add in another order, and round otherwise."""
+    return nullcontext() if module.training else one_thread()
+
+
 class ExactEstimate(Estimate):
-    """`Estimate` whose y_hat is, in evaluation, the bitstream's to the last bit; straight-through costs half a digit."""
+    """`Estimate` whose y_hat is, in evaluation, the bitstream's to the last bit: straight-through rounds once more."""
 
     def __call__(self, channels: slice, mask: Tensor, scales: Tensor, means: Tensor) -> Tensor:
         """See `LatentPass`."""
@@ -61,7 +68,7 @@ class ExactEstimate(Estimate):
 class SpatialContext(nn.Conv2d):
     """Convolution s -> 2s that sees, from any position of ``stage``, the positions of the ``earlier`` stages only.
 
-    The mask is applied at every use: an optimiser step must not be able to leave a hidden tap in the stored weight's effect.
+    The mask is applied at every use, so whatever an optimiser leaves in the hidden taps of the weight has no effect.
     """
 
     def __init__(self, size: int, kernel: int, stage: Sequence[Parity], earlier: Sequence[Parity]) -> None:
@@ -88,7 +95,7 @@ def channel_context(in_channels: int, size: int) -> nn.Sequential:
 
 
 def spatial_contexts(size: int, stages: Sequence[Sequence[Parity]]) -> nn.ModuleList:
-    """One masked convolution for every stage but the first; the diagonal neighbours are all that the first of three sees."""
+    """One masked convolution for every stage but the first; 3 x 3 holds all there is to see after one parity class."""
     contexts = nn.ModuleList()
     for j, stage in enumerate(stages[1:], start=1):
         earlier = [parity for before in stages[:j] for parity in before]
@@ -106,7 +113,7 @@ def entropy_parameters(psi_channels: int, size: int, num_stages: int) -> nn.Sequ
 
 
 class MultistageContext(nn.Module):
-    """Gaussian y (B, M, h, w) given psi (B, 2M, h, w), in nine passes; scales come first in the predicted parameters."""
+    """Gaussian y (B, M, h, w) given psi (B, 2M, h, w), in nine passes; predictions hold scales, then means."""
 
     def __init__(self, M: int) -> None:
         super().__init__()
@@ -152,9 +159,10 @@ class MultistageContext(nn.Module):
         """Walk the slices in order; returns y_hat (B, M, h, w)."""
         psi = planar(psi)
         decoded: list[Tensor] = []
-        for i in range(len(self.sizes)):
-            side = self.channel_context[i](torch.cat([psi, *decoded], dim=1))
-            decoded.append(self._slice(i, psi, side, code))
+        with repeatable(self):
+            for i in range(len(self.sizes)):
+                side = self.channel_context[i](torch.cat([psi, *decoded], dim=1))
+                decoded.append(self._slice(i, psi, side, code))
         return torch.cat(decoded, dim=1)
 
     def _slice(self, i: int, psi: Tensor, side: Tensor, code: LatentPass) -> Tensor:

@@ -1,23 +1,24 @@
-"""Exact neighbourhood attention in plain PyTorch, and the ICSA units that Lu and Ma (2022, arXiv 2204.11448) build of it.
+"""Exact neighbourhood attention in plain PyTorch, as Tiny-LIC uses it (Lu and Ma 2022, arXiv 2204.11448).
 
 Every query attends to k x k real keys: the window follows the query and stops at the border, it is neither padded nor
-masked. The map is cut into square query tiles, and each tile meets the keys of all its windows at once, in a dense product
-with an additive bias that holds the relative position inside the window and -inf outside. For k = 7 that is four times the
-multiplications of the windows alone, and 3 copies of keys and values where gathering the windows needs k * k = 49.
+masked. The map is cut into square query tiles, and each tile meets the keys of all its windows at once, in a dense
+product with an additive bias that holds the relative position inside the window and -inf outside. For k = 7 that is
+four times the multiplications of the windows alone, and 3 copies of keys and values where gathering windows needs 49.
 
 Legend: B batch, H W map, h heads, d channels of a head, C = h * d; k window; T S queries and keys of a tile.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import register_flop_formula
 
 HEAD_CHANNELS = 16
 
@@ -25,8 +26,8 @@ HEAD_CHANNELS = 16
 class Axis(NamedTuple):
     """One axis cut into n tiles of t queries, each with its s keys.
 
-    ``query`` (n, t) and ``key`` (n, s) are positions; ``offset`` (n, t, s) is the row of a bias table for each pair, its
-    last, -inf, outside of the window. ``runs`` are (first tile, number) of neighbours with equal offsets.
+    ``query`` (n, t) and ``key`` (n, s) are positions; ``offset`` (n, t, s) is the row of the bias table for each pair,
+    the last one, -inf, outside of the window. ``runs`` are (first tile, number) of neighbours with equal offsets.
     """
 
     query: Tensor
@@ -67,13 +68,15 @@ class Tiling(NamedTuple):
     groups: list[tuple[int, Tensor, Tensor]]
 
 
+@functools.lru_cache(maxsize=32)
+@torch.inference_mode(False)  # a map first cut in an evaluation also serves training
 def cut_map(height: int, width: int, kernel: int, tile: int, device: torch.device | None = None) -> Tiling:
     """Cut a map into tiles of ``tile`` x ``tile`` queries; see `cut_axis`."""
     rows, columns = (cut_axis(length, kernel, tile, device) for length in (height, width))
     runs = list(itertools.product(rows.runs, columns.runs))
 
     def cells(down: Tensor, across: Tensor, stride: int) -> Tensor:
-        """(n, a) x (m, b) positions -> (n * m, a * b) positions in a map ``stride`` wide, in the order of the groups."""
+        """(n, a) x (m, b) positions -> (n * m, a * b) in a map ``stride`` wide, in the order of the groups."""
         every = down[:, None, :, None] * stride + across[:, None, :]
         parts = [every[i : i + a, j : j + b].flatten(2).flatten(0, 1) for (i, a), (j, b) in runs]
         return torch.cat(parts)
@@ -88,11 +91,122 @@ def cut_map(height: int, width: int, kernel: int, tile: int, device: torch.devic
     return Tiling(queries, keys, home.flatten(), groups)
 
 
-def tile_bias(padded: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """Table (h, 2k, 2k), offsets (t, s) and (u, v) -> additive bias (h, t * u, s * v)."""
+def _tile_bias(table: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    """Table (h, 2k - 1, 2k - 1), offsets (t, s) and (u, v) -> additive bias (h, t * u, s * v)."""
     (t, s), (u, v) = down.shape, across.shape
+    padded = F.pad(table, (0, 1, 0, 1), value=float("-inf"))
     bias = padded.index_select(1, down.flatten()).index_select(2, across.flatten())
     return bias.view(-1, t, s, u, v).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+def _table_gradient(bias: Tensor, down: Tensor, across: Tensor, kernel: int) -> Tensor:
+    """Adjoint of `_tile_bias`: (h, t * u, s * v) -> (h, 2k - 1, 2k - 1)."""
+    (t, s), (u, v) = down.shape, across.shape
+    pairs = bias.view(-1, t, u, s, v).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    by_column = pairs.new_zeros(len(pairs), t * s, 2 * kernel).index_add_(2, across.flatten(), pairs)
+    padded = pairs.new_zeros(len(pairs), 2 * kernel, 2 * kernel).index_add_(1, down.flatten(), by_column)
+    return padded[:, :-1, :-1]
+
+
+def _gather(qkv: Tensor, tiling: Tiling) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """(B, H, W, 3, h, d) -> for every group q (B * tiles, h, T, d), k and v (B * tiles, h, S, d)."""
+    flat, counts = qkv.flatten(1, 2), [count for count, *_ in tiling.groups]
+    q = flat[:, :, 0].index_select(1, tiling.queries.flatten()).unflatten(1, tiling.queries.shape)
+    kv = flat[:, :, 1:].index_select(1, tiling.keys.flatten()).unflatten(1, tiling.keys.shape)
+    groups = zip(q.split(counts, dim=1), kv.split(counts, dim=1), strict=True)
+    return [(q.flatten(0, 1).transpose(1, 2), *kv.flatten(0, 1).transpose(1, 3).unbind(2)) for q, kv in groups]
+
+
+def _join(groups: Sequence[Tensor], tiling: Tiling) -> Tensor:
+    """For every group (B * tiles, h, positions of a tile, d) -> (B, all positions of all tiles, h, d)."""
+    tiles = (x.transpose(1, 2).unflatten(0, (-1, count)) for x, (count, *_) in zip(groups, tiling.groups, strict=True))
+    return torch.cat(list(tiles), dim=1).flatten(1, 2)
+
+
+# An operator of its own: opaque to torch.compile, which would otherwise unroll some 200 products a model; it keeps its
+# inputs alone, where autograd keeps every score; it rounds alike whether or not gradients are asked for; and counters
+# of multiplications see the number of the definition, not that of the tiles.
+@torch.library.custom_op("lic_train::neighborhood_attention", mutates_args=())
+def _attention(qkv: Tensor, table: Tensor, tile: int) -> Tensor:
+    tiling = cut_map(*qkv.shape[1:3], (table.shape[1] + 1) // 2, tile, qkv.device)
+    with torch.autocast(qkv.device.type, enabled=False):
+        outputs = [
+            F.scaled_dot_product_attention(q, k, v, _tile_bias(table, *offsets)[None])
+            for (q, k, v), (_, *offsets) in zip(_gather(qkv, tiling), tiling.groups, strict=True)
+        ]
+    return _join(outputs, tiling).index_select(1, tiling.home).unflatten(1, qkv.shape[1:3])
+
+
+@torch.library.custom_op("lic_train::neighborhood_attention_backward", mutates_args=())
+def _attention_backward(grad: Tensor, qkv: Tensor, table: Tensor, tile: int) -> tuple[Tensor, Tensor]:
+    """Gradients of qkv and table, from scores that are computed anew."""
+    batch, height, width, _, heads, size = qkv.shape
+    kernel = (table.shape[1] + 1) // 2
+    tiling = cut_map(height, width, kernel, tile, qkv.device)
+    cells = grad.new_zeros(batch, tiling.queries.numel(), heads, size)
+    cells.index_copy_(1, tiling.home, grad.flatten(1, 2))  # the repeated queries of incomplete tiles have no gradient
+    cells = cells.unflatten(1, tiling.queries.shape).split([count for count, *_ in tiling.groups], dim=1)
+    parts, grad_table = [], torch.zeros_like(table)
+    for grad_out, inputs, (_, *offsets) in zip(cells, _gather(qkv, tiling), tiling.groups, strict=True):
+        *grad_inputs, grad_bias = _dense_backward(
+            grad_out.flatten(0, 1).transpose(1, 2), *inputs, _tile_bias(table, *offsets)
+        )
+        grad_table += _table_gradient(grad_bias, *offsets, kernel)
+        parts.append(grad_inputs)
+    grad_qkv = grad.new_zeros(batch, height * width, 3, heads, size)
+    for i, positions in enumerate((tiling.queries, tiling.keys, tiling.keys)):
+        grad_qkv[:, :, i].index_add_(1, positions.flatten(), _join([part[i] for part in parts], tiling))
+    return grad_qkv.unflatten(1, (height, width)), grad_table
+
+
+def _dense_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v and bias (h, T, S) for `grad` of softmax(q k^T / sqrt(d) + bias) v."""
+    scale = q.shape[-1] ** -0.5
+    weights = (scale * q @ k.mT).add_(bias).softmax(-1)
+    grad_scores = grad @ v.mT
+    grad_scores.sub_((weights * grad_scores).sum(-1, keepdim=True)).mul_(weights)
+    return scale * grad_scores @ k, scale * grad_scores.mT @ q, weights.mT @ grad, grad_scores.sum(0)
+
+
+def _fake_attention(qkv: Tensor, table: Tensor, tile: int) -> Tensor:
+    return qkv.new_empty(*qkv.shape[:3], *qkv.shape[4:])
+
+
+def _fake_backward(grad: Tensor, qkv: Tensor, table: Tensor, tile: int) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(qkv, memory_format=torch.contiguous_format), torch.empty_like(table)
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+    ctx.tile = inputs[2]
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    return *_attention_backward(grad, *ctx.saved_tensors, ctx.tile), None
+
+
+_attention.register_fake(_fake_attention)
+_attention_backward.register_fake(_fake_backward)
+_attention.register_autograd(_differentiate, setup_context=_save)
+
+
+def _flops(products: int, qkv: Sequence[int], table: Sequence[int]) -> int:
+    """``products`` of k^2 h d multiplications and additions a position; norms and softmax count nothing."""
+    batch, height, width, _, heads, size = qkv
+    kernel = (table[1] + 1) // 2
+    return 2 * products * batch * height * width * min(kernel, height) * min(kernel, width) * heads * size
+
+
+@register_flop_formula(torch.ops.lic_train.neighborhood_attention)
+def _attention_flops(qkv: Sequence[int], table: Sequence[int], *_: Any, **__: Any) -> int:
+    return _flops(2, qkv, table)
+
+
+@register_flop_formula(torch.ops.lic_train.neighborhood_attention_backward)
+def _backward_flops(grad: Sequence[int], qkv: Sequence[int], table: Sequence[int], *_: Any, **__: Any) -> int:
+    return _flops(5, qkv, table)
 
 
 def neighborhood_attention(qkv: Tensor, table: Tensor, tile: int = 8) -> Tensor:
@@ -102,29 +216,12 @@ def neighborhood_attention(qkv: Tensor, table: Tensor, tile: int = 8) -> Tensor:
         qkv: (B, H, W, 3, h, d), queries, keys and values.
         table: (h, 2k - 1, 2k - 1) bias at [key row - query row + k - 1, the same for columns]; its size gives k. Where
             an axis is shorter than k, the window is the whole axis.
-        tile: side of the query tiles.
+        tile: side of the query tiles; changes speed only.
 
     Returns:
         (B, H, W, h, d).
     """
-    height, width = int(qkv.shape[1]), int(qkv.shape[2])
-    tiling = cut_map(height, width, (table.shape[1] + 1) // 2, tile, qkv.device)
-    padded = F.pad(table, (0, 1, 0, 1), value=float("-inf"))
-    flat, counts = qkv.flatten(1, 2), [count for count, _, _ in tiling.groups]
-
-    def gathered(parts: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
-        """(B, H * W, parts, h, d) -> for every group (B * tiles, positions of a tile, parts, h, d)."""
-        cells = parts.index_select(1, positions.flatten()).unflatten(1, positions.shape)
-        return tuple(group.flatten(0, 1) for group in cells.split(counts, dim=1))
-
-    outputs = []
-    queries, keys = gathered(flat[:, :, 0], tiling.queries), gathered(flat[:, :, 1:], tiling.keys)
-    for q, kv, (count, down, across) in zip(queries, keys, tiling.groups, strict=True):
-        k, v = kv.transpose(1, 3).unbind(2)
-        out = F.scaled_dot_product_attention(q.transpose(1, 2), k, v, tile_bias(padded, down, across)[None])
-        outputs.append(out.transpose(1, 2).unflatten(0, (-1, count)))
-    out = torch.cat(outputs, dim=1).flatten(1, 2).index_select(1, tiling.home)
-    return out.unflatten(1, (height, width))
+    return _attention(qkv, table.to(qkv.dtype), tile)
 
 
 class NeighborhoodAttention(nn.Module):
@@ -152,110 +249,3 @@ class NeighborhoodAttention(nn.Module):
         """(B, H, W, C) -> (B, H, W, C), any H and W."""
         qkv = self.qkv(x).unflatten(3, (3, -1, HEAD_CHANNELS))
         return self.projection(neighborhood_attention(qkv, self.rpb, self.tile).flatten(3))
-
-    def core_macs(self, height: int, width: int) -> int:
-        """Multiplications of scores and weighted sums by definition: 2 k^2 C a position, whatever the tiles cost."""
-        return 2 * height * width * min(self.window, height) * min(self.window, width) * self.channels
-
-
-def drop_path(x: Tensor, rate: float) -> Tensor:
-    """Zero whole samples of (B, ...) with probability ``rate``, scale the others by 1 / (1 - rate)."""
-    if rate == 0:
-        return x
-    keep = x.new_empty(x.shape[0], *(1,) * (x.dim() - 1)).bernoulli_(1 - rate)
-    return x * keep / (1 - rate)
-
-
-class AttentionBlock(nn.Module):
-    """Pre-norm transformer block: neighbourhood attention, then an MLP of ratio 2, each on a residual branch."""
-
-    def __init__(self, channels: int, window: int, drop_rate: float) -> None:
-        super().__init__()
-        self.drop_rate = drop_rate
-        self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
-        self.attention = NeighborhoodAttention(channels, window)
-        self.mlp = nn.Sequential(nn.Linear(channels, 2 * channels), nn.GELU(), nn.Linear(2 * channels, channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, C)."""
-        rate = self.drop_rate if self.training else 0.0
-        x = x + drop_path(self.attention(self.norm1(x)), rate)
-        return x + drop_path(self.mlp(self.norm2(x)), rate)
-
-
-class RNAB(nn.Module):
-    """Residual neighbourhood attention blocks: one more skip around a group of ``len(drop_rates)`` blocks."""
-
-    def __init__(self, channels: int, window: int, drop_rates: Sequence[float]) -> None:
-        super().__init__()
-        self.blocks = nn.Sequential(*(AttentionBlock(channels, window, rate) for rate in drop_rates))
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W), channels last in memory."""
-        tokens = x.permute(0, 2, 3, 1).contiguous()
-        return (tokens + self.blocks(tokens)).permute(0, 3, 1, 2)
-
-
-Refine = Callable[[int], nn.Module]  # channels -> a module that keeps the shape
-
-
-def _unit(**parts: nn.Module | None) -> nn.Sequential:
-    return nn.Sequential(OrderedDict((name, part) for name, part in parts.items() if part is not None))
-
-
-def _shared_out(depths: Sequence[int], drop_rates: Sequence[float]) -> list[Sequence[float]]:
-    """Deal ``drop_rates`` to groups of ``depths`` blocks."""
-    assert sum(depths) == len(drop_rates)
-    stops = [sum(depths[: i + 1]) for i in range(len(depths))]
-    return [drop_rates[stop - depth : stop] for stop, depth in zip(stops, depths, strict=True)]
-
-
-def analysis(
-    channels: Sequence[int],
-    kernels: Sequence[int],
-    strides: Sequence[int],
-    depths: Sequence[int],
-    window: int,
-    drop_rates: Sequence[float],
-    refine: Refine | None = None,
-) -> nn.Sequential:
-    """ICSA units of an encoder: a convolution, ``refine`` of its output where given, an RNAB; no activation between.
-
-    Args:
-        channels: n + 1 widths; the others have n entries.
-        kernels: sides of the convolutions.
-        strides: of the convolutions.
-        depths: attention blocks of each RNAB.
-        window: of the attention.
-        drop_rates: of all blocks, in order.
-        refine: builds what stands between convolution and RNAB.
-    """
-    units = []
-    for i, rates in enumerate(_shared_out(depths, drop_rates)):
-        conv = nn.Conv2d(channels[i], channels[i + 1], kernels[i], strides[i], padding=kernels[i] // 2)
-        extra = refine(channels[i + 1]) if refine else None
-        units.append(_unit(conv=conv, refine=extra, rnab=RNAB(channels[i + 1], window, rates)))
-    return nn.Sequential(*units)
-
-
-def synthesis(
-    channels: Sequence[int],
-    kernels: Sequence[int],
-    strides: Sequence[int],
-    depths: Sequence[int],
-    window: int,
-    drop_rates: Sequence[float],
-    refine: Refine | None = None,
-) -> nn.Sequential:
-    """ICSA units of a decoder, the mirror of `analysis`: an RNAB, ``refine`` of its output, a transposed convolution."""
-    units = []
-    for i, rates in enumerate(_shared_out(depths, drop_rates)):
-        options = {"padding": kernels[i] // 2, "output_padding": strides[i] - 1}
-        conv = nn.ConvTranspose2d(channels[i], channels[i + 1], kernels[i], strides[i], **options)
-        extra = refine(channels[i]) if refine else None
-        units.append(_unit(rnab=RNAB(channels[i], window, rates), refine=extra, conv=conv))
-    return nn.Sequential(*units)

@@ -24,13 +24,22 @@ class Codec(nn.Module):
     - ``forward(x) -> {"x_hat", "likelihoods": {"y", "z"}, "features"?}``. ``x_hat`` is not clamped. In eval mode it
       uses exactly the quantiser of the bitstream, so that ``decompress(compress(x))`` equals ``forward(x)`` up to
       float order.
-    - ``compress(x) -> {"strings": list of bytes, one per stream, "shape": (h, w) of the smallest latent}``, for a batch of one.
+    - ``compress(x) -> {"strings": list of bytes, one per stream, "shape": (h, w) of the smallest latent}``, for a
+      batch of one.
     - ``decompress(strings, shape) -> {"x_hat"}``, clamped to [0, 1].
 
     ``update()`` must be called before the two, and after any change of the weights.
     """
 
     downsampling_factor: int
+
+    def compress(self, x: Tensor) -> dict[str, Any]:
+        """Code one image (1, 3, H, W); see above."""
+        raise NotImplementedError
+
+    def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> dict[str, Any]:
+        """Decode what `compress` gave; see above."""
+        raise NotImplementedError
 
     def update(self) -> None:
         """Solve the quantiles of every factorised density by bisection and build its coding table."""
@@ -73,8 +82,8 @@ class Codec(nn.Module):
 class SerialContextCodec(Codec):
     """Hyperprior and serial spatial context (Minnen et al. 2018): the data flow of every codec built on the two.
 
-    ``x -> g_a -> y -> h_a -> z -> z_hat -> h_s -> psi``; ``y, psi -> context -> y_hat -> g_s -> x_hat``. A subclass sets
-    the five networks. y is (B, M, H/16, W/16), z is (B, N, H/64, W/64), psi is (B, 2M, H/16, W/16).
+    ``x -> g_a -> y -> h_a -> z -> z_hat -> h_s -> psi``; ``y, psi -> context -> y_hat -> g_s -> x_hat``. A subclass
+    sets the networks. y is (B, M, H/16, W/16), z is (B, N, H/64, W/64), psi is (B, 2M, H/16, W/16).
     """
 
     downsampling_factor = 64

@@ -74,11 +74,8 @@ def window_masks(height: int, width: int, window: int, device: torch.device) -> 
     return MASKED * (query != query.mT), MASKED * (query != coarse)
 
 
-@functools.lru_cache(maxsize=32)
-@torch.inference_mode(False)  # a mask first made in an evaluation also serves training
-def cached_window_masks(height: int, width: int, window: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """`window_masks`, made once for each size and device."""
-    return window_masks(height, width, window, device)
+# Eager mode makes them once for each size and device.
+cached_window_masks = functools.lru_cache(maxsize=32)(window_masks)
 
 
 def relative_position_index(window: int) -> Tensor:
@@ -213,7 +210,7 @@ def _choice(option: str, name: str, choices: dict) -> object:
 
 
 def _check_width(N: int) -> None:
-    """The eight heads and the half-width 3x3 convolutions, whose blocks of 8 suit every accelerator, ask for 16."""
+    """N divides into 8 heads, and N/2 into the multiples of 8 channels that fast kernels want."""
     if N > 0 and N % 16 == 0:
         return
     below, above = N // 16 * 16, (N // 16 + 1) * 16

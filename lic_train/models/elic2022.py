@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.entropy.gaussian import GaussianConditional
 from lic_train.entropy.passes import Decode, Encode, Estimate, LatentPass
-from lic_train.entropy.quantize import round_ste
 from lic_train.models.base import Codec
 
 
@@ -65,14 +64,14 @@ class ELIC(Codec):
         y = self.g_a(x)
         z = self.h_a(y)
         _, z_likelihoods = self.entropy_bottleneck(z)
-        z_hat = round_ste(z.float(), self.entropy_bottleneck.medians)
+        psi = self.h_s(self.entropy_bottleneck.quantize(z))
         estimate = Estimate(self.gaussian_conditional, y)
-        y_hat = self._passes(self.h_s(z_hat), estimate)
+        y_hat = self._passes(psi, estimate)
         x_hat = self.g_s(y_hat)
         return {"x_hat": x_hat, "likelihoods": {"y": estimate.likelihoods(y_hat), "z": z_likelihoods}}
 
     def _passes(self, psi: Tensor, code: LatentPass) -> Tensor:
-        """Section 3.2 of the paper: for every group the channel context, then anchors, then non-anchors. Returns y_hat."""
+        """For every group the channel context, then anchors, then non-anchors (section 3.2). Returns y_hat."""
         anchors = checkerboard(*psi.shape[2:], device=psi.device)
         decoded: list[Tensor] = []
         start = 0

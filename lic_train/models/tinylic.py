@@ -18,8 +18,8 @@ from torch import Tensor
 
 from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.entropy.quantize import round_ste
-from lic_train.layers.multistage_context import MultistageContext, planar
-from lic_train.layers.neighborhood_attention import analysis, synthesis
+from lic_train.layers.icsa import analysis, synthesis
+from lic_train.layers.multistage_context import MultistageContext, planar, repeatable
 from lic_train.models.base import Codec
 
 
@@ -59,22 +59,27 @@ class TinyLIC(Codec):
         z_hat, z_likelihoods = self.entropy_bottleneck(z)
         if self.training:
             z_hat = round_ste(z.float(), self.entropy_bottleneck.medians)
-        y_hat, y_likelihoods = self.context(y, self.h_s(planar(z_hat)))
+        y_hat, y_likelihoods = self.context(y, self._psi(z_hat))
         x_hat = self.g_s(y_hat)
         return {"x_hat": x_hat, "likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}
+
+    def _psi(self, z_hat: Tensor) -> Tensor:
+        """(B, 3N/2, H/64, W/64) -> (B, 2M, H/16, W/16), equal to the last bit in encoder and decoder."""
+        with repeatable(self):
+            return self.h_s(planar(z_hat))
 
     def compress(self, x: Tensor) -> dict:
         """One image -> strings [y, z] and the shape of z."""
         y = self.g_a(x)
         z = self.h_a(y)
         z_string = self.entropy_bottleneck.compress(z)
-        psi = self.h_s(planar(self.entropy_bottleneck.quantize(z)))
+        psi = self._psi(self.entropy_bottleneck.quantize(z))
         y_string = self.context.compress(y, psi)
         return {"strings": [y_string, z_string], "shape": tuple(z.shape[2:])}
 
     def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> dict:
         """Mirror of `compress`."""
         z_hat = self.entropy_bottleneck.decompress(strings[1], shape)
-        psi = self.h_s(planar(z_hat))
+        psi = self._psi(z_hat)
         y_hat = self.context.decompress(strings[0], psi)
         return {"x_hat": self.g_s(y_hat).clamp(0, 1)}

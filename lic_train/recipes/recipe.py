@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lic_train.losses import DISTORTION_SCALE, TERMS, Out
@@ -27,7 +28,7 @@ class Recipe:
 
     def __init__(
         self,
-        stages: list[Mapping[str, Any]],
+        stages: Sequence[Mapping[str, Any]],
         steps: int,
         lmbda: float,
         distortion: str,
@@ -51,7 +52,7 @@ class Recipe:
         scale = weights.pop("distortion", 0.0) * self.lmbda * DISTORTION_SCALE[self.distortion]
         weights[self.distortion] = weights.get(self.distortion, 0.0) + scale
         terms = {name: TERMS[name](out, x) for name in weights}
-        loss = sum(weight * terms[name] for name, weight in weights.items())
+        loss = torch.stack([weight * terms[name] for name, weight in weights.items()]).sum()
         return {**terms, "loss": loss}
 
     def table(self) -> list[tuple[str, str, str, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -21,7 +21,7 @@ class Stage:
     loss: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_LOSS))
 
 
-def lay_out(specs: list[Mapping[str, Any]], total: int) -> list[Stage]:
+def lay_out(specs: Sequence[Mapping[str, Any]], total: int) -> list[Stage]:
     """Turn stage specifications into stages that together cover ``total`` steps.
 
     A specification has ``name``, ``share`` of the run (a number or a fraction such as "1/3") and ``lr``, and may have

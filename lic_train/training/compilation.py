@@ -18,7 +18,7 @@ def compiled(model: Codec) -> Callable[[Tensor], dict[str, Any]]:
 
     Evaluation and coding always run the eager model: their results must not depend on this option.
     """
-    forward = torch.compile(model.__call__)
+    forward = torch.compile(model.__call__, dynamic=False)
     state = {"eager": False}
 
     def run(x: Tensor) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 import lic_train
-from lic_train.training import atomic
+from lic_train import atomic
+from lic_train.training.console import is_first_process
 
 NAME = "environment.json"
 DIFF_NAME = "dirty.diff"
@@ -26,14 +27,14 @@ def record(run_dir: Path) -> dict[str, Any]:
     """Write ``environment.json``, and ``dirty.diff`` if the code differs from its commit; returns what was written.
 
     A continued run writes them anew and keeps a short note of the earlier starts under "earlier". Nothing is asked of
-    the network; what cannot be found out is null.
+    the network; what cannot be found out is null. Of several processes that train together only the first one writes.
 
     Raises:
         OSError: the directory is not writable.
     """
     code, diff = _code()
     path = Path(run_dir) / NAME
-    content = {
+    content: dict[str, Any] = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": [sys.executable, *sys.argv],
         "code": code,
@@ -47,12 +48,17 @@ def record(run_dir: Path) -> dict[str, Any]:
         "packages": _packages(),
         "earlier": _earlier(path),
     }
-    atomic.replace_text(path, json.dumps(content, indent=1) + "\n")
-    if diff:
-        atomic.replace_text(path.with_name(DIFF_NAME), diff)
-    else:
-        path.with_name(DIFF_NAME).unlink(missing_ok=True)
+    if is_first_process():
+        atomic.replace_text(path, json.dumps(content, indent=1) + "\n")
+        _write_or_remove(path.with_name(DIFF_NAME), diff)
     return content
+
+
+def _write_or_remove(path: Path, text: str) -> None:
+    if text:
+        atomic.replace_text(path, text)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _code() -> tuple[dict[str, Any], str]:

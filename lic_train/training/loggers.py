@@ -16,8 +16,8 @@ import wandb
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from lic_train import atomic
 from lic_train.errors import ConfigError
-from lic_train.training import atomic
 from lic_train.training.console import is_first_process, reason, say
 
 KINDS = ("csv", "wandb", "tensorboard")

@@ -72,12 +72,13 @@ class LitCodec(L.LightningModule):
         return {**{name: term.detach() for name, term in terms.items()}, "loss": terms["loss"] + aux}
 
     def _log_step(self, terms: dict[str, Tensor], aux: Tensor) -> None:
-        values = {f"train/{name}": term.detach() for name, term in terms.items()}
+        values: dict[str, Tensor | float] = {f"train/{name}": term.detach() for name, term in terms.items()}
         if "mse" in terms:
             values["train/psnr"] = -10 * terms["mse"].detach().log10()
         stage = self.recipe.stage(self.global_step)
         values |= {"train/aux": aux.detach(), "train/lr": stage.lr, "train/stage": self.recipe.stages.index(stage)}
-        self.log_dict(values)
+        # The step after this one: Lightning would count rows from 0.
+        self.log_dict({**values, "step": float(self.global_step + 1)})
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """8-bit pixels to [0, 1], on the device."""
@@ -114,6 +115,7 @@ class LitCodec(L.LightningModule):
         psnr = torch.stack([metrics.psnr(a, b) for a, b in zip(x, out["x_hat"], strict=True)]).mean()
         values = {f"val/{name}": term for name, term in terms.items()} | {"val/psnr": psnr}
         self.log_dict(values, batch_size=len(x), on_epoch=True, sync_dist=True)
+        self.log("step", float(self.global_step), batch_size=len(x))
 
     def on_validation_epoch_end(self) -> None:
         """Code a few whole images for real, then restore the training state."""

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import yaml
 
+from lic_train import atomic
 from lic_train.errors import ConfigError
-from lic_train.training import atomic
 from lic_train.training.callbacks.checkpoints import newest_intact, step_of
 from lic_train.training.console import is_first_process, reason, say
 

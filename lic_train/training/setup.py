@@ -6,12 +6,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import lightning as L
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
-from rich.console import Console
+from rich import get_console
 from rich.table import Table
 
 from lic_train.checkpoint import load_run
@@ -110,7 +111,6 @@ def make_trainer(config: RunConfig, run: ResumeState, active: list[Logger], data
     callbacks: list[L.Callback] = [
         DataWatch(run_dir),
         NonFiniteGuard(run_dir),
-        ProgressBar(batch_size=config.batch_size),
         Pictures(run_dir / "pictures", lambda: data.whole_images(1)),
         Checkpoints(
             run_dir / "checkpoints",
@@ -119,6 +119,7 @@ def make_trainer(config: RunConfig, run: ResumeState, active: list[Logger], data
             run_config=config.plain(),
         ),
         *([WeightAveraging(config.ema)] if config.ema is not None else []),
+        ProgressBar(batch_size=config.batch_size),
         GracefulStop(),
     ]
     return L.Trainer(
@@ -145,15 +146,15 @@ def make_trainer(config: RunConfig, run: ResumeState, active: list[Logger], data
     )
 
 
-def precision(option: str, accelerator: str) -> str:
+def precision(option: str, accelerator: str) -> Literal["32-true", "bf16-mixed"]:
     """Lightning's name for ``option``; "auto" takes bf16-mixed where the hardware computes in it."""
     if option != "auto":
-        return {"32": "32-true"}.get(option, option)
-    on_gpu = accelerator != "cpu" and torch.cuda.is_available()
-    if on_gpu:
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    can = torch.cpu.get_capabilities()
-    return "bf16-mixed" if can.get("avx512_bf16") or can.get("amx_bf16") else "32-true"
+        return "bf16-mixed" if option == "bf16-mixed" else "32-true"
+    if accelerator != "cpu" and torch.cuda.is_available():
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has_bf16 = bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    return "bf16-mixed" if has_bf16 else "32-true"
 
 
 def show_start(config: RunConfig, model: Codec, trainer: L.Trainer, data: Photographs) -> None:
@@ -163,11 +164,12 @@ def show_start(config: RunConfig, model: Codec, trainer: L.Trainer, data: Photog
     parameters = sum(parameter.numel() for parameter in model.parameters())
     rung = quality(config.lmbda, config.distortion)
     batch = f"{config.batch_size} crops of {config.crop} x {config.crop}"
+    photographs = f"{len(data.train):,} training and {len(data.val):,} validation"
     split = f" = {trainer.world_size} devices x {config.accumulate} micro-batches"
     for key, value in (
         ("model", f"{config.model_name}({arguments}), {parameters:,} parameters"),
         ("lambda", f"{config.lmbda:g} ({config.distortion}, quality {rung} of 8)"),
-        ("data", f"{len(data.train):,} training and {len(data.val):,} validation photographs, {data.root or 'installed'}"),
+        ("data", f"{photographs} photographs, {data.root or 'from the installed packages'}"),
         ("batch", batch + (split if config.accumulate * trainer.world_size > 1 else "")),
         ("device", f"{trainer.strategy.root_device}, {trainer.precision}{', compiled' if config.compile else ''}"),
         ("output", config.output),
@@ -176,10 +178,10 @@ def show_start(config: RunConfig, model: Codec, trainer: L.Trainer, data: Photog
     stages = Table("stage", "steps", "learning rate", "loss", title_justify="left")
     for row in config.make_recipe().table():
         stages.add_row(*row)
-    console = Console()
+    console = get_console()
     console.print(about, stages)
     if config.steps < config.recipe.steps / 100:
         console.print(
-            f"[bold yellow]Smoke run:[/] {config.steps:,} of the recipe's {config.recipe.steps:,} steps show that everything "
-            "works and train nothing worth using. The recipe in full: data=imagenet data.root=..."
+            f"[bold yellow]Smoke run:[/] {config.steps:,} of the recipe's {config.recipe.steps:,} steps show that "
+            "everything works and train nothing worth using. The recipe in full: data=imagenet data.root=..."
         )

@@ -8,18 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from omegaconf import OmegaConf
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from lic_train.config import RecipeSection, register_resolvers
 from lic_train.errors import BitstreamError
-from lic_train.layers import graph_attention
-from lic_train.layers.graph_attention import GraphAttention, GraphLayer
 from lic_train.losses import bpp, mse
 from lic_train.models.base import build
-from lic_train.models.gaacnn import ACNN, GAACNN, AsymmetricConv, CoordinateAttention, Link, Options, universal
-from lic_train.recipes.recipe import Recipe
+from lic_train.models.gaacnn import ACNN, GAACNN, AsymmetricConv, CoordinateAttention, Link, universal
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"M": 8, "N": 6, "widths": [6, 8]}
@@ -62,8 +57,7 @@ def small(seed: int = 0, **options: object) -> GAACNN:
         for link in (module for module in model.modules() if isinstance(module, Link)):
             link.beta.fill_(1.3)
             link.gamma.fill_(0.4)
-        for bottleneck in model.bottlenecks():
-            bottleneck.quantiles[:, 0, 1] = 0.2
+        model.context.entropy_parameters[-1].bias[2::3] = 1.0  # scales that cover an untrained latent
     model.eval()
     model.update()
     return model
@@ -152,54 +146,6 @@ def test_folded_model_equals_the_unfolded() -> None:
         torch.testing.assert_close(folded.g_s(y), plain.g_s(y), rtol=0, atol=1e-5)
 
 
-def naive_graph_attention(graph: GraphAttention, x: torch.Tensor) -> torch.Tensor:
-    """Section 3.3 as written: picture by picture, every pair of nodes joined into one vector of 2M."""
-    out = []
-    for features in x.flatten(2).mT:
-        products = features @ features.T
-        if graph.adjacency == "rownorm":
-            products = products / (products.sum(dim=1, keepdim=True) + 1e-10)
-        edges = products > 0
-        if graph.adjacency == "sign":
-            edges |= torch.eye(len(features), dtype=torch.bool)
-        if graph.adjacency == "full":
-            edges = torch.ones_like(edges)
-        for layer in graph.layers:
-            hidden = features @ layer.weight
-            n, M = hidden.shape
-            pairs = torch.cat([hidden[:, None].expand(n, n, M), hidden[None].expand(n, n, M)], dim=2)
-            scores = F.leaky_relu(pairs @ layer.attention.flatten(), 0.2)
-            alpha = torch.where(edges, scores, -9e15).softmax(dim=1)
-            features = F.relu(F.elu(alpha @ hidden))
-        out.append(features.T.reshape(x.shape[1:]))
-    return torch.stack(out)
-
-
-@pytest.mark.parametrize("adjacency", ["sign", "rownorm", "full"])
-def test_graph_attention_equals_the_n_by_n_by_2m_form(adjacency, monkeypatch) -> None:
-    torch.manual_seed(0)
-    graph, x = GraphAttention(10, adjacency).eval(), torch.randn(2, 10, 5, 4)
-    x[0, :, 0, 0] = 0  # a node without any positive product
-    rows = x.flatten(2).mT @ x.flatten(2)
-    assert (rows.sum(dim=2) < 0).any()  # a row that rownorm inverts
-    with torch.no_grad():
-        whole = graph(x)
-        monkeypatch.setattr(graph_attention, "GRAPH_ROWS", 7)
-        torch.testing.assert_close(graph(x), whole, rtol=0, atol=1e-6)
-        torch.testing.assert_close(whole, naive_graph_attention(graph, x), rtol=0, atol=1e-5)
-    assert (whole >= 0).all()
-
-
-def test_graph_attention_drops_coefficients_in_training_only() -> None:
-    torch.manual_seed(0)
-    layer, nodes = GraphLayer(4), torch.randn(1, 30, 4)
-    edges = torch.ones(1, 30, 30, dtype=torch.bool)
-    dropped = layer.train()._coefficients(torch.zeros(1, 30, 30), edges)
-    assert (dropped == 0).float().mean() == pytest.approx(0.6, abs=0.08)
-    layer.eval()
-    assert torch.equal(layer(nodes, edges), layer(nodes, edges))
-
-
 def test_coordinate_attention_by_rows_and_columns() -> None:
     torch.manual_seed(0)
     block, x = CoordinateAttention(9).eval(), torch.randn(1, 9, 5, 3)
@@ -244,9 +190,7 @@ def test_relu_alias_is_what_an_in_place_relu_does(monkeypatch) -> None:
 
 
 def test_links_start_silent() -> None:
-    torch.manual_seed(0)
-    a, b = torch.randn(2, 3), torch.randn(2, 3)
-    assert torch.equal(Link()(a, b), a)
+    assert torch.equal(Link()(torch.arange(3.0), torch.ones(3)), torch.arange(3.0))
     assert sum(isinstance(module, Link) for module in small().modules()) == 9
 
 
@@ -254,7 +198,7 @@ def test_universal_quantiser() -> None:
     torch.manual_seed(0)
     values = torch.randn(2000, requires_grad=True)
     assert torch.equal(universal(values, 0.0), values.round())
-    errors = (universal(values, 1.0) - values).abs()
+    errors = (universal(values, 1.0) - values).abs().detach()
     assert errors.max() <= 0.5 + 1e-6
     assert errors.mean() == pytest.approx(0.25, abs=0.02)  # uniform, whatever the value
     assert torch.equal(torch.autograd.grad(universal(values, 1.0).sum(), values)[0], torch.ones_like(values))
@@ -311,6 +255,14 @@ with torch.no_grad():
     torch.testing.assert_close(torch.load(tmp_path / "x_hat.pt"), expected, rtol=0, atol=1e-5)
 
 
+def test_memory_format_does_not_reach_the_bitstream() -> None:
+    with torch.no_grad():
+        coded = small().to(memory_format=torch.channels_last).compress(picture())
+        decoded = small().decompress(coded["strings"], coded["shape"])["x_hat"]
+        expected = small()(picture())["x_hat"].clamp(0, 1)
+    torch.testing.assert_close(decoded, expected, rtol=0, atol=1e-5)
+
+
 def test_training_mode_does_not_code() -> None:
     with pytest.raises(AssertionError, match="eval"):
         small().train().compress(picture())
@@ -346,57 +298,3 @@ def test_one_batch_is_learnt(options) -> None:
 def test_unknown_choices_are_told(option) -> None:
     with pytest.raises(ValueError, match=f"{option}: expected .* or .*, got 'wrong'"):
         GAACNN(**SMALL, **{option: "wrong"})
-
-
-def composed(lmbda: float, distortion: str, recipe: str = "gaacnn") -> dict:
-    register_resolvers()
-    folder = ROOT / "conf"
-    parts = [OmegaConf.load(folder / "recipe" / f"{name}.yaml") for name in dict.fromkeys(["gaacnn", recipe])]
-    recipe_node = OmegaConf.merge(*parts)
-    recipe_node.pop("defaults", None)
-    cfg = {
-        "lambda": lmbda,
-        "distortion": distortion,
-        "model": OmegaConf.load(folder / "model" / "gaacnn.yaml"),
-        "recipe": recipe_node,
-    }
-    return OmegaConf.to_container(OmegaConf.create(cfg), resolve=True)
-
-
-def test_config_names_every_option() -> None:
-    model = composed(0.0067, "mse")["model"]
-    assert {option.name for option in Options.__dataclass_fields__.values()} <= set(model)
-    with FAKE:
-        assert width_of(build(model)) == 192
-
-
-def test_ladder_and_widths_are_the_authors() -> None:
-    theirs = {8: 192, 12: 192, 16: 192, 24: 192, 32: 192, 64: 192, 128: 192, 256: 320, 512: 320, 1024: 320, 2048: 320}
-    ladder = RecipeSection.model_validate(composed(0.0067, "mse")["recipe"]).ladder
-    assert ladder["mse"] == [round(10 * lmbda / 255**2, 5) for lmbda in theirs]
-    assert [composed(lmbda, "mse")["model"]["M"] for lmbda in ladder["mse"]] == list(theirs.values())
-    assert ladder["ms_ssim"] == [18, 36, 72, 144, 288]
-    assert [composed(lmbda, "ms_ssim")["model"]["M"] for lmbda in ladder["ms_ssim"]] == [192, 192, 320, 320, 320]
-
-
-@pytest.mark.parametrize(
-    ("recipe", "distortion", "boundaries"),
-    [
-        ("gaacnn", "mse", {0: 1e-4, 250_000: 5e-5, 350_000: 2.5e-5, 450_000: 1e-5, 550_000: 5e-6, 650_000: 1e-6}),
-        (
-            "gaacnn_ms_ssim",
-            "ms_ssim",
-            {0: 5e-5, 200_000: 2.5e-5, 300_000: 1.25e-5, 400_000: 5e-6, 500_000: 2.5e-6, 600_000: 1e-6},
-        ),
-    ],
-)
-def test_learning_rates(recipe, distortion, boundaries) -> None:
-    section = RecipeSection.model_validate(composed(18, distortion, recipe)["recipe"])
-    stages = [stage.model_dump() for stage in section.stages]
-    laid_out = Recipe(stages, section.steps, 18, distortion, section.optimizer.model_dump())
-    for step, lr in boundaries.items():
-        assert laid_out.stage(step).lr == lr
-        assert step == 0 or laid_out.stage(step - 1).lr > lr
-    if distortion == "ms_ssim":
-        assert laid_out.stage(0).loss == {"bpp": 1, "mse": 1800.0}
-        assert laid_out.stage(section.steps // 15 + 1).loss == {"bpp": 1, "distortion": 1}

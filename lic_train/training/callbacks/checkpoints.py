@@ -15,9 +15,9 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from safetensors import SafetensorError
 
+from lic_train import atomic
 from lic_train.checkpoint import save_model
 from lic_train.errors import CheckpointError, TrainingError
-from lic_train.training import atomic
 from lic_train.training.callbacks.position import step_ended, validation_follows
 from lic_train.training.console import reason, say
 

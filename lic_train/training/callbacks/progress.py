@@ -110,8 +110,8 @@ class ProgressBar(Callback):
         self._started, self._shown = self.clock(), float("-inf")
         if trainer.is_global_zero and self.console.is_terminal:
             self._bar = _bar(self.console)
-            start = {"completed": trainer.global_step, "elapsed": "0:00:00", "left": "?"}
-            self._bar.add_task("", total=trainer.max_steps, **start)
+            done, total = trainer.global_step, trainer.max_steps
+            self._bar.add_task("", completed=done, total=total, elapsed=_clock_face(0), left="?")
             self._bar.start()
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:

@@ -1,4 +1,6 @@
-"""Files of a run that survive a kill and a power cut: the old one or the new one, and synced to the disk."""
+"""Files that survive a kill, a power cut and a full disk: the old one or the new one, never half of it."""
+
+from __future__ import annotations
 
 import os
 from collections.abc import Callable
@@ -8,15 +10,14 @@ TEMPORARY = ".*.tmp"  # what a killed process may leave behind
 
 
 def replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, sync it to the disk, then rename it over ``path``.
+    """Let ``write`` fill a file beside ``path``, bring it to the disk, then move it into place.
 
     Raises:
         OSError: the disk is full or the directory is not writable; the old file is untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.unlink(missing_ok=True)
         write(temporary)
         _sync(temporary)
         os.replace(temporary, path)
@@ -25,8 +26,13 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
     _sync(path.parent)
 
 
+def replace_bytes(path: Path, data: bytes) -> None:
+    """`replace` by ``data``."""
+    replace(path, lambda temporary: temporary.write_bytes(data))
+
+
 def replace_text(path: Path, text: str) -> None:
-    """``replace`` by UTF-8 text."""
+    """`replace` by UTF-8 text."""
     replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 

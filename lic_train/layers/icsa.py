@@ -1,0 +1,117 @@
+"""ICSA units of Lu and Ma (2022, arXiv 2204.11448): a strided convolution and a group of neighbourhood attention.
+
+Legend: B batch, C channels, H W map. Convolutions see (B, C, H, W), attention (B, H, W, C); between the two the values
+lie channels-last in memory, so that neither copies.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from lic_train.layers.neighborhood_attention import NeighborhoodAttention
+
+
+def drop_path(x: Tensor, rate: float) -> Tensor:
+    """Zero whole samples of (B, ...) with probability ``rate``, scale the others by 1 / (1 - rate)."""
+    if rate == 0:
+        return x
+    keep = x.new_empty(x.shape[0], *(1,) * (x.dim() - 1)).bernoulli_(1 - rate)
+    return x * keep / (1 - rate)
+
+
+class AttentionBlock(nn.Module):
+    """Pre-norm transformer block: neighbourhood attention, then an MLP of ratio 2, each on a residual branch."""
+
+    def __init__(self, channels: int, window: int, drop_rate: float) -> None:
+        super().__init__()
+        self.drop_rate = drop_rate
+        self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
+        self.attention = NeighborhoodAttention(channels, window)
+        self.mlp = nn.Sequential(nn.Linear(channels, 2 * channels), nn.GELU(), nn.Linear(2 * channels, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        rate = self.drop_rate if self.training else 0.0
+        x = x + drop_path(self.attention(self.norm1(x)), rate)
+        return x + drop_path(self.mlp(self.norm2(x)), rate)
+
+
+class RNAB(nn.Module):
+    """Residual neighbourhood attention blocks: one more skip around a group of ``len(drop_rates)`` blocks."""
+
+    def __init__(self, channels: int, window: int, drop_rates: Sequence[float]) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*(AttentionBlock(channels, window, rate) for rate in drop_rates))
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W), channels last in memory."""
+        tokens = x.permute(0, 2, 3, 1).contiguous()
+        return (tokens + self.blocks(tokens)).permute(0, 3, 1, 2)
+
+
+Refine = Callable[[int], nn.Module]  # channels -> a module that keeps the shape
+
+
+def _unit(**parts: nn.Module | None) -> nn.Sequential:
+    return nn.Sequential(OrderedDict((name, part) for name, part in parts.items() if part is not None))
+
+
+def _shared_out(depths: Sequence[int], drop_rates: Sequence[float]) -> list[Sequence[float]]:
+    """Deal ``drop_rates`` to groups of ``depths`` blocks."""
+    assert sum(depths) == len(drop_rates)
+    stops = [sum(depths[: i + 1]) for i in range(len(depths))]
+    return [drop_rates[stop - depth : stop] for stop, depth in zip(stops, depths, strict=True)]
+
+
+def analysis(
+    channels: Sequence[int],
+    kernels: Sequence[int],
+    strides: Sequence[int],
+    depths: Sequence[int],
+    window: int,
+    drop_rates: Sequence[float],
+    refine: Refine | None = None,
+) -> nn.Sequential:
+    """ICSA units of an encoder: a convolution, ``refine`` of its output where given, an RNAB; no activation between.
+
+    Args:
+        channels: n + 1 widths; the others have n entries.
+        kernels: sides of the convolutions.
+        strides: of the convolutions.
+        depths: attention blocks of each RNAB.
+        window: of the attention.
+        drop_rates: of all blocks, in order.
+        refine: builds what stands between convolution and RNAB.
+    """
+    units = []
+    for i, rates in enumerate(_shared_out(depths, drop_rates)):
+        conv = nn.Conv2d(channels[i], channels[i + 1], kernels[i], strides[i], padding=kernels[i] // 2)
+        extra = refine(channels[i + 1]) if refine else None
+        units.append(_unit(conv=conv, refine=extra, rnab=RNAB(channels[i + 1], window, rates)))
+    return nn.Sequential(*units)
+
+
+def synthesis(
+    channels: Sequence[int],
+    kernels: Sequence[int],
+    strides: Sequence[int],
+    depths: Sequence[int],
+    window: int,
+    drop_rates: Sequence[float],
+    refine: Refine | None = None,
+) -> nn.Sequential:
+    """ICSA units of a decoder, mirror of `analysis`: an RNAB, ``refine`` of its output, a transposed convolution."""
+    units = []
+    for i, rates in enumerate(_shared_out(depths, drop_rates)):
+        options = {"padding": kernels[i] // 2, "output_padding": strides[i] - 1}
+        conv = nn.ConvTranspose2d(channels[i], channels[i + 1], kernels[i], strides[i], **options)
+        extra = refine(channels[i]) if refine else None
+        units.append(_unit(rnab=RNAB(channels[i], window, rates), refine=extra, conv=conv))
+    return nn.Sequential(*units)

@@ -1,0 +1,67 @@
+"""GAACNN's configurations: widths, ladders and schedules of the authors' scripts."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from lic_train.config import RecipeSection, register_resolvers
+from lic_train.models.base import build
+from lic_train.models.gaacnn import Options
+from lic_train.recipes.recipe import Recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def composed(lmbda: float, distortion: str, recipe: str = "gaacnn") -> dict:
+    register_resolvers()
+    folder = ROOT / "conf"
+    parts = [OmegaConf.load(folder / "recipe" / f"{name}.yaml") for name in dict.fromkeys(["gaacnn", recipe])]
+    recipe_node = OmegaConf.merge(*parts)
+    recipe_node.pop("defaults", None)
+    cfg = {
+        "lambda": lmbda,
+        "distortion": distortion,
+        "model": OmegaConf.load(folder / "model" / "gaacnn.yaml"),
+        "recipe": recipe_node,
+    }
+    return OmegaConf.to_container(OmegaConf.create(cfg), resolve=True)
+
+
+def test_config_names_every_option() -> None:
+    model = composed(0.0067, "mse")["model"]
+    assert {option.name for option in fields(Options)} | {"quantizer", "scale_param"} <= set(model)
+    build({**model, "M": 8, "N": 8, "widths": [8, 8]})
+
+
+def test_ladder_and_widths_are_the_authors() -> None:
+    theirs = {8: 192, 12: 192, 16: 192, 24: 192, 32: 192, 64: 192, 128: 192, 256: 320, 512: 320, 1024: 320, 2048: 320}
+    ladder = RecipeSection.model_validate(composed(0.0067, "mse")["recipe"]).ladder
+    assert ladder["mse"] == [round(10 * lmbda / 255**2, 5) for lmbda in theirs]
+    assert [composed(lmbda, "mse")["model"]["M"] for lmbda in ladder["mse"]] == list(theirs.values())
+    assert ladder["ms_ssim"] == [18, 36, 72, 144, 288]
+    assert [composed(lmbda, "ms_ssim")["model"]["M"] for lmbda in ladder["ms_ssim"]] == [192, 192, 320, 320, 320]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "distortion", "boundaries"),
+    [
+        ("gaacnn", "mse", {0: 1e-4, 250_000: 5e-5, 350_000: 2.5e-5, 450_000: 1e-5, 550_000: 5e-6, 650_000: 1e-6}),
+        (
+            "gaacnn_ms_ssim",
+            "ms_ssim",
+            {0: 5e-5, 200_000: 2.5e-5, 300_000: 1.25e-5, 400_000: 5e-6, 500_000: 2.5e-6, 600_000: 1e-6},
+        ),
+    ],
+)
+def test_learning_rates(recipe, distortion, boundaries) -> None:
+    section = RecipeSection.model_validate(composed(18, distortion, recipe)["recipe"])
+    stages = [stage.model_dump() for stage in section.stages]
+    laid_out = Recipe(stages, section.steps, 18, distortion, section.optimizer.model_dump())
+    for step, lr in boundaries.items():
+        assert laid_out.stage(step).lr == lr
+        assert step == 0 or laid_out.stage(step - 1).lr > lr
+    if distortion == "ms_ssim":
+        assert laid_out.stage(0).loss == {"bpp": 1, "mse": 1800.0}
+        assert laid_out.stage(section.steps // 15 + 1).loss == {"bpp": 1, "distortion": 1}
