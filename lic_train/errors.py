@@ -4,6 +4,8 @@
 class LicError(Exception):
     """Base of every error whose message is complete without a traceback."""
 
+    exit_code = 2
+
 
 class ConfigError(LicError):
     """The composed configuration has no meaning, or contradicts what lies on disk."""

@@ -14,12 +14,12 @@ from lic_train.errors import LicError
 
 @contextmanager
 def errors_without_traceback() -> Iterator[None]:
-    """Turn an error meant for the user into its message and exit code 2."""
+    """Turn an error meant for the user into its message and its exit code."""
     try:
         yield
     except LicError as error:
         say_error(error)
-        sys.exit(2)
+        sys.exit(error.exit_code)
 
 
 def say_error(error: BaseException) -> None:

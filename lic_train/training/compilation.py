@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -34,5 +33,4 @@ def compiled(model: Codec) -> Callable[[Tensor], dict[str, Any]]:
             rprint(f"[yellow]compile=true failed, training goes on without: {type(error).__name__}: {reason[:1]}[/]")
             return model(x)
 
-    warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
     return run

@@ -90,8 +90,11 @@ class LitCodec(L.LightningModule):
         return make_optimizer(self.model, self.recipe)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """The learning rate is a pure function of the step; there is no scheduler state."""
+        """The learning rate is a pure function of the step; there is no scheduler state. The last step is validated."""
         set_learning_rate(self._adam(), self.recipe, self.global_step)
+        accumulate = self.trainer.accumulate_grad_batches
+        if self.global_step + 1 == self.trainer.max_steps and (batch_idx + 1) % accumulate == 0:
+            self.trainer.val_check_batch = 1
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         """Clip the net group alone: a norm over the quantiles would change the network's step."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -106,6 +107,7 @@ def make_data(config: RunConfig) -> Photographs:
 
 def make_trainer(config: RunConfig, run: ResumeState, active: list[Logger], data: Photographs) -> L.Trainer:
     """A Trainer that counts steps, not epochs: the training stream is endless."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the start table says it better
     run_dir = run.run_dir
     every = min(config.validate_.every, config.steps)
     callbacks: list[L.Callback] = [
@@ -160,6 +162,8 @@ def precision(option: str, accelerator: str) -> Literal["32-true", "bf16-mixed"]
 def show_start(config: RunConfig, model: Codec, trainer: L.Trainer, data: Photographs) -> None:
     """Print what will be trained, on what, for how long, and where it goes."""
     about = Table(show_header=False, box=None, padding=(0, 1))
+    about.add_column()
+    about.add_column(overflow="fold")
     arguments = ", ".join(f"{key}={value}" for key, value in config.model.items() if key != "_target_")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     rung = quality(config.lmbda, config.distortion)

@@ -18,6 +18,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interrupted(LicError):
     """Training was asked to stop and did so after a whole step, with a checkpoint behind it."""
 
+    exit_code = 130  # as a shell reports Ctrl-C
+
     def __init__(self, step: int, checkpoint: Path) -> None:
         self.step = step
         self.checkpoint = checkpoint
