@@ -18,7 +18,7 @@ train: setup
 	$(BIN)/python train.py model=cwam lambda=0.0067
 
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: setup
 	$(BIN)/ruff check .

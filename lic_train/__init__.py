@@ -5,7 +5,7 @@ import warnings
 # Other packages' notes to themselves, which a user can do nothing about.
 for _note in (
     ".*torch.jit.script.*",
-    ".*isinstance\\(treespec, LeafSpec\\).*",
+    r".*isinstance\(treespec, LeafSpec\).*",
     "You have overridden `on_after_batch_transfer`.*",
 ):
     warnings.filterwarnings("ignore", message=_note)

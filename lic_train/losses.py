@@ -35,7 +35,19 @@ def ms_ssim(out: Out, x: Tensor) -> Tensor:
         return 1 - _ms_ssim(out["x_hat"].float(), x, data_range=1.0)
 
 
-TERMS: dict[str, Term] = {"bpp": bpp, "mse": mse, "ms_ssim": ms_ssim}
+def feature_enhancement(out: Out, x: Tensor) -> Tensor:
+    """Mean squared difference of enhanced and refined features (IB-LIC's L_en); 0 for a codec without them. Scalar.
+
+    The refined feature is only a target: nothing else fixes its scale, so that the encoder could lower the term by
+    shrinking it.
+    """
+    if "features" not in out:
+        return x.new_zeros(())
+    refined, enhanced = out["features"]["refined"], out["features"]["enhanced"]
+    return torch.nn.functional.mse_loss(enhanced.float(), refined.detach().float())
+
+
+TERMS: dict[str, Term] = {"bpp": bpp, "mse": mse, "ms_ssim": ms_ssim, "feature_enhancement": feature_enhancement}
 
 # What lambda multiplies: 255^2 * MSE, so that lambda is per squared 8-bit level, or 1 - MS-SSIM.
 DISTORTION_SCALE = {"mse": 255.0**2, "ms_ssim": 1.0}

@@ -27,6 +27,9 @@ SMALL: dict[str, dict[str, object]] = {
     "cheng2020_attn": {"N": 8},
     "elic2022": {"N": 8, "M": 16, "groups": [4, 4, 8]},
     "cwam": {"N": 16},
+    "tinylic": {"N": 32, "M": 80},
+    "iblic": {"N": 32, "M": 80},
+    "iblic_tiny": {"N": 32, "M": 80},
     "gaacnn": {"M": 8, "N": 6, "widths": [6, 8]},
     "gcab_gmm": {"N": 16, "M": 12, "ratio": 4, "head_widths": [24, 20]},
 }

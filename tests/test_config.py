@@ -37,7 +37,8 @@ def test_every_model_builds_under_its_own_recipe(name):
 @pytest.mark.parametrize("name", options("recipe"))
 @pytest.mark.parametrize("distortion", ["mse", "ms_ssim"])
 def test_every_recipe_lays_out_its_stages(name, distortion):
-    config = checked(compose([f"recipe={name}", "model=mbt2018_mean", "steps=997", f"distortion={distortion}"]))
+    overrides = [f"recipe={name}", "model=mbt2018_mean", "data=imagenet", "steps=997", f"distortion={distortion}"]
+    config = checked(compose(overrides))
     stages = config.make_recipe().stages
     assert stages[0].start == 0
     assert stages[-1].stop == 997

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lic_train.entropy.context3d import CausalConv3d, VolumeContext, in_float64, wavefront
+from lic_train.entropy.context3d import CausalConv3d, VolumeContext, wavefront
+from lic_train.entropy.precision import in_float64
 from lic_train.errors import BitstreamError
 
 M, HEIGHT, WIDTH = 7, 3, 3

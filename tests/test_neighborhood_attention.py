@@ -1,4 +1,4 @@
-"""Tiled neighbourhood attention against a loop over queries, its border rule and operator; the ICSA blocks around it."""
+"""Tiled neighbourhood attention against a loop over queries, its border rule and operator; the blocks around it."""
 
 from collections.abc import Iterator
 
@@ -141,7 +141,7 @@ def test_bfloat16_autocast():
     assert out.dtype == torch.bfloat16
     torch.testing.assert_close(out.float(), layer(x), rtol=0, atol=0.02)
     gradient, expected = (torch.autograd.grad(o.float().sum(), layer.rpb)[0] for o in (out, layer(x)))
-    torch.testing.assert_close(gradient, expected, rtol=0, atol=0.05 * float(expected.abs().max()))
+    torch.testing.assert_close(gradient, expected, rtol=0, atol=0.02 * float(expected.abs().max()))
 
 
 def test_an_evaluation_may_come_first():
@@ -168,7 +168,7 @@ def test_counters_see_the_definition(height, width, keys):
 
 
 def test_wrong_widths_are_refused():
-    with pytest.raises(ValueError, match="multiple of 16 channels.*got 24"):
+    with pytest.raises(ValueError, match=r"multiple of 16 channels.*got 24"):
         NeighborhoodAttention(24, 7)
     with pytest.raises(ValueError, match="odd window, got 4"):
         NeighborhoodAttention(32, 4)
@@ -188,7 +188,7 @@ def test_a_group_has_one_more_skip():
 def test_drop_path_leaves_out_whole_samples_and_keeps_the_mean():
     x = torch.ones(4000, 2, 3)
     dropped = drop_path(x, 0.25)
-    assert set(dropped.unique().tolist()) == {0.0, pytest.approx(4 / 3)}
+    assert dropped.unique().tolist() == pytest.approx([0, 4 / 3])
     assert torch.equal(dropped.amax((1, 2)), dropped.amin((1, 2)))
     assert dropped.mean() == pytest.approx(1, abs=0.05)
     layer = RNAB(16, 3, [0.9, 0.9])

@@ -12,9 +12,7 @@ tables are equal but for a chance of about 1e-5 per picture, which the checksum 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +20,7 @@ from torch import Tensor, nn
 
 from lic_train.entropy.mixture import GaussianMixture
 from lic_train.entropy.mixture_coder import MixtureDecoder, MixtureEncoder
-from lic_train.entropy.precision import in_float32
+from lic_train.entropy.precision import exactly, in_float32, in_float64, one_thread
 
 SIZE, REACH = 11, 5  # side of the kernel, and how far it sees
 TAPS = SIZE**3 // 2  # 665: those before the centre
@@ -34,29 +32,6 @@ Parameters = tuple[Tensor, Tensor, Tensor]
 Code = Callable[[Tensor, Parameters], Tensor]
 
 SCALES: dict[str, Callable[[Tensor], Tensor]] = {"abs": torch.abs, "softplus": F.softplus}
-
-
-def in_float64(module: nn.Module, x: Tensor) -> Tensor:
-    """``module(x)`` on the CPU in float64, whatever device and precision the module lives in."""
-    state = itertools.chain(module.named_parameters(), module.named_buffers())
-    exact = {name: _exact(value) for name, value in state if value.is_floating_point()}
-    return torch.func.functional_call(module, exact, (_exact(x),))
-
-
-def _exact(values: Tensor | None) -> Tensor:
-    assert values is not None, "every layer of this file has a bias"
-    return values.detach().cpu().double().contiguous()
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Run tiny products on one thread: waking a second costs more than it does, ten times more on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class CausalConv3d(nn.Conv2d):
@@ -177,7 +152,7 @@ class VolumeContext(nn.Module):
         pointwise = [layer for layer in self.entropy_parameters if isinstance(layer, nn.Conv2d)]
         pairs = [(self.context_prediction.taps(), self.context_prediction.bias)]
         pairs += [(layer.weight.flatten(1), layer.bias) for layer in pointwise]
-        return [(_exact(matrix).T.contiguous(), _exact(bias)) for matrix, bias in pairs]
+        return [(exactly(matrix).T.contiguous(), exactly(bias)) for matrix, bias in pairs]
 
 
 def wavefront(M: int, height: int, width: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -18,4 +18,5 @@ def round_to(values: Tensor, means: Tensor) -> Tensor:
 
 def round_ste(values: Tensor, means: Tensor) -> Tensor:
     """`round_to` forwards, the identity's gradient backwards (straight-through)."""
-    return values + (round_to(values, means) - values).detach()
+    # Not values + (rounded - values): that is not the rounded value to the last bit, which the decoder has.
+    return round_to(values, means).detach() + (values - values.detach())

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from lic_train.layers.neighborhood_attention import NeighborhoodAttention
+from lic_train.layers.neighborhood_attention import HEAD_CHANNELS, NeighborhoodAttention
 
 
 def drop_path(x: Tensor, rate: float) -> Tensor:
@@ -54,6 +54,22 @@ class RNAB(nn.Module):
         """(B, C, H, W) -> (B, C, H, W), channels last in memory."""
         tokens = x.permute(0, 2, 3, 1).contiguous()
         return (tokens + self.blocks(tokens)).permute(0, 3, 1, 2)
+
+
+def check_options(N: int, M: int, drop_path: float) -> None:
+    """Refuse what no network of these units can have; widths are N, 3N/2, 2N and M.
+
+    Raises:
+        ValueError: a width leaves no whole heads, or the rate is none.
+    """
+    for name, value, unit in (("N", N, 2 * HEAD_CHANNELS), ("M", M, HEAD_CHANNELS)):
+        if value <= 0 or value % unit:
+            nearest = max(round(value / unit), 1) * unit
+            raise ValueError(
+                f"{name}: expected a positive multiple of {unit} (heads of 16), got {value}; try {nearest}"
+            )
+    if not 0 <= drop_path < 1:
+        raise ValueError(f"drop_path: expected a rate from 0 to below 1, got {drop_path}")
 
 
 Refine = Callable[[int], nn.Module]  # channels -> a module that keeps the shape

@@ -16,10 +16,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from lic_train.entropy.context3d import one_thread
 from lic_train.entropy.gaussian import GaussianConditional
 from lic_train.entropy.passes import Decode, Encode, Estimate, LatentPass
-from lic_train.entropy.quantize import round_to
+from lic_train.entropy.precision import one_thread
 
 Parity = tuple[int, int]  # of row and column
 
@@ -54,15 +53,6 @@ def planar(x: Tensor) -> Tensor:
 def repeatable(module: nn.Module) -> AbstractContextManager[None]:
     """In evaluation, one thread for what decides the bitstream: several add in another order, and round otherwise."""
     return nullcontext() if module.training else one_thread()
-
-
-class ExactEstimate(Estimate):
-    """`Estimate` whose y_hat is, in evaluation, the bitstream's to the last bit: straight-through rounds once more."""
-
-    def __call__(self, channels: slice, mask: Tensor, scales: Tensor, means: Tensor) -> Tensor:
-        """See `LatentPass`."""
-        y_hat = super().__call__(channels, mask, scales, means)
-        return y_hat if self._gaussian.training else round_to(self._y[:, channels], means.float())
 
 
 class SpatialContext(nn.Conv2d):
@@ -132,7 +122,7 @@ class MultistageContext(nn.Module):
 
     def forward(self, y: Tensor, psi: Tensor) -> tuple[Tensor, Tensor]:
         """Return y_hat (straight-through in training) and its likelihoods, both (B, M, h, w)."""
-        estimate = ExactEstimate(self.gaussian_conditional, y)
+        estimate = Estimate(self.gaussian_conditional, y)
         y_hat = self._passes(psi, estimate)
         return y_hat, estimate.likelihoods(y_hat)
 
@@ -169,15 +159,13 @@ class MultistageContext(nn.Module):
         """The stages of slice ``i`` with channel context ``side`` (B, 2s, h, w); returns its y_hat (B, s, h, w)."""
         start = sum(self.sizes[:i])
         channels = slice(start, start + self.sizes[i])
-        contexts: Sequence[nn.Module | None] = (None, *self.spatial_context[i])
-        spatial = torch.zeros_like(side)
-        y_hat = psi.new_zeros(())
-        for stage, context in zip(STAGES[i], contexts, strict=True):
+        spatial, y_hat = torch.zeros_like(side), psi.new_zeros(())
+        for j, stage in enumerate(STAGES[i]):
             mask = stage_mask(stage, *psi.shape[2:], device=psi.device)
-            if context is not None:
-                # The maps of the stages do not overlap, so their sum keeps what each position was coded with.
-                spatial = spatial + torch.where(mask, context(y_hat), 0)
+            if j > 0:
+                spatial = self.spatial_context[i][j - 1](y_hat)
             inputs = (psi, spatial, side) if len(STAGES[i]) > 1 else (psi, side)
             scales, means = self.entropy_parameters[i](torch.cat(inputs, dim=1)).chunk(2, dim=1)
+            # Whatever is predicted elsewhere than in the mask is not used, so no stage needs the maps of the others.
             y_hat = planar(torch.where(mask, code(channels, mask, scales, means), y_hat))
         return y_hat

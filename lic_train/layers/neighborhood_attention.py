@@ -146,28 +146,29 @@ def _attention_backward(grad: Tensor, qkv: Tensor, table: Tensor, tile: int) -> 
     cells = grad.new_zeros(batch, tiling.queries.numel(), heads, size)
     cells.index_copy_(1, tiling.home, grad.flatten(1, 2))  # the repeated queries of incomplete tiles have no gradient
     cells = cells.unflatten(1, tiling.queries.shape).split([count for count, *_ in tiling.groups], dim=1)
-    parts, grad_table = [], torch.zeros_like(table)
+    parts, grad_table = [], table.new_zeros(table.shape, dtype=torch.promote_types(table.dtype, torch.float32))
     for grad_out, inputs, (_, *offsets) in zip(cells, _gather(qkv, tiling), tiling.groups, strict=True):
         *grad_inputs, grad_bias = _dense_backward(
             grad_out.flatten(0, 1).transpose(1, 2), *inputs, _tile_bias(table, *offsets)
         )
-        grad_table += _table_gradient(grad_bias, *offsets, kernel)
+        grad_table += _table_gradient(grad_bias.to(grad_table), *offsets, kernel)  # sums of thousands: not in bfloat16
         parts.append(grad_inputs)
     grad_qkv = grad.new_zeros(batch, height * width, 3, heads, size)
     for i, positions in enumerate((tiling.queries, tiling.keys, tiling.keys)):
         grad_qkv[:, :, i].index_add_(1, positions.flatten(), _join([part[i] for part in parts], tiling))
-    return grad_qkv.unflatten(1, (height, width)), grad_table
+    return grad_qkv.unflatten(1, (height, width)), grad_table.to(table)
 
 
 def _dense_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v and bias (h, T, S) for `grad` of softmax(q k^T / sqrt(d) + bias) v."""
+    """Gradients of q, k, v and bias (h, T, S) for ``grad`` of softmax(q k^T / sqrt(d) + bias) v."""
     scale = q.shape[-1] ** -0.5
-    weights = (scale * q @ k.mT).add_(bias).softmax(-1)
+    q = scale * q
+    weights = (q @ k.mT).add_(bias).softmax(-1)
     grad_scores = grad @ v.mT
     grad_scores.sub_((weights * grad_scores).sum(-1, keepdim=True)).mul_(weights)
-    return scale * grad_scores @ k, scale * grad_scores.mT @ q, weights.mT @ grad, grad_scores.sum(0)
+    return grad_scores @ k * scale, grad_scores.mT @ q, weights.mT @ grad, grad_scores.sum(0)
 
 
 def _fake_attention(qkv: Tensor, table: Tensor, tile: int) -> Tensor:

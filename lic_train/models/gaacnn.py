@@ -33,7 +33,8 @@ from compressai.models.utils import conv, deconv
 from torch import Tensor, nn
 
 from lic_train.entropy.bottleneck import EntropyBottleneck
-from lic_train.entropy.context3d import VolumeContext, in_float64
+from lic_train.entropy.context3d import VolumeContext
+from lic_train.entropy.precision import in_float64
 from lic_train.entropy.quantize import add_noise
 from lic_train.layers.graph_attention import ADJACENCIES, GraphAttention
 from lic_train.models.base import Codec

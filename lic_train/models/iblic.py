@@ -25,8 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lic_train.entropy.bottleneck import EntropyBottleneck
-from lic_train.entropy.quantize import round_ste
-from lic_train.layers.icsa import analysis, synthesis
+from lic_train.layers.icsa import analysis, check_options, synthesis
 from lic_train.layers.multistage_context import MultistageContext, planar, repeatable
 from lic_train.models.base import Codec
 
@@ -83,6 +82,11 @@ def _scale_init(conv: nn.Module, factor: float) -> None:
 def concatenated_residual(channels: int) -> Skip:
     """CRM: two residual units in cascade and one more shortcut. Keeps (B, C', H', W')."""
     return Skip(*(bottleneck(channels, nn.Conv2d(channels // 2, channels // 2, 3, padding=1)) for _ in range(2)))
+
+
+def pointwise(channels: int) -> nn.Conv2d:
+    """CRM of the small variant, by the letter: one 1x1 convolution."""
+    return nn.Conv2d(channels, channels, 1)
 
 
 class FeatureExtraction(nn.Module):
@@ -324,23 +328,23 @@ class IBLIC(Codec):
         drop_path: float = 0.1,
     ) -> None:
         super().__init__()
+        check_options(N, M, drop_path)
         qecm = "off" if qecm is False else qecm  # YAML reads a bare off as false
-        _check_options(size, patch, levels, fexm, frm or fenm, qecm, noise)
+        _check_switches(size, patch, levels, fexm, frm or fenm, qecm, noise)
         full = size == "full"
         C, T, Z = N // (4 if full else 8), patch**2 + 1, 3 * N // 2
         self._build_ends(C, T, patch, levels, full, fexm, frm, fenm)
-        interface, kernel = (C * T, 3 if full else 1) if fexm else (3, 5)
-        num_early = int(math.log2(patch)) if fexm else 0  # stages that FExM has already paid for
+        inner, kernel = (C * T, 3 if full else 1) if fexm else (3, 5)
+        num_early = int(math.log2(patch)) if fexm else 0  # stages whose stride FExM has already taken
         strides = (1,) * num_early + (2,) * (4 - num_early)
-        refine = (concatenated_residual if full else lambda channels: nn.Conv2d(channels, channels, 1)) if crm else None
+        refine = (concatenated_residual if full else pointwise) if crm else None
         widths, depths, two = (N, 3 * N // 2, 2 * N, M), (2, 2, 6, 2), (2, 2)
+        up, kernels = (*widths[::-1], inner), (3, 3, 3, kernel)
         rates = [drop_path * i / 15 for i in range(16)]
-        self.g_a = analysis((interface, *widths), (kernel, 3, 3, 3), strides, depths, 7, rates[:12], refine)
+        self.g_a = analysis((inner, *widths), kernels[::-1], strides, depths, 7, rates[:12], refine)
         self.h_a = analysis((M, Z, Z), (3, 3), two, two, 3, rates[12:])
         self.h_s = synthesis((Z, Z, 2 * M), (3, 3), two, two, 3, rates[:4])
-        self.g_s = synthesis(
-            (*widths[::-1], interface), (3, 3, 3, kernel), strides[::-1], depths[::-1], 7, rates[4:], refine
-        )
+        self.g_s = synthesis(up, kernels, strides[::-1], depths[::-1], 7, rates[4:], refine)
         if crm and full:
             for unit in (*self.g_a, *self.g_s):
                 _scale_init(unit.conv, 0.5)  # the shortcut beside it doubles the signal
@@ -366,9 +370,8 @@ class IBLIC(Codec):
         refined = self.extract(x)
         y = self.compensate_y(self.g_a(refined))
         z = self.compensate_z(self.h_a(y))
-        z_hat, z_likelihoods = self.entropy_bottleneck(z)
-        if self.training:
-            z_hat = round_ste(z.float(), self.entropy_bottleneck.medians)
+        _, z_likelihoods = self.entropy_bottleneck(z)
+        z_hat = self.entropy_bottleneck.quantize(z)
         y_hat, y_likelihoods = self.context(y, self._psi(z_hat))
         enhanced = self._decoded(y_hat)
         out = {"x_hat": self.assemble(enhanced), "likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}
@@ -407,7 +410,7 @@ class IBLIC(Codec):
         return {"x_hat": self.assemble(self._decoded(y_hat)).clamp(0, 1)}
 
 
-def _check_options(size: str, patch: int, levels: int, fexm: bool, needs_fexm: bool, qecm: str, noise: float) -> None:
+def _check_switches(size: str, patch: int, levels: int, fexm: bool, needs_fexm: bool, qecm: str, noise: float) -> None:
     choices = (
         ("size", size, ("full", "tiny")),
         ("patch", patch, (1, 2, 4, 8)),

@@ -17,8 +17,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from lic_train.entropy.bottleneck import EntropyBottleneck
-from lic_train.entropy.quantize import round_ste
-from lic_train.layers.icsa import analysis, synthesis
+from lic_train.layers.icsa import analysis, check_options, synthesis
 from lic_train.layers.multistage_context import MultistageContext, planar, repeatable
 from lic_train.models.base import Codec
 
@@ -36,12 +35,16 @@ class TinyLIC(Codec):
         M: channels of y. Paper: 320. A multiple of 16.
         drop_path: largest rate at which the residual branches of a block are left out in training; it rises linearly
             over the 16 blocks of g_a and h_a, and again over those of h_s and g_s. Authors: 0.1.
+
+    Raises:
+        ValueError: a width or the rate has no meaning.
     """
 
     downsampling_factor = 64
 
     def __init__(self, N: int = 128, M: int = 320, drop_path: float = 0.1) -> None:
         super().__init__()
+        check_options(N, M, drop_path)
         widths, Z = (N, 3 * N // 2, 2 * N, M), 3 * N // 2
         depths, two, four = (2, 2, 6, 2), (2, 2), (2, 2, 2, 2)
         rates = [drop_path * i / 15 for i in range(16)]
@@ -56,9 +59,8 @@ class TinyLIC(Codec):
         """(B, 3, H, W) -> x_hat and likelihoods; see `Codec`."""
         y = self.g_a(x)
         z = self.h_a(y)
-        z_hat, z_likelihoods = self.entropy_bottleneck(z)
-        if self.training:
-            z_hat = round_ste(z.float(), self.entropy_bottleneck.medians)
+        _, z_likelihoods = self.entropy_bottleneck(z)
+        z_hat = self.entropy_bottleneck.quantize(z)
         y_hat, y_likelihoods = self.context(y, self._psi(z_hat))
         x_hat = self.g_s(y_hat)
         return {"x_hat": x_hat, "likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}

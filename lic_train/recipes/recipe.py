@@ -55,6 +55,11 @@ class Recipe:
         loss = torch.stack([weight * terms[name] for name, weight in weights.items()]).sum()
         return {**terms, "loss": loss}
 
+    def extra_weights(self, step: int) -> dict[str, float]:
+        """Weights at ``step`` of the terms, beyond rate and distortion, that any stage has."""
+        names = {name for stage in self.stages for name in stage.loss} - {"bpp", "distortion"}
+        return {name: self.stage(step).loss.get(name, 0.0) for name in sorted(names)}
+
     def table(self) -> list[tuple[str, str, str, str]]:
         """Rows (stage, steps, learning rate, loss) for the start of the run."""
         return [(s.name, f"{s.start:,} - {s.stop:,}", f"{s.lr:g}", self._formula(s)) for s in self.stages]

@@ -77,6 +77,7 @@ class LitCodec(L.LightningModule):
             values["train/psnr"] = -10 * terms["mse"].detach().log10()
         stage = self.recipe.stage(self.global_step)
         values |= {"train/aux": aux.detach(), "train/lr": stage.lr, "train/stage": self.recipe.stages.index(stage)}
+        values |= {f"train/{name}_weight": w for name, w in self.recipe.extra_weights(self.global_step).items()}
         # The step after this one: Lightning would count rows from 0.
         self.log_dict({**values, "step": float(self.global_step + 1)})
 

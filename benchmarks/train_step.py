@@ -1,0 +1,198 @@
+"""Images per second of train.py's path and of the loop that CompressAI documents, alternating in one run.
+
+Both train mbt2018_mean (N=128, M=192, batch 8, 256-pixel crops) on the same photographs. The documented loop is the one
+of CompressAI's example script: Pillow ImageFolder with RandomCrop and ToTensor, two Adams, two backward passes, a clip,
+fp32. Ours is the Trainer with all callbacks and loggers that train.py builds. Machines are noisy: read the ratio.
+
+    python benchmarks/train_step.py [--photographs FOLDER] [--rounds 3] [--steps 6] [--crop 256] [OVERRIDE ...]
+    python benchmarks/train_step.py [--photographs FOLDER] --parity 300 --crop 64
+
+``--parity`` compares losses instead of speed: ours against two seeds of the documented loop, over the same batches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import compressai.models
+import lightning as L
+import torch
+from compressai.datasets import ImageFolder
+from compressai.losses import RateDistortionLoss
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchvision import transforms
+
+from lic_train.config import RunConfig, checked, compose
+from lic_train.training import setup
+from lic_train.training.module import noise_seed
+from lic_train.training.run_directory import ResumeState
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenet_sample"
+WARM_UP = 2
+N, M, LAMBDA = 128, 192, 0.0067
+
+
+class DocumentedLoop:
+    """One step of CompressAI's example script: two optimisers, two backward passes, fp32."""
+
+    def __init__(self, weights: dict[str, Tensor] | None = None, width: tuple[int, int] = (N, M)) -> None:
+        self.model = compressai.models.MeanScaleHyperprior(*width).train()
+        if weights is not None:
+            # CompressAI's own loader asks for coding tables.
+            missing = nn.Module.load_state_dict(self.model, weights, strict=False).missing_keys
+            assert not set(missing) & dict(self.model.named_parameters()).keys()
+        aux = [p for name, p in self.model.named_parameters() if name.endswith(".quantiles")]
+        ids = {id(p) for p in aux}
+        self.net = [p for p in self.model.parameters() if id(p) not in ids]
+        self.optimizer, self.aux_optimizer = torch.optim.Adam(self.net, lr=1e-4), torch.optim.Adam(aux, lr=1e-3)
+        self.criterion = RateDistortionLoss(lmbda=LAMBDA)
+
+    def step(self, x: Tensor) -> float:
+        self.optimizer.zero_grad()
+        self.aux_optimizer.zero_grad()
+        loss = self.criterion(self.model(x), x)["loss"]
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        aux_loss = self.model.aux_loss()
+        aux_loss.backward()
+        self.aux_optimizer.step()
+        return loss.item()
+
+
+def documented_batches(photographs: Path, batch: int, crop: int) -> Iterator[Tensor]:
+    """What the example's loader gives, for ever."""
+    pipeline = transforms.Compose([transforms.RandomCrop(crop, pad_if_needed=True), transforms.ToTensor()])
+    with tempfile.TemporaryDirectory() as folder:
+        # CompressAI wants a flat root/train.
+        flat = Path(folder) / "train"
+        flat.mkdir()
+        for path in sorted(photographs.rglob("*.JPEG")) or sorted(photographs.rglob("*.*g")):
+            (flat / path.name).symlink_to(path.resolve())
+        loader = DataLoader(ImageFolder(folder, split="train", transform=pipeline), batch, shuffle=True, drop_last=True)
+        while True:
+            yield from loader
+
+
+class StepClock(L.Callback):
+    """Seconds and losses of the steps after the warm-up, from batch end to batch end, so that everything is counted."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.losses: list[float] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+        self.times.append(time.perf_counter())
+        self.losses.append(float(trainer.callback_metrics["train/loss"]))
+
+    def seconds(self) -> list[float]:
+        return [b - a for a, b in zip(self.times[WARM_UP - 1 : -1], self.times[WARM_UP:], strict=True)]
+
+
+def run_ours(config: RunConfig, folder: str) -> tuple[StepClock, dict[str, Tensor]]:
+    """Train as train.py does; returns the clock and the weights before the first step."""
+    data, model, clock = setup.make_data(config), setup.make_model(config), StepClock()
+    start = {key: value.clone() for key, value in model.state_dict().items()}
+    run = ResumeState(Path(folder), "new")
+    with setup.loggers(config, run) as loggers:
+        trainer = setup.make_trainer(config, run, loggers, data)
+        trainer.callbacks.append(clock)
+        trainer.limit_val_batches = 0
+        trainer.fit(setup.make_module(config, model), data)
+    return clock, start
+
+
+def our_config(arguments: argparse.Namespace, steps: int, folder: str) -> RunConfig:
+    command = [
+        "model=mbt2018_mean", f"model.N={N}", f"model.M={M}", f"lambda={LAMBDA}", "recipe=common", "data=folder",
+        f"data.root={arguments.photographs}", f"steps={steps}", f"batch_size={arguments.batch}",
+        f"crop={arguments.crop}",
+        "logger=csv", f"output={folder}", "checkpoint.every=1000000", "validate.bitstreams=0", *arguments.overrides,
+    ]  # fmt: skip
+    return checked(compose(command))
+
+
+def measure_speed(arguments: argparse.Namespace, console: Console) -> dict[str, object]:
+    batches = documented_batches(arguments.photographs, arguments.batch, arguments.crop)
+    loop, theirs, ours = DocumentedLoop(), [], []
+    for _ in range(WARM_UP):
+        loop.step(next(batches))
+    for _ in range(arguments.rounds):
+        for _ in range(arguments.steps):
+            began = time.perf_counter()
+            loop.step(next(batches))
+            theirs.append(time.perf_counter() - began)
+        with tempfile.TemporaryDirectory() as folder:
+            clock, _ = run_ours(our_config(arguments, arguments.steps + WARM_UP, folder), folder)
+        ours += clock.seconds()
+    seconds = {"documented": theirs, "ours": ours}
+    rates = {name: arguments.batch / statistics.median(times) for name, times in seconds.items()}
+    table = Table("path", "images/s (median)", "fastest step", "ratio")
+    for name, times in seconds.items():
+        ratio = rates[name] / rates["documented"]
+        table.add_row(name, f"{rates[name]:.2f}", f"{arguments.batch / min(times):.2f}", f"{ratio:.2f}")
+    console.print(table)
+    return {"images_per_second": rates, "ratio": rates["ours"] / rates["documented"]}
+
+
+def smooth(losses: list[float], window: int = 20) -> Tensor:
+    return torch.tensor(losses, dtype=torch.float64).unfold(0, window, 1).mean(1)
+
+
+def measure_parity(arguments: argparse.Namespace, console: Console) -> dict[str, object]:
+    """The same start and batches: ours, the documented loop with the same noise, and with another seed's noise."""
+    steps = arguments.parity
+    with tempfile.TemporaryDirectory() as folder:
+        config = our_config(arguments, steps, folder)
+        clock, start = run_ours(config, folder)
+        stream = setup.make_data(config).stream()
+    curves = {"ours": clock.losses}
+    for seed in (config.seed, config.seed + 1):
+        loop, losses = DocumentedLoop(start), []
+        for step, batch in zip(track(range(steps), f"documented loop, seed {seed}"), stream, strict=False):
+            torch.manual_seed(noise_seed(seed, step, 0, 0))
+            losses.append(loop.step(batch["x"].float() / 255))
+        curves[f"documented, seed {seed}"] = losses
+    first, second = (smooth(losses) for name, losses in curves.items() if name != "ours")
+    between_seeds = ((first - second).abs() / first).max().item()
+    to_ours = ((smooth(curves["ours"]) - first).abs() / first).max().item()
+    pairs = zip(curves["ours"][:20], curves[f"documented, seed {config.seed}"][:20], strict=True)
+    early = max(abs(a / b - 1) for a, b in pairs)
+    table = Table("largest relative difference", "value")
+    table.add_row("ours - documented, smoothed over 20 steps", f"{to_ours:.4f}")
+    table.add_row("documented, two seeds, smoothed alike", f"{between_seeds:.4f}")
+    table.add_row("ours - documented, first 20 losses", f"{early:.2e}")
+    console.print(table)
+    last = {name: losses[-1] for name, losses in curves.items()}
+    return {"to_ours": to_ours, "between_seeds": between_seeds, "first_20": early, "last_losses": last}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photographs", type=Path, default=SHARED / "train")
+    parser.add_argument("overrides", nargs="*", default=[], help="of train.py, such as compile=true precision=32")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--crop", type=int, default=256)
+    parser.add_argument("--parity", type=int, default=0, metavar="STEPS")
+    arguments = parser.parse_args()
+    console = Console()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    console.print(f"torch {torch.__version__}, {device}, {' '.join(arguments.overrides) or 'default options'}")
+    result = (measure_parity if arguments.parity else measure_speed)(arguments, console)
+    console.print_json(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
