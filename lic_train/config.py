@@ -6,6 +6,7 @@ Every wrong value is reported at once, with the path of its key; unknown names c
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from typing import Annotated, Any, Literal
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -269,32 +270,37 @@ def check_names(arguments: Sequence[str]) -> None:
     Raises:
         ConfigError: for the first unknown name.
     """
-    for argument in arguments:
-        match = re.fullmatch(r"([a-z_]+(?:\.\w+)*)=(.*)", argument)
-        if not match:
-            continue
-        key, value = match.groups()
-        folder = CONF_DIR / key
-        if folder.is_dir():
-            _check_options(key, value, sorted(path.stem for path in folder.glob("*.yaml")))
-        elif "." not in key and not key.startswith("hydra"):
-            _check_key(key)
+    matches = [re.fullmatch(r"([a-z_]+(?:\.\w+)*)=(.*)", argument) for argument in arguments]
+    given = {match[1]: match[2] for match in matches if match}
+    chosen = {key: value for key, value in given.items() if (CONF_DIR / key).is_dir()}
+    for group, value in chosen.items():
+        _check_options(group, value, sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml")))
+    keys = [key for key in given if key not in chosen and not key.startswith("hydra")]
+    if keys:
+        known = _known_keys([f"{group}={value.split(',')[0]}" for group, value in chosen.items()])
+        for key in keys:
+            if key not in known:
+                raise ConfigError(f"no key {key!r}{_nearest(key, known)}; all are in conf/config.yaml and its groups")
+
+
+def _known_keys(choices: list[str]) -> list[str]:
+    """Dotted paths of all keys of the configuration under these choices of group options."""
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        content = OmegaConf.to_container(hydra_compose("config", overrides=choices), resolve=False)
+
+    def visit(node: Any, path: str = "") -> list[str]:
+        if not isinstance(node, dict):
+            return [path]
+        nested = [visit(value, f"{path}.{key}" if path else str(key)) for key, value in node.items()]
+        return [*([path] if path else []), *itertools.chain.from_iterable(nested)]
+
+    return visit(content)
 
 
 def _check_options(group: str, value: str, known: list[str]) -> None:
     for option in value.split(","):
         if option not in known and option != "null":
             raise ConfigError(f"no {group} {option!r}{_nearest(option, known)}; there are: {', '.join(known)}")
-
-
-def _check_key(key: str) -> None:
-    top = OmegaConf.load(CONF_DIR / "config.yaml")
-    assert isinstance(top, DictConfig)
-    assert isinstance(top.defaults, ListConfig)
-    groups = [str(name) for entry in top.defaults if isinstance(entry, DictConfig) for name in entry]
-    known = sorted({str(name) for name in top} - {"defaults", "hydra"} | set(groups))
-    if key not in known:
-        raise ConfigError(f"no key {key!r}{_nearest(key, known)}; there are: {', '.join(known)}")
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -92,6 +92,8 @@ def test_steps_rescale_every_stage():
         (["model=cwam,mbt201"], ["mbt201", "mbt2018"]),
         (["recipe=comon"], ["comon", "common"]),
         (["lamda=3"], ["lamda", "lambda"]),
+        (["model.n=3"], ["model.n", "model.N"]),
+        (["data=folder", "data.source.val_ration=0.1"], ["data.source.val_ratio"]),
         (["data=imgnet"], ["imgnet", "imagenet"]),
     ],
 )
