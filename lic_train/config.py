@@ -5,12 +5,8 @@ Every wrong value is reported at once, with the path of its key; unknown names c
 
 from __future__ import annotations
 
-import difflib
-import itertools
 import math
-import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from hydra import compose as hydra_compose
@@ -32,9 +28,8 @@ from pydantic import (
 from lic_train.errors import ConfigError
 from lic_train.evaluate.sets import SetOptions
 from lic_train.models.base import find_model
+from lic_train.overrides import CONF_DIR, check_names
 from lic_train.recipes.recipe import Recipe
-
-CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 
 # The rungs q1 .. q8 that the field's networks choose their widths by (CompressAI documentation).
 LADDERS = {
@@ -262,47 +257,3 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     OmegaConf.set_struct(cfg, False)
     del cfg["hydra"]
     return cfg
-
-
-def check_names(arguments: Sequence[str]) -> None:
-    """Refuse unknown group options and keys before Hydra does, naming the nearest known ones.
-
-    Raises:
-        ConfigError: for the first unknown name.
-    """
-    matches = [re.fullmatch(r"([a-z_]+(?:\.\w+)*)=(.*)", argument) for argument in arguments]
-    given = {match[1]: match[2] for match in matches if match}
-    chosen = {key: value for key, value in given.items() if (CONF_DIR / key).is_dir()}
-    for group, value in chosen.items():
-        _check_options(group, value, sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml")))
-    keys = [key for key in given if key not in chosen and not key.startswith("hydra")]
-    if keys:
-        known = _known_keys([f"{group}={value.split(',')[0]}" for group, value in chosen.items()])
-        for key in keys:
-            if key not in known:
-                raise ConfigError(f"no key {key!r}{_nearest(key, known)}; all are in conf/config.yaml and its groups")
-
-
-def _known_keys(choices: list[str]) -> list[str]:
-    """Dotted paths of all keys of the configuration under these choices of group options."""
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        content = OmegaConf.to_container(hydra_compose("config", overrides=choices), resolve=False)
-
-    def visit(node: Any, path: str = "") -> list[str]:
-        if not isinstance(node, dict):
-            return [path]
-        nested = [visit(value, f"{path}.{key}" if path else str(key)) for key, value in node.items()]
-        return [*([path] if path else []), *itertools.chain.from_iterable(nested)]
-
-    return visit(content)
-
-
-def _check_options(group: str, value: str, known: list[str]) -> None:
-    for option in value.split(","):
-        if option not in known and option != "null":
-            raise ConfigError(f"no {group} {option!r}{_nearest(option, known)}; there are: {', '.join(known)}")
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    nearest = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
-    return f", did you mean {' or '.join(nearest)}?" if nearest else ""

@@ -152,3 +152,21 @@ def test_the_same_seed_gives_the_same_step(name, small_codec):
 
     for a, b in zip(gradient(), gradient(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+@every_model
+def test_channels_last_trains_as_the_plain_layout_does(name, small_codec):
+    """Gradients agree, and no kernel of the other memory format brings the interpreter down."""
+    x = photograph(64, 64)[None]
+
+    def gradients(memory_format):
+        model = small_codec(name).train().to(memory_format=memory_format)
+        losses.mse(model(x.contiguous(memory_format=memory_format)), x).backward()
+        return {key: p.grad for key, p in model.named_parameters() if p.grad is not None and key.startswith("g_a")}
+
+    # One seed does not give both layouts the same noise; only the presence and size of the gradients is compared.
+    plain, last = gradients(torch.contiguous_format), gradients(torch.channels_last)
+    assert plain.keys() == last.keys()
+    for key, gradient in last.items():
+        assert bool(gradient.isfinite().all()), key
+        assert 0.1 < (gradient.norm() + 1e-8) / (plain[key].norm() + 1e-8) < 10, key

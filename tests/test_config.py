@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lic_train.config import CONF_DIR, by_quality, checked, compose, quality
+from lic_train.config import by_quality, checked, compose, quality
 from lic_train.errors import ConfigError
 from lic_train.models.base import build
+from lic_train.overrides import CONF_DIR
 from tests.conftest import ROOT, SMALL
 
 

@@ -223,7 +223,7 @@ data:
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("eval=kodac", "no evaluation set 'kodac', did you mean kodak"),
+        ("eval=kodac", "no eval 'kodac', did you mean kodak"),
         ("chekpoint=last", "no key 'chekpoint', did you mean checkpoint"),
         ("eval.rot=x", "no key 'eval.rot', did you mean eval.root"),
         ("kodak", "expected KEY=VALUE"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,8 +18,8 @@ from torch import Tensor
 from lic_train.data.images import UnreadableImage, decode
 from lic_train.data.sources import FolderSource
 from lic_train.errors import ConfigError, DataError
+from lic_train.overrides import CONF_DIR, check_names
 
-CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
 HELDOUT = "heldout"
 
 
@@ -78,8 +77,10 @@ def read_options(overrides: Sequence[str]) -> Options:
         ConfigError: an unknown name, with the nearest known ones, or a value without meaning.
     """
     for override in overrides:
-        _check_name(override)
+        if "=" not in override:
+            raise ConfigError(f"expected KEY=VALUE after the run, got {override!r}; for example eval=kodak")
     GlobalHydra.instance().clear()
+    check_names(overrides, "evaluate")
     try:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             composed = OmegaConf.to_container(compose("evaluate", overrides=list(overrides)), resolve=True)
@@ -126,21 +127,3 @@ def heldout_images(run: Path, limit: int | None) -> list[tuple[str, Tensor]]:
     assert isinstance(config, DictConfig)
     photographs: Any = hydra.utils.instantiate(config.data, crop=config.crop, batch_size=config.batch_size)
     return photographs.whole_images(limit or len(photographs.val))
-
-
-def _check_name(override: str) -> None:
-    """Refuse an unknown key or set before Hydra does, as its message would not name the nearest."""
-    key, equals, value = override.partition("=")
-    if not equals:
-        raise ConfigError(f"expected KEY=VALUE after the run, got {override!r}; for example eval=kodak")
-    keys = [*Options.model_fields, *(f"eval.{name}" for name in SetOptions.model_fields)]
-    if key not in keys:
-        raise ConfigError(f"no key {key!r}{_nearest(key, keys)}; there are: {', '.join(keys)}")
-    sets = sorted(path.stem for path in (CONF_DIR / "eval").glob("*.yaml"))
-    if key == "eval" and value not in sets:
-        raise ConfigError(f"no evaluation set {value!r}{_nearest(value, sets)}; there are: {', '.join(sets)}")
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    nearest = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
-    return f", did you mean {' or '.join(nearest)}?" if nearest else ""

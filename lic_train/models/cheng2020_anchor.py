@@ -17,6 +17,7 @@ import compressai.models
 
 from lic_train.entropy.autoregressive import SerialContext
 from lic_train.entropy.bottleneck import EntropyBottleneck
+from lic_train.layers.subsampled import SubsampledConv2d
 from lic_train.models.base import SerialContextCodec
 
 
@@ -27,6 +28,7 @@ class Cheng2020Anchor(SerialContextCodec):
         super().__init__()
         networks = compressai.models.Cheng2020Anchor(N)
         self.g_a, self.g_s = networks.g_a, networks.g_s
+        self.g_a[0].skip = SubsampledConv2d.like(self.g_a[0].skip)
         self.h_a, self.h_s = networks.h_a, networks.h_s
         self.entropy_bottleneck = EntropyBottleneck(N)
         self.context = SerialContext(N)

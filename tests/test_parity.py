@@ -1,0 +1,53 @@
+"""train.py's path against the loop that CompressAI documents: equal start, batches and noise give equal losses."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import train
+from benchmarks.train_step import LAMBDA, DocumentedLoop
+from lic_train.config import checked, compose
+from lic_train.training import setup
+from lic_train.training.module import noise_seed
+
+STEPS, WIDTH = 20, (12, 16)
+
+
+@pytest.fixture
+def photographs(tmp_path) -> Path:
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    rng = np.random.default_rng(1)
+    for index in range(6):
+        coarse = rng.integers(0, 256, (9, 11, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((90, 80), Image.Resampling.BICUBIC).save(folder / f"{index}.png")
+    return folder
+
+
+def test_first_twenty_losses_agree(tmp_path, photographs):
+    command = [
+        "model=mbt2018_mean", f"model.N={WIDTH[0]}", f"model.M={WIDTH[1]}", f"lambda={LAMBDA}", "recipe=common",
+        "data=folder", f"data.root={photographs}", "data.source.val_ratio=0.2", "data.num_workers=0",
+        # Beyond the 20 that count, so that all of them lie in the first stage.
+        f"steps={2 * STEPS}", "batch_size=2", "crop=64", "precision=32", "channels_last=false", "logger=csv",
+        "validate.bitstreams=0", "trainer.log_every=1", "trainer.accelerator=cpu", "eval.limit=1",
+        f"output={tmp_path / 'run'}",
+    ]  # fmt: skip
+    config = checked(compose(command))
+    start = {key: value.clone() for key, value in setup.make_model(config).state_dict().items()}
+    assert train.train(config) == 0
+    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
+    ours = [float(row["train/loss"]) for row in rows][:STEPS]
+
+    loop, documented = DocumentedLoop(start, WIDTH), []
+    for step, batch in zip(range(STEPS), setup.make_data(config).stream(), strict=False):
+        torch.manual_seed(noise_seed(config.seed, step, 0, 0))
+        documented.append(loop.step(batch["x"].float() / 255))
+    np.testing.assert_allclose(ours, documented, rtol=1e-4)
+    assert documented[-1] != pytest.approx(documented[0], rel=0.01)
