@@ -161,12 +161,12 @@ def test_channels_last_trains_as_the_plain_layout_does(name, small_codec):
 
     def gradients(memory_format):
         model = small_codec(name).train().to(memory_format=memory_format)
+        torch.manual_seed(1)
         losses.mse(model(x.contiguous(memory_format=memory_format)), x).backward()
         return {key: p.grad for key, p in model.named_parameters() if p.grad is not None and key.startswith("g_a")}
 
-    # One seed does not give both layouts the same noise; only the presence and size of the gradients is compared.
     plain, last = gradients(torch.contiguous_format), gradients(torch.channels_last)
     assert plain.keys() == last.keys()
     for key, gradient in last.items():
-        assert bool(gradient.isfinite().all()), key
-        assert 0.1 < (gradient.norm() + 1e-8) / (plain[key].norm() + 1e-8) < 10, key
+        # Codecs that round in training may round one element the other way, for which a fifth is allowed.
+        assert (gradient - plain[key]).norm() <= 0.2 * plain[key].norm() + 1e-7, key

@@ -7,8 +7,11 @@ from torch import Tensor
 
 
 def add_noise(values: Tensor) -> Tensor:
-    """Additive uniform noise U(-1/2, 1/2): the training surrogate of rounding (Balle et al. 2017, section 3)."""
-    return values + torch.empty_like(values).uniform_(-0.5, 0.5)
+    """Additive uniform noise U(-1/2, 1/2): the training surrogate of rounding (Balle et al. 2017, section 3).
+
+    Drawn in row-major order whatever the memory format of ``values``, so that a format never changes the noise.
+    """
+    return values + torch.empty_like(values, memory_format=torch.contiguous_format).uniform_(-0.5, 0.5)
 
 
 def round_to(values: Tensor, means: Tensor) -> Tensor:

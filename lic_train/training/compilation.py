@@ -17,6 +17,8 @@ def compiled(model: Codec) -> Callable[[Tensor], dict[str, Any]]:
 
     Evaluation and coding always run the eager model: their results must not depend on this option.
     """
+    # Eager random numbers, so that compiling does not change the noise of a seed.
+    torch._inductor.config.fallback_random = True
     forward = torch.compile(model.__call__, dynamic=False)
     state = {"eager": False}
 
