@@ -116,7 +116,7 @@ def our_config(arguments: argparse.Namespace, steps: int, folder: str) -> RunCon
     command = [
         "model=mbt2018_mean", f"model.N={N}", f"model.M={M}", f"lambda={LAMBDA}", "recipe=common", "data=folder",
         f"data.root={arguments.photographs}", f"steps={steps}", f"batch_size={arguments.batch}",
-        f"crop={arguments.crop}",
+        f"crop={arguments.crop}", "recipe.stages=[{name: main, share: 1, lr: 1.0e-4}]",
         "logger=csv", f"output={folder}", "checkpoint.every=1000000", "validate.bitstreams=0", *arguments.overrides,
     ]  # fmt: skip
     return checked(compose(command))
