@@ -357,7 +357,7 @@ class Synthesis(nn.Module):
 
 def universal(values: Tensor, width: Tensor | float) -> Tensor:
     """``round(values + u) - u``, u uniform of that width, straight-through (Choi et al. 2019)."""
-    u = (torch.rand_like(values) - 0.5) * width
+    u = (torch.rand_like(values, memory_format=torch.contiguous_format) - 0.5) * width
     return values + (torch.round(values + u) - u - values).detach()
 
 
