@@ -61,7 +61,7 @@ class SymbolEncoder:
 
     def encode(self, symbols: np.ndarray, indexes: np.ndarray, tables: Sequence[Table]) -> None:
         """Append int32 ``symbols`` (n,), each coded with ``tables[indexes[i]]``."""
-        self._checksum = zlib.crc32(np.ascontiguousarray(symbols, dtype="<i4").tobytes(), self._checksum)
+        self._count(symbols)
         if symbols.size == 0:
             return
         for index, positions in _groups(indexes):
@@ -71,6 +71,10 @@ class SymbolEncoder:
             self._coder.encode(np.where(outside, table.size, slots).astype(np.int32), table.model)
             if outside.any():
                 self._encode_escapes(slots[outside], table.size)
+
+    def _count(self, symbols: np.ndarray) -> None:
+        """Take ``symbols`` into the checksum."""
+        self._checksum = zlib.crc32(np.ascontiguousarray(symbols, dtype="<i4").tobytes(), self._checksum)
 
     def _encode_escapes(self, slots: np.ndarray, size: int) -> None:
         """Exp-Golomb: below the table odd, above it even; bit length first, then the bits below the leading one."""
@@ -116,9 +120,13 @@ class SymbolDecoder:
                     slots[escaped] = self._decode_escapes(int(escaped.sum()), table.size)
                 symbols[positions] = slots + table.minimum
         except AssertionError as error:
-            raise _mismatch("words that no encoder writes") from error
+            raise mismatch("words that no encoder writes") from error
+        return self._accept(symbols)
+
+    def _accept(self, symbols: np.ndarray) -> np.ndarray:
+        """Check the range of decoded symbols, take them into the checksum, and return them as int32."""
         if symbols.size and np.abs(symbols).max() > MAX_SYMBOL:
-            raise _mismatch(f"a symbol beyond +-{MAX_SYMBOL}")
+            raise mismatch(f"a symbol beyond +-{MAX_SYMBOL}")
         self._checksum = zlib.crc32(symbols.astype("<i4").tobytes(), self._checksum)
         return symbols.astype(np.int32)
 
@@ -140,10 +148,11 @@ class SymbolDecoder:
             BitstreamError: they differ: the file is damaged, or this machine computes other entropy parameters.
         """
         if self._checksum != self._expected:
-            raise _mismatch("other symbols than the encoder's")
+            raise mismatch("other symbols than the encoder's")
 
 
-def _mismatch(found: str) -> BitstreamError:
+def mismatch(found: str) -> BitstreamError:
+    """The error of a decoder that finds what the encoder cannot have written."""
     return BitstreamError(
         f"decoding an entropy-coded section gives {found}: the section is damaged, or this device, library or number "
         "of threads computes other entropy parameters than the encoder's; decode where it was encoded"

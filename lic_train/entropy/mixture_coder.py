@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import zlib
-
 import constriction
 import numpy as np
 
-from lic_train.entropy.coder import MAX_SYMBOL, SymbolDecoder, SymbolEncoder
+from lic_train.entropy.coder import SymbolDecoder, SymbolEncoder, mismatch
 from lic_train.entropy.mixture_tables import Mixtures
-from lic_train.errors import BitstreamError
 
 _ROWS = constriction.stream.model.Categorical(perfect=False)
 
@@ -19,7 +16,7 @@ class MixtureEncoder(SymbolEncoder):
 
     def encode_mixtures(self, symbols: np.ndarray, mixtures: Mixtures) -> None:
         """Append int32 ``symbols`` (n,), each coded with its own mixture."""
-        self._checksum = zlib.crc32(np.ascontiguousarray(symbols, dtype="<i4").tobytes(), self._checksum)
+        self._count(symbols)
         for positions, chunk in mixtures.chunks():
             rows = chunk.rows()
             size = rows.shape[1] - 1
@@ -49,8 +46,5 @@ class MixtureDecoder(SymbolDecoder):
                     slots[escaped] = self._decode_escapes(int(escaped.sum()), rows.shape[1] - 1)
                 symbols[positions] = slots + chunk.first
         except AssertionError as error:
-            raise BitstreamError("an entropy-coded section holds words that no encoder writes") from error
-        if symbols.size and np.abs(symbols).max() > MAX_SYMBOL:
-            raise BitstreamError(f"an entropy-coded section holds a symbol beyond +-{MAX_SYMBOL}")
-        self._checksum = zlib.crc32(symbols.astype("<i4").tobytes(), self._checksum)
-        return symbols.astype(np.int32)
+            raise mismatch("words that no encoder writes") from error
+        return self._accept(symbols)
