@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lic_train.errors import BitstreamError
+from lic_train.errors import BitstreamError, LicError
 
 MAGIC = b"LIC1"
 VERSION = 1
@@ -175,7 +175,7 @@ def decode(codec: Coder, data: bytes, fingerprint: bytes, max_pixels: int = MAX_
     try:
         with torch.no_grad():
             x_hat = codec.decompress(sections, header.latent)["x_hat"]
-    except BitstreamError:
+    except LicError:
         raise
     # Whatever a hostile body makes a network or a coder raise, the caller sees one type.
     except Exception as error:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from lic_train import atomic
 from lic_train.metrics import to_8bit
 
 _CELL_INCHES = 5.0  # the longer side of each of the four pictures
 _DPI = 140
 _GAINS = (1, 2, 5, 10, 20, 50, 100)
+# One scale for all pictures and codecs, so that maps can be compared.
+ERROR_GAIN = 8
+BITS_FULL_SCALE = 4.0  # bits per pixel
 
 
 def panel(
@@ -57,6 +65,27 @@ def panel(
     axes[3].set_title("estimated bits per pixel", fontsize=8)
     figure.colorbar(shown, cax=axes[3].inset_axes((1.02, 0, 0.03, 1)))
     canvas.print_png(path)
+
+
+def save_error_map(path: Path, x: Tensor, x_hat: Tensor) -> None:
+    """Write |x - x_hat|, (3, H, W) in [0, 1], times `ERROR_GAIN` as a PNG of the picture's size."""
+    error = np.abs(_bytes(x).astype(np.int16) - _bytes(x_hat)) * ERROR_GAIN
+    _save(path, np.minimum(error, 255).astype(np.uint8), f"absolute error of 8-bit RGB times {ERROR_GAIN}")
+
+
+def save_bits_map(path: Path, bits: Tensor) -> None:
+    """Write (H, W) in bits per pixel as a PNG of that size: black is 0, the lightest colour `BITS_FULL_SCALE`."""
+    shown = colormaps["inferno"](np.minimum(bits.cpu().numpy() / BITS_FULL_SCALE, 1))[..., :3]
+    _save(path, (shown * 255).round().astype(np.uint8), f"estimated bits per pixel, 0 to {BITS_FULL_SCALE:g}")
+
+
+def _save(path: Path, picture: np.ndarray, description: str) -> None:
+    """Write (H, W, 3) uint8 with a description that picture viewers show."""
+    about = PngInfo()
+    about.add_text("Description", description)
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG", pnginfo=about)
+    atomic.replace_bytes(path, file.getvalue())
 
 
 def _bytes(x: Tensor) -> np.ndarray:

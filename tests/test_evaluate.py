@@ -19,6 +19,7 @@ from lic_train.data.images import save_png
 from lic_train.errors import ConfigError, DataError
 from lic_train.evaluate import describe, evaluate, evaluate_run, show
 from lic_train.evaluate.__main__ import main
+from lic_train.evaluate.bench import Wish
 from lic_train.evaluate.measure import same_picture
 from lic_train.evaluate.sets import SetOptions, open_images, read_options
 from tests.conftest import SHARED
@@ -36,7 +37,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def result(run):
-    return evaluate_run(run, IMAGES, "three", panels=2)
+    return evaluate_run(run, IMAGES, "three", wish=Wish(panels=2))
 
 
 def test_rows_are_true_of_the_files(run, result):
@@ -87,7 +88,9 @@ def test_json_says_what_was_measured_on_what_with_what(run, result):
 
 def test_the_image_list_hash_follows_names_and_pixels(run, result, tmp_path):
     def list_hash(images):
-        return evaluate_run(run / "checkpoints" / "best.safetensors", images, "x", panels=0)["image_list_sha256"]
+        return evaluate_run(run / "checkpoints" / "best.safetensors", images, "x", wish=Wish(panels=0))[
+            "image_list_sha256"
+        ]
 
     digest = hashlib.sha256()
     for name, image in [("a", IMAGES[2][1]), ("b", IMAGES[1][1])]:
@@ -124,7 +127,9 @@ def test_a_wrong_reconstruction_is_red_and_fails(run, tmp_path, capsys, monkeypa
     wrong = make_codec(HYPERPRIOR)
     with torch.no_grad():
         wrong.g_s[-1].bias += 2 / 255  # as if another machine had decoded
-    result = evaluate(make_codec(HYPERPRIOR), wrong, IMAGES[:1], tmp_path, "bad", describe(metadata), panels=0)
+    result = evaluate(
+        make_codec(HYPERPRIOR), wrong, IMAGES[:1], tmp_path, "bad", describe(metadata), wish=Wish(panels=0)
+    )
     assert result["rows"][0]["equal"] is False
     assert result["mean"]["equal"] is False
     assert result["rows"][0]["max_difference"] == pytest.approx(2 / 255, rel=0.1)
@@ -166,7 +171,7 @@ def test_equal_pictures_have_no_finite_psnr(run, tmp_path):
             return {"x_hat": torch.tensor(list(strings[0])).view(1, 3, *shape) / 255}
 
     info = describe(load_run(run)[1])
-    result = evaluate(Lossless(), Lossless(), IMAGES[:1], tmp_path, "lossless", info, panels=1)
+    result = evaluate(Lossless(), Lossless(), IMAGES[:1], tmp_path, "lossless", info, wish=Wish(panels=1))
     row = json.loads((tmp_path / "eval" / "lossless.json").read_text())["rows"][0]
     assert row["psnr"] is None
     assert row["ms_ssim_db"] is None
@@ -177,12 +182,12 @@ def test_equal_pictures_have_no_finite_psnr(run, tmp_path):
 def test_names_stay_apart(run, tmp_path):
     best = run / "checkpoints" / "best.safetensors"
     dot = IMAGES[2][1]
-    result = evaluate_run(best, [("a.png", dot), ("a.jpg", dot), ("../b", dot)], "names", panels=0)
+    result = evaluate_run(best, [("a.png", dot), ("a.jpg", dot), ("../b", dot)], "names", wish=Wish(panels=0))
     assert [row["name"] for row in result["rows"]] == ["a", "a.jpg", "_b"]
-    written = sorted(path.name for path in (best.parent / "eval" / "names").iterdir())
+    written = sorted(path.name for path in (best.parent / "eval" / "names").glob("*.lic"))
     assert written == ["_b.lic", "a.jpg.lic", "a.lic"]
     with pytest.raises(DataError, match=r"got 'a.png' twice"):
-        evaluate_run(best, [("a.png", dot), ("a.png", dot)], "names", panels=0)
+        evaluate_run(best, [("a.png", dot), ("a.png", dot)], "names", wish=Wish(panels=0))
     with pytest.raises(DataError, match="at least one picture"):
         evaluate_run(best, [], "names")
 
@@ -251,8 +256,10 @@ def test_sets_that_are_not_there(run, tmp_path, capsys):
     assert "none, which does not exist" in capsys.readouterr().err
     assert main([str(run), "eval=folder"]) == 2
     assert "give it by eval.root" in capsys.readouterr().err
-    assert main([str(tmp_path), "eval=heldout"]) == 2
+    assert main([str(run / "checkpoints" / "best.safetensors"), "eval=heldout"]) == 2
     assert "evaluate on a folder instead" in capsys.readouterr().err
+    assert main([str(tmp_path), "eval=heldout"]) == 2
+    assert "expected runs below" in capsys.readouterr().err
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "a.png").write_bytes(b"broken")
     assert main([str(run), "eval=folder", f"eval.root={tmp_path / 'set'}"]) == 2

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import zlib
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from lic_train.entropy.coder import SymbolDecoder, SymbolEncoder, Table
 from lic_train.entropy.gaussian import to_symbols
 from lic_train.entropy.precision import in_float32
 from lic_train.entropy.quantize import add_noise, round_ste
+from lic_train.errors import CheckpointError
 
 # The tails beyond this many symbols from the median are left to the escape code.
 MAX_RADIUS = 2048
@@ -49,6 +51,7 @@ class EntropyBottleneck(nn.Module):
         self.targets = (-tail, 0.0, tail)
         self.likelihood_lower_bound = LowerBound(1e-9)
         self._tables: list[Table] = []
+        self._made_from = 0
 
     @property
     def medians(self) -> Tensor:
@@ -133,6 +136,12 @@ class EntropyBottleneck(nn.Module):
             Table.from_pmf(row[first - lo : first + hi + 1], -lo)
             for row, lo, hi in zip(pmf, below.tolist(), above.tolist(), strict=True)
         ]
+        self._made_from = self._checksum()
+
+    def _checksum(self) -> int:
+        """CRC-32 of all that the tables are made of."""
+        values = [parameter.detach().cpu().contiguous().numpy().tobytes() for parameter in self.parameters()]
+        return zlib.crc32(b"".join(values))
 
     def _bisect(self, target: float, *weights: list[Tensor]) -> Tensor:
         """(C, 1, 1): where the logit of the cumulative crosses ``target``, to 1e-5 within +-1e5."""
@@ -165,4 +174,9 @@ class EntropyBottleneck(nn.Module):
     def _indexes(self, positions: int) -> np.ndarray:
         if not self._tables:
             raise RuntimeError("call update() before compress() or decompress()")
+        if self._checksum() != self._made_from:
+            raise CheckpointError(
+                "expected coding tables of the model's present weights, got stale ones: the weights changed after "
+                "update(); call it again before compress() or decompress()"
+            )
         return np.repeat(np.arange(self.channels), positions)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import constriction
 import numpy as np
 
+from lic_train.entropy.stopwatch import entropy_coding
 from lic_train.errors import BitstreamError
 
 _UNIFORM = constriction.stream.model.Uniform()
@@ -59,6 +60,7 @@ class SymbolEncoder:
         self._coder = constriction.stream.queue.RangeEncoder()
         self._checksum = 0
 
+    @entropy_coding
     def encode(self, symbols: np.ndarray, indexes: np.ndarray, tables: Sequence[Table]) -> None:
         """Append int32 ``symbols`` (n,), each coded with ``tables[indexes[i]]``."""
         self._count(symbols)
@@ -87,6 +89,7 @@ class SymbolEncoder:
             if some.any():
                 self._coder.encode(part[some].astype(np.int32), _UNIFORM, (1 << bits[some]).astype(np.int32))
 
+    @entropy_coding
     def finish(self) -> bytes:
         """The string: range-coded words, then the CRC-32 of all symbols."""
         words = self._coder.get_compressed().astype("<u4").tobytes()
@@ -104,6 +107,7 @@ class SymbolDecoder:
         self._expected = int.from_bytes(string[-_CHECKSUM_BYTES:], "little")
         self._checksum = 0
 
+    @entropy_coding
     def decode(self, indexes: np.ndarray, tables: Sequence[Table]) -> np.ndarray:
         """Return the int32 symbols (n,) for ``indexes`` (n,).
 

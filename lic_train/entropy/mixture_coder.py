@@ -7,6 +7,7 @@ import numpy as np
 
 from lic_train.entropy.coder import SymbolDecoder, SymbolEncoder, mismatch
 from lic_train.entropy.mixture_tables import Mixtures
+from lic_train.entropy.stopwatch import entropy_coding
 
 _ROWS = constriction.stream.model.Categorical(perfect=False)
 
@@ -14,6 +15,7 @@ _ROWS = constriction.stream.model.Categorical(perfect=False)
 class MixtureEncoder(SymbolEncoder):
     """A SymbolEncoder that also takes a probability row per symbol; both kinds may share a string."""
 
+    @entropy_coding
     def encode_mixtures(self, symbols: np.ndarray, mixtures: Mixtures) -> None:
         """Append int32 ``symbols`` (n,), each coded with its own mixture."""
         self._count(symbols)
@@ -30,6 +32,7 @@ class MixtureEncoder(SymbolEncoder):
 class MixtureDecoder(SymbolDecoder):
     """Reads back what MixtureEncoder wrote, given the same mixtures in the same order."""
 
+    @entropy_coding
     def decode_mixtures(self, mixtures: Mixtures) -> np.ndarray:
         """Return the int32 symbols (n,).
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -21,21 +22,38 @@ from lic_train.checkpoint import Metadata
 from lic_train.evaluate.measure import FLOAT_ORDER, Row
 from lic_train.metrics import MS_SSIM_MIN_SIDE
 
-FORMAT = 1
-AVERAGED = ("bytes", "bpp_file", "bpp", "psnr", "ms_ssim", "encode_seconds", "decode_seconds")
+FORMAT = 2
+SECONDS = (
+    "encode_seconds",
+    "encode_model_seconds",
+    "encode_coding_seconds",
+    "decode_seconds",
+    "decode_model_seconds",
+    "decode_coding_seconds",
+    "io_seconds",
+)
+AVERAGED = ("bytes", "bpp_file", "bpp", "psnr", "ms_ssim", *SECONDS)
 DEFINITIONS = {
     "bpp_file": "8 * bytes of the .lic file / (width * height), header and checksum included; true pixels, no padding",
     "bpp": "estimate: sum of -log2 of all likelihoods of the padded picture / (width * height)",
     "psnr": "dB, of 8-bit rounded and clamped RGB, error over all pixels and channels of one picture; null if equal",
     "ms_ssim": f"pytorch-msssim, 5 scales, 8-bit rounded RGB; null if a side is below {MS_SSIM_MIN_SIDE} pixels",
     "ms_ssim_db": "-10 log10(1 - ms_ssim); in the mean, of the mean ms_ssim",
-    "encode_seconds": "picture in memory to bytes, after one forward pass of the same picture; padding included",
+    "encode_seconds": "picture in memory to bytes, padding included; all times are medians of environment.repeats "
+    "calls, and a forward pass of the same picture goes before them as warm-up; environment.jobs processes of "
+    "environment.threads threads ran beside each other",
     "decode_seconds": "bytes to picture in the host's memory",
+    "encode_coding_seconds": "inside the entropy coder: tables of mixtures, symbols to bytes",
+    "decode_coding_seconds": "inside the entropy coder: tables of mixtures, bytes to symbols",
+    "encode_model_seconds": "all else of encode_seconds: the networks",
+    "decode_model_seconds": "all else of decode_seconds: the networks",
+    "io_seconds": "file written, brought to the disk, and read",
     "equal": "the picture decoded from the file by a second object is the encoder's reconstruction (forward in eval "
     f"mode) in 8 bits; samples that differ by at most {FLOAT_ORDER:g} of [0, 1] and only straddle a rounding boundary "
     "count as equal",
     "max_difference": "largest absolute difference of the same two pictures, as floats in [0, 1]",
     "mean": "arithmetic mean over the pictures of each number; null if it is null for one of them",
+    "median": "over the pictures, of the times",
     "padding": "replicate, bottom and right, to multiples of the model's factor",
     "image_list_sha256": "over name, height, width and RGB bytes of every picture, in order",
     "fingerprint": "first 8 bytes of SHA-256 over the model's configuration and weights; it is in every .lic file",
@@ -84,19 +102,23 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def assemble(
-    set_name: str, rows: Sequence[Row], info: dict[str, Any], image_list: ImageListHash, device: torch.device
+    set_name: str,
+    rows: Sequence[dict[str, Any]],
+    info: dict[str, Any],
+    image_list: ImageListHash,
+    environment: dict[str, Any],
 ) -> dict[str, Any]:
     """The content of the JSON file: plain values, no infinity, no NaN."""
-    plain = [_plain(row) for row in rows]
     return {
         "format": FORMAT,
         "set": set_name,
         "images": len(rows),
         "image_list_sha256": image_list.hexdigest(),
         **info,
-        "mean": _mean(plain),
-        "rows": plain,
-        "environment": environment(device),
+        "mean": _mean(rows),
+        "median": {name: median(row[name] for row in rows) for name in SECONDS},
+        "rows": rows,
+        "environment": environment,
         "definitions": DEFINITIONS,
     }
 
@@ -111,7 +133,8 @@ def decibel(ms_ssim: float | None) -> float | None:
     return None if ms_ssim is None or ms_ssim >= 1 else -10 * math.log10(1 - ms_ssim)
 
 
-def _plain(row: Row) -> dict[str, Any]:
+def plain(row: Row) -> dict[str, Any]:
+    """A row as it stands in JSON: no infinity, no NaN, and MS-SSIM in dB beside MS-SSIM."""
     values = {name: _finite(value) for name, value in asdict(row).items()}
     return values | {"ms_ssim_db": decibel(row.ms_ssim)}
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -16,10 +19,9 @@ from lic_train.checkpoint import load_file, load_run, move
 from lic_train.data.sources import SUFFIXES
 from lic_train.errors import DataError
 from lic_train.evaluate import results
-from lic_train.evaluate.measure import Measured, Row, measure
+from lic_train.evaluate.bench import Bench, Task, Wish, load_bench, measure_all, threads_of_a_job
 from lic_train.evaluate.table import table
 from lic_train.models.base import Codec
-from lic_train.pictures import panel
 
 
 def evaluate_run(
@@ -27,8 +29,8 @@ def evaluate_run(
     images: Iterable[tuple[str, Tensor]],
     set_name: str,
     checkpoint: str = "best",
-    panels: int = 4,
     device: str = "cpu",
+    wish: Wish | None = None,
 ) -> dict[str, Any]:
     """Load a run's model twice, one object to encode and a fresh one to decode, and `evaluate` it.
 
@@ -37,20 +39,24 @@ def evaluate_run(
         images: as in `evaluate`.
         set_name: as in `evaluate`.
         checkpoint: ``best``, ``last`` or a path.
-        panels: as in `evaluate`.
         device: where both objects compute.
+        wish: as in `evaluate`; with several jobs each process loads the model.
 
     Raises:
         CheckpointError: no intact model.
         ConfigError: this machine has no such device.
         DataError: no picture, or two of one name.
     """
+    wish = wish or Wish()
     encoder, metadata = load_run(run, checkpoint)
-    decoder, _ = load_file(metadata.path)
-    out_dir = run if run.is_dir() else run.parent
+    encoder = move(encoder, device)
     info = results.describe(metadata)
-    encoder, decoder = move(encoder, device), move(decoder, device)
-    return evaluate(encoder, decoder, images, out_dir, set_name, info, panels)
+    out_dir = run if run.is_dir() else run.parent
+    if wish.jobs == 1:
+        decoder = move(load_file(metadata.path)[0], device)
+        return evaluate(encoder, decoder, images, out_dir, set_name, info, wish)
+    make = partial(load_bench, metadata.path, device, info, _folder(out_dir, set_name), wish)
+    return _evaluate(make, images, out_dir, set_name, info, wish, next(encoder.parameters()).device)
 
 
 def evaluate(
@@ -60,9 +66,11 @@ def evaluate(
     out_dir: Path,
     set_name: str,
     info: dict[str, Any],
-    panels: int = 4,
+    wish: Wish | None = None,
 ) -> dict[str, Any]:
     """Code every picture for real and write ``eval/<set>.json``, ``eval/<set>/<name>.lic`` and the first panels.
+
+    What an interrupted evaluation of the same model on this machine measured is not measured again.
 
     Args:
         encoder: ready to code.
@@ -71,31 +79,18 @@ def evaluate(
         out_dir: the run directory; panels go to its ``pictures/<set>_<name>.png``.
         set_name: of the data set, as in file names.
         info: what `lic_train.evaluate.results.describe` gives; ``fingerprint`` is needed.
-        panels: number of pictures to draw.
+        wish: what to keep and how to measure; in this process, whatever its ``jobs``.
 
     Returns:
         The content of the JSON file.
 
     Raises:
+        CheckpointError: the model's coding tables are stale.
         DataError: no picture, or two of one name.
     """
-    fingerprint = bytes.fromhex(info["fingerprint"])
-    rows: list[Row] = []
-    stems: dict[str, str] = {}
-    image_list = results.ImageListHash()
-    for name, picture in _with_progress(images, set_name):
-        stem = stems[name] = _new_stem(name, stems)
-        path = out_dir / "eval" / set_name / f"{stem}.lic"
-        measured = measure(encoder, decoder, stem, picture, fingerprint, path)
-        rows.append(measured.row)
-        image_list.add(stem, picture)
-        if len(rows) <= panels:
-            _draw(out_dir / "pictures" / f"{set_name}_{stem}.png", measured, info)
-    if not rows:
-        raise DataError(f"expected at least one picture in {set_name}, got none")
-    result = results.assemble(set_name, rows, info, image_list, next(encoder.parameters()).device)
-    results.write(out_dir / "eval" / f"{set_name}.json", result)
-    return result
+    wish = replace(wish or Wish(), jobs=1)
+    bench = Bench(encoder, decoder, info, _folder(out_dir, set_name), wish)
+    return _evaluate(lambda: bench, images, out_dir, set_name, info, wish, next(encoder.parameters()).device)
 
 
 def show(result: dict[str, Any], out_dir: Path, console: Console | None = None) -> None:
@@ -113,6 +108,44 @@ def show(result: dict[str, Any], out_dir: Path, console: Console | None = None) 
         console.print(Text(f"not what the encoder reconstructed: {different}", "bold red"), soft_wrap=True)
 
 
+def _evaluate(
+    make: Callable[[], Bench],
+    images: Iterable[tuple[str, Tensor]],
+    out_dir: Path,
+    set_name: str,
+    info: dict[str, Any],
+    wish: Wish,
+    device: torch.device,
+) -> dict[str, Any]:
+    image_list = results.ImageListHash()
+    tasks = _tasks(images, image_list, out_dir / "pictures" / set_name, wish.panels)
+    total = len(images) if isinstance(images, Sized) else None
+    rows = list(_with_progress(measure_all(tasks, make, wish.jobs), total, set_name))
+    if not rows:
+        raise DataError(f"expected at least one picture in {set_name}, got none")
+    machine = {**results.environment(device), "jobs": wish.jobs, "repeats": wish.repeats}
+    machine["threads"] = threads_of_a_job(wish.jobs)
+    result = results.assemble(set_name, rows, info, image_list, machine)
+    results.write(out_dir / "eval" / f"{set_name}.json", result)
+    return result
+
+
+def _tasks(
+    images: Iterable[tuple[str, Tensor]], image_list: results.ImageListHash, prefix: Path, panels: int
+) -> Iterator[Task]:
+    """Number and name the pictures, and take each into the list's hash as it passes."""
+    stems: dict[str, str] = {}
+    for number, (name, picture) in enumerate(images):
+        stem = stems[name] = _new_stem(name, stems)
+        image_list.add(stem, picture)
+        drawn = prefix.with_name(f"{prefix.name}_{stem}.png") if number < panels else None
+        yield Task(stem, picture.contiguous().numpy(), drawn)
+
+
+def _folder(out_dir: Path, set_name: str) -> Path:
+    return out_dir / "eval" / set_name
+
+
 def _new_stem(name: str, stems: dict[str, str]) -> str:
     """``name`` as one path component, without the ending of a picture if no earlier one in ``stems`` has that name."""
     flat = name.replace("/", "_").replace("\\", "_").lstrip(".") or "_"
@@ -124,28 +157,9 @@ def _new_stem(name: str, stems: dict[str, str]) -> str:
     return free[0]
 
 
-def _with_progress(images: Iterable[tuple[str, Tensor]], set_name: str) -> Iterator[tuple[str, Tensor]]:
+def _with_progress(rows: Iterable[dict[str, Any]], total: int | None, set_name: str) -> Iterator[dict[str, Any]]:
     left = TimeRemainingColumn(elapsed_when_finished=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), left)
-    total = len(images) if isinstance(images, Sized) else None
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield from progress.track(images, total=total, description=set_name)
-
-
-def _draw(path: Path, measured: Measured, info: dict[str, Any]) -> None:
-    row = measured.row
-    path.parent.mkdir(parents=True, exist_ok=True)
-    name = info.get("model", {}).get("_target_", "").rpartition(".")[2]
-    lmbda = info.get("training", {}).get("lambda")
-    title = " · ".join([row.name, name, *([] if lmbda is None else [f"λ = {lmbda:g}"])])
-    panel(
-        path,
-        measured.x,
-        measured.x_hat,
-        measured.bits,
-        title=title,
-        bpp=row.bpp_file,
-        psnr=row.psnr,
-        ms_ssim=row.ms_ssim,
-    )
+        yield from progress.track(rows, total=total, description=set_name)

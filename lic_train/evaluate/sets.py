@@ -24,12 +24,12 @@ HELDOUT = "heldout"
 
 
 class SetOptions(BaseModel):
-    """A set of pictures: its name in file names, its folder, and how many to take (None: all)."""
+    """A set of pictures: its name in file names, its folder or folders, and how many to take (None: all)."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")]
-    root: str | None
+    root: str | list[str] | None
     limit: PositiveInt | None
 
 
@@ -42,27 +42,33 @@ class Options(BaseModel):
     checkpoint: str
     device: str
     panels: NonNegativeInt
+    repeats: PositiveInt
+    jobs: PositiveInt
+    fresh: bool
 
 
 class FolderImages:
-    """The first ``limit`` pictures of a folder, sorted by name: pairs of name and uint8 (3, H, W), read when asked for.
+    """The first ``limit`` pictures of folders, each sorted by name: pairs of name and uint8 (3, H, W), read in turn.
+
+    Of several folders, the folder's name goes before the picture's.
 
     Raises:
         DataError: no folder, no picture in it, or, when its turn comes, an unreadable one.
     """
 
-    def __init__(self, root: Path, limit: int | None) -> None:
-        self._source = FolderSource(root)
-        self._count = min(limit or len(self._source), len(self._source))
+    def __init__(self, roots: Sequence[Path], limit: int | None) -> None:
+        prefixes = [f"{root.name}/" if len(roots) > 1 else "" for root in roots]
+        sources = zip(prefixes, map(FolderSource, roots), strict=True)
+        self._pictures = [(prefix, source, index) for prefix, source in sources for index in range(len(source))][:limit]
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._pictures)
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        for index in range(self._count):
-            name = self._source.name(index)
+        for prefix, source, index in self._pictures:
+            name = prefix + source.name(index)
             try:
-                yield name, decode(self._source.read(index))
+                yield name, decode(source.read(index))
             except (OSError, UnreadableImage) as error:
                 raise DataError(
                     f"cannot read {name} of the evaluation set: {error}. An evaluation is of the whole set: "
@@ -93,6 +99,13 @@ def read_options(overrides: Sequence[str]) -> Options:
         raise ConfigError("the evaluation's configuration is not valid:\n  " + "\n  ".join(lines)) from None
 
 
+def each_set(overrides: Sequence[str]) -> list[list[str]]:
+    """``eval=kodak,clic`` as one list of overrides for each set; the other overrides are in all of them."""
+    names = next((value for override in overrides if (value := override.removeprefix("eval=")) != override), HELDOUT)
+    others = [override for override in overrides if not override.startswith("eval=")]
+    return [[f"eval={name}", *others] for name in names.split(",")]
+
+
 def open_images(options: SetOptions, run: Path) -> Iterable[tuple[str, Tensor]]:
     """The pictures that ``options`` means: those of a folder, or the validation photographs of ``run`` itself.
 
@@ -101,13 +114,15 @@ def open_images(options: SetOptions, run: Path) -> Iterable[tuple[str, Tensor]]:
         DataError: the folder is not there or holds no picture.
     """
     if options.root is not None:
-        root = Path(options.root).expanduser()
-        if not root.is_dir():
-            raise DataError(
-                f"expected the pictures of {options.name} in the folder {root}, which does not exist; "
-                f"give another by eval.root=..., or get them as data/README.md says"
-            )
-        return FolderImages(root, options.limit)
+        given = [options.root] if isinstance(options.root, str) else options.root
+        roots = [Path(root).expanduser() for root in given]
+        for root in roots:
+            if not root.is_dir():
+                raise DataError(
+                    f"expected the pictures of {options.name} in the folder {root}, which does not exist; "
+                    f"give another by eval.root=..., or get them as data/README.md says"
+                )
+        return FolderImages(roots, options.limit)
     if options.name != HELDOUT:
         raise DataError(f"expected the folder of {options.name}, got none; give it by eval.root=...")
     return heldout_images(run, options.limit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich import box
@@ -32,6 +33,20 @@ def table(result: dict[str, Any]) -> Table:
     return made
 
 
+def overview(results: Sequence[tuple[str, dict[str, Any]]]) -> Table:
+    """One line for each evaluation: name of the run, set, and the means over the pictures."""
+    made = Table(title="means over pictures", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    made.add_column("run", overflow="fold")
+    made.add_column("set", no_wrap=True, overflow="ellipsis", max_width=10)
+    for heading, _, _ in _COLUMNS:
+        made.add_column(heading, justify="right", no_wrap=True)
+    for name, result in results:
+        mean = result["mean"]
+        style = None if mean["equal"] else "bold red"
+        made.add_row(Text(name), Text(result["set"]), *_cells(mean), style=style)
+    return made
+
+
 def _title(result: dict[str, Any]) -> Text:
     name = result["model"].get("_target_", "model").rpartition(".")[2]
     training = [f"{key} {value}" for key, value in result["training"].items() if key in ("lambda", "step")]
@@ -39,6 +54,10 @@ def _title(result: dict[str, Any]) -> Text:
 
 
 def _add(made: Table, name: str, values: dict[str, Any], end_section: bool = False) -> None:
-    cells = ["-" if values[key] is None else format(values[key], spec) for _, key, spec in _COLUMNS]
     equal = "yes" if values["equal"] else "NO"
-    made.add_row(Text(name), *cells, equal, style=None if values["equal"] else "bold red", end_section=end_section)
+    style = None if values["equal"] else "bold red"
+    made.add_row(Text(name), *_cells(values), equal, style=style, end_section=end_section)
+
+
+def _cells(values: dict[str, Any]) -> list[str]:
+    return ["-" if values[key] is None else format(values[key], spec) for _, key, spec in _COLUMNS]
