@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lic_train.entropy.autoregressive import SerialContext
 from lic_train.entropy.bottleneck import EntropyBottleneck
+from lic_train.errors import CheckpointError
 
 
 class Codec(nn.Module):
@@ -42,9 +43,24 @@ class Codec(nn.Module):
         raise NotImplementedError
 
     def update(self) -> None:
-        """Solve the quantiles of every factorised density by bisection and build its coding table."""
+        """Solve the quantiles of every factorised density by bisection and build its coding table.
+
+        Raises:
+            CheckpointError: a weight is NaN or infinite; what such a network writes cannot be read.
+        """
+        self._check_weights()
         for bottleneck in self.bottlenecks():
             bottleneck.update()
+
+    def _check_weights(self) -> None:
+        state = self.state_dict().items()
+        broken = [name for name, value in state if value.is_floating_point() and not bool(value.isfinite().all())]
+        if broken:
+            more = f" and {len(broken) - 1} more" if broken[1:] else ""
+            raise CheckpointError(
+                f"expected finite weights, got {broken[0]}{more} that are not finite: the training diverged, or the "
+                "weights are damaged; go back to an earlier checkpoint"
+            )
 
     def bottlenecks(self) -> Iterator[EntropyBottleneck]:
         """The factorised densities inside this model."""
@@ -68,9 +84,9 @@ class Codec(nn.Module):
         """Eval mode with solved quantiles and fresh tables, leaving the training state bit-equal behind."""
         was_training = self.training
         saved = [parameter.detach().clone() for parameter in self.aux_parameters()]
-        self.eval()
-        self.update()
         try:
+            self.eval()
+            self.update()
             yield
         finally:
             with torch.no_grad():

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lic_train.config import checked, compose
 from lic_train.losses import bpp, mse
 from lic_train.models.base import build
 from lic_train.models.iblic import (
@@ -453,15 +452,3 @@ def test_bfloat16_autocast():
     assert bpp(out, x).item() == pytest.approx(bpp(plain, x).item(), rel=0.05)
     bpp(out, x).backward()
     assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
-
-
-# ---- the schedule ----
-
-
-@pytest.mark.parametrize("name", ["iblic", "iblic_tiny"])
-def test_enhancement_weighs_one_in_the_first_third(name):
-    recipe = checked(compose([f"model={name}", "data=imagenet", "steps=1200"])).make_recipe()
-    weights = [recipe.stage(step).loss.get("feature_enhancement") for step in (0, 399, 400, 1199)]
-    assert weights == [1, 1, None, None]
-    assert [recipe.stage(step).lr for step in (0, 799, 800, 1099, 1100)] == [1e-4, 1e-4, 1e-5, 1e-5, 1e-6]
-    assert all({"bpp", "distortion"} <= set(stage.loss) for stage in recipe.stages)
