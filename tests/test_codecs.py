@@ -8,9 +8,13 @@ import pytest
 import torch
 
 from lic_train import bitstream, losses
+from lic_train.config import checked, compose
 from lic_train.errors import BitstreamError, CheckpointError
 from lic_train.models.base import build
 from tests.conftest import SMALL, small_config
+
+# Networks with attention and those that predict a mixture take smaller steps than the others.
+LEARNING_RATE = {"cwam": 3e-4, "tinylic": 3e-4, "iblic": 3e-4, "iblic_tiny": 3e-4, "gcab_gmm": 1e-3}
 
 every_model = pytest.mark.parametrize("name", SMALL)
 
@@ -55,6 +59,25 @@ def test_every_parameter_learns(name, small_codec):
     model.aux_loss().backward()
     assert all(bool(p.grad.any()) for p in model.aux_parameters())
     assert all(p.grad is None or not bool(p.grad.any()) for p in model.net_parameters())
+
+
+@every_model
+def test_one_batch_is_learned(name):
+    """Under the recipe's own loss and clip; at a rate that a network this small bears."""
+    torch.manual_seed(0)
+    recipe = checked(compose([f"model={name}"])).make_recipe()
+    model, x = build(small_config(name)).train(), photograph(64, 64)[None]
+    optimizer = torch.optim.Adam(model.net_parameters(), lr=LEARNING_RATE.get(name, 2e-3))
+    history = []
+    for step in range(8):
+        torch.manual_seed(step)
+        loss = recipe(model(x), x, 0)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.net_parameters(), recipe.clip_norm)
+        optimizer.step()
+        history.append(loss.item())
+    assert history[-1] < 0.85 * history[0]
 
 
 @every_model
@@ -258,4 +281,5 @@ def test_channels_last_trains_as_the_plain_layout_does(name, small_codec):
     assert plain.keys() == last.keys()
     for key, gradient in last.items():
         # Codecs that round in training may round one element the other way, for which a fifth is allowed.
-        assert (gradient - plain[key]).norm() <= 0.2 * plain[key].norm() + 1e-7, key
+        # A bias before a batch norm has no gradient but rounding errors.
+        assert (gradient - plain[key]).norm() <= 0.2 * plain[key].norm() + 1e-6, key
