@@ -51,8 +51,9 @@ def by_quality(lmbda: float, distortion: str, widths: dict[int, int]) -> int:
 
 
 def register_resolvers() -> None:
-    """Make ``${by_quality:...}`` and ``${suffix:...}`` known to OmegaConf; idempotent."""
+    """Make ``${by_quality:...}``, ``${product:...}`` and ``${suffix:...}`` known to OmegaConf; idempotent."""
     OmegaConf.register_new_resolver("by_quality", by_quality, replace=True)
+    OmegaConf.register_new_resolver("product", lambda *factors: math.prod(factors), replace=True)
     OmegaConf.register_new_resolver("suffix", lambda name: f"_{name}" if name else "", replace=True)
 
 

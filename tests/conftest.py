@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 # Before anything imports wandb: no test may look for a network.
 os.environ["WANDB_MODE"] = "offline"
@@ -37,23 +40,39 @@ SMALL: dict[str, dict[str, object]] = {
 
 def small_config(name: str) -> dict[str, object]:
     """The model's shipped configuration at its small widths."""
-    return {**dict(compose([f"model={name}"]).model), **SMALL[name]}
+    return {**_shipped_config(name), **SMALL[name]}
+
+
+@functools.cache  # composing takes longer than most tests
+def _shipped_config(name: str) -> dict[str, object]:
+    return OmegaConf.to_container(compose([f"model={name}"]).model, resolve=True)  # type: ignore[return-value]
+
+
+def make_small_codec(name: str, seed: int = 0) -> Codec:
+    """Small random weights, latents wide enough that coding means something."""
+    torch.manual_seed(seed)
+    model = build(small_config(name))
+    with torch.no_grad():
+        for weight in model.g_a.parameters():
+            if weight.ndim == 4:
+                weight.mul_(2)
+    return model
 
 
 @pytest.fixture
 def small_codec():
-    """A function name -> codec with small random weights, latents wide enough that coding means something."""
+    """The function `make_small_codec`."""
+    return make_small_codec
 
-    def make(name: str, seed: int = 0) -> Codec:
-        torch.manual_seed(seed)
-        model = build(small_config(name))
-        with torch.no_grad():
-            for weight in model.g_a.parameters():
-                if weight.ndim == 4:
-                    weight.mul_(1.5)
-        return model
 
-    return make
+@pytest.fixture
+def seeded_on_one_thread() -> Iterator[None]:
+    """Seed 0, and one thread for the networks: small ones are slower on two."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

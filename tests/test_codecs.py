@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from lic_train import bitstream, losses
+from lic_train.config import checked, compose
+from lic_train.errors import BitstreamError, CheckpointError
 from lic_train.models.base import build
 from tests.conftest import SMALL, small_config
+
+# Networks with attention and those that predict a mixture take smaller steps than the others.
+LEARNING_RATE = {"cwam": 3e-4, "tinylic": 3e-4, "iblic": 3e-4, "iblic_tiny": 3e-4, "gcab_gmm": 1e-3}
 
 every_model = pytest.mark.parametrize("name", SMALL)
 
@@ -55,6 +62,25 @@ def test_every_parameter_learns(name, small_codec):
 
 
 @every_model
+def test_one_batch_is_learned(name):
+    """Under the recipe's own loss and clip; at a rate that a network this small bears."""
+    torch.manual_seed(0)
+    recipe = checked(compose([f"model={name}"])).make_recipe()
+    model, x = build(small_config(name)).train(), photograph(64, 64)[None]
+    optimizer = torch.optim.Adam(model.net_parameters(), lr=LEARNING_RATE.get(name, 2e-3))
+    history = []
+    for step in range(8):
+        torch.manual_seed(step)
+        loss = recipe(model(x), x, 0)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.net_parameters(), recipe.clip_norm)
+        optimizer.step()
+        history.append(loss.item())
+    assert history[-1] < 0.85 * history[0]
+
+
+@every_model
 def test_decoder_returns_what_the_evaluation_forward_does(name, small_codec):
     model = small_codec(name)
     x = photograph(128, 192)[None]
@@ -72,7 +98,7 @@ def test_decoder_returns_what_the_evaluation_forward_does(name, small_codec):
 
 
 @every_model
-@pytest.mark.parametrize("size", [(97, 131), (1, 1), (1, 70), (64, 64)])
+@pytest.mark.parametrize("size", [(97, 131), (1, 1), (7, 9), (1, 70), (70, 1)])
 def test_pictures_of_any_size_pass_through_a_file(name, size, small_codec):
     model = small_codec(name)
     x = photograph(*size)
@@ -106,6 +132,92 @@ def test_an_all_zero_latent_is_coded(name, small_codec):
     with model.ready_to_code(), torch.no_grad():
         x_hat = bitstream.decode(model, bitstream.encode(model, x, bytes(8)), bytes(8))
         assert_same_picture(x_hat, model(x[None])["x_hat"].clamp(0, 1)[0])
+
+
+class Seen:
+    """Keeps what g_s is given."""
+
+    def __init__(self, model):
+        self.y_hats = []
+        model.g_s.register_forward_pre_hook(lambda module, inputs: self.y_hats.append(inputs[0]))
+
+
+@every_model
+def test_latents_beyond_every_table_come_back(name, small_codec):
+    """Escape-coded: tables end below 2048, and nothing but float32 bounds a latent."""
+    model = small_codec(name)
+    outliers = torch.tensor([5e3, -5e3, 3e5, -3e5])
+
+    def blow_up(module, inputs, latent):
+        latent = latent.contiguous()
+        latent.view(-1)[: len(outliers)] += outliers
+        return latent
+
+    for network in (getattr(model, part, None) for part in ("g_a", "h_a")):
+        if network is not None:
+            network.register_forward_hook(blow_up)
+    seen = Seen(model)
+    x = photograph(64, 64)[None]
+    with torch.no_grad(), model.ready_to_code():
+        model(x)
+        model.decompress(**model.compress(x))
+    expected, decoded = seen.y_hats
+    assert expected.abs().max() > 2e5
+    assert torch.equal(decoded, expected)
+
+
+@every_model
+def test_weights_that_are_not_finite_are_one_clear_error(name, small_codec):
+    model = small_codec(name).train()
+    firsts = {part: next(iter(network.parameters()), None) for part, network in model.named_children()}
+    for part, weight in ((part, weight) for part, weight in firsts.items() if weight is not None):
+        before = weight.detach().clone()
+        for value in (math.nan, math.inf):
+            weight.data.view(-1)[0] = value
+            with pytest.raises(CheckpointError, match=rf"{part}\..* not finite"), model.ready_to_code():
+                pass
+            assert model.training
+        weight.data.copy_(before)
+
+
+@every_model
+@pytest.mark.parametrize("factor", [math.nan, 1e30])
+def test_a_latent_that_is_no_latent_is_one_clear_error(name, factor, small_codec):
+    model = small_codec(name)
+    with model.ready_to_code():
+        model.g_a.register_forward_hook(lambda module, inputs, y: (y + 1) * factor)
+        with pytest.raises(BitstreamError, match="not finite or beyond"):
+            bitstream.encode(model, photograph(64, 64), bytes(8))
+
+
+@every_model
+def test_strings_cut_short_are_one_clear_error(name, small_codec):
+    model = small_codec(name)
+    with torch.no_grad(), model.ready_to_code():
+        coded = model.compress(photograph(64, 64)[None])
+        for i, string in enumerate(coded["strings"]):
+            for length in {0, 1, 4, len(string) // 2, len(string) - 4, len(string) - 1}:
+                strings = [*coded["strings"][:i], string[:length], *coded["strings"][i + 1 :]]
+                with pytest.raises(BitstreamError, match="entropy-coded section"):
+                    model.decompress(strings, coded["shape"])
+
+
+@every_model
+def test_a_decoder_that_predicts_otherwise_says_so(name, small_codec):
+    """As another device or library may. The factor spreads the scales of an untrained network over many tables."""
+    model, factor = small_codec(name), torch.tensor(200.0)
+    predictor = getattr(model, "h_s", None)
+    with torch.no_grad(), model.ready_to_code():
+        if predictor is not None:
+            predictor.register_forward_hook(lambda module, inputs, psi: psi * factor.to(psi))
+        coded = model.compress(photograph(128, 128)[None])
+        model.decompress(**coded)
+        factor *= 1.01
+        if predictor is None:
+            model.entropy_bottleneck.matrices[0].add_(0.1)
+            model.update()
+        with pytest.raises(BitstreamError, match="decode where it was encoded"):
+            model.decompress(**coded)
 
 
 @every_model
@@ -169,4 +281,5 @@ def test_channels_last_trains_as_the_plain_layout_does(name, small_codec):
     assert plain.keys() == last.keys()
     for key, gradient in last.items():
         # Codecs that round in training may round one element the other way, for which a fifth is allowed.
-        assert (gradient - plain[key]).norm() <= 0.2 * plain[key].norm() + 1e-7, key
+        # A bias before a batch norm has no gradient but rounding errors.
+        assert (gradient - plain[key]).norm() <= 0.2 * plain[key].norm() + 1e-6, key

@@ -1,7 +1,5 @@
 """The 3-D context against a masked Conv3d, its wavefront against one element at a time."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,12 +12,7 @@ M, HEIGHT, WIDTH = 7, 3, 3
 VISIBLE = 665
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("seeded_on_one_thread")
 
 
 @pytest.fixture

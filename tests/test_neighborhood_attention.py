@@ -1,7 +1,5 @@
 """Tiled neighbourhood attention against a loop over queries, its border rule and operator; the blocks around it."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,14 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lic_train.layers.icsa import RNAB, analysis, drop_path, synthesis
 from lic_train.layers.neighborhood_attention import NeighborhoodAttention, neighborhood_attention
 
-
-@pytest.fixture(autouse=True)
-def seeded_on_one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("seeded_on_one_thread")
 
 
 def windows(length: int, kernel: int) -> list[range]:

@@ -44,6 +44,22 @@ def test_the_loss_changes_at_the_boundary_and_not_before():
     assert recipe().stage(10**9).name == "last"
 
 
+def test_a_term_of_another_stage_is_told_and_trains_nothing():
+    stages = [
+        {"name": "a", "share": "1/2", "lr": 1, "loss": {"bpp": 1, "mse": 5}},
+        {"name": "b", "share": "1/2", "lr": 1},
+    ]
+    plan = Recipe(stages, 10, 2.0, "ms_ssim", {"aux_lr": 1e-3, "clip_norm": 1.0})
+    x = photograph(192, 192)[None]
+    x_hat = (x + 0.1).requires_grad_()
+    out = {"x_hat": x_hat, "likelihoods": {"y": torch.full((1, 1, 1, 1), 0.5)}}
+    first, second = plan(out, x, 0), plan(out, x, 9)
+    assert first.keys() == second.keys() == {"bpp", "mse", "ms_ssim", "loss"}
+    assert [terms["mse"].item() for terms in (first, second)] == pytest.approx([0.01, 0.01], rel=1e-4)
+    assert [first["mse"].requires_grad, second["mse"].requires_grad] == [True, False]
+    torch.testing.assert_close(second["loss"], second["bpp"] + 2 * second["ms_ssim"])
+
+
 def test_ms_ssim_loss_has_no_255():
     x = photograph(192, 192)[None]
     out = {"x_hat": (x + 0.05 * torch.randn(x.shape)), "likelihoods": {"y": torch.full((1, 1, 1, 1), 0.5)}}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lic_train.entropy.coder import SymbolDecoder, SymbolEncoder
 from lic_train.entropy.gaussian import GaussianConditional
-from lic_train.entropy.precision import in_float32
+from lic_train.entropy.precision import in_float32, one_thread
 from lic_train.entropy.quantize import add_noise, round_to
 
 # (row, column) of the 12 visible taps of a 5x5 kernel with mask type A.
@@ -125,15 +125,16 @@ class SerialContext(nn.Module):
         M = self.context_prediction.in_channels
         context, first, *rest = self._matrices()
         split = 2 * M
-        hyper = F.linear(psi.flatten(2).transpose(1, 2), first[0][:, :split], first[1])
         canvas = psi.new_zeros(batch, (height + 2) * (width + 4), M)  # two rows above, two columns on either side
-        for positions, centres, neighbours in _diagonals(height, width, psi.device):
-            patches = canvas[:, neighbours].flatten(2)
-            values = hyper[:, positions] + F.linear(F.linear(patches, *context), first[0][:, split:])
-            for weight, bias in rest:
-                values = F.linear(F.leaky_relu(values, 0.01), weight, bias)
-            scales, means = values.chunk(2, dim=2)
-            canvas[:, centres] = code(positions, scales, means)
+        with one_thread():
+            hyper = F.linear(psi.flatten(2).transpose(1, 2), first[0][:, :split], first[1])
+            for positions, centres, neighbours in _diagonals(height, width, psi.device):
+                patches = canvas[:, neighbours].flatten(2)
+                values = hyper[:, positions] + F.linear(F.linear(patches, *context), first[0][:, split:])
+                for weight, bias in rest:
+                    values = F.linear(F.leaky_relu(values, 0.01), weight, bias)
+                scales, means = values.chunk(2, dim=2)
+                canvas[:, centres] = code(positions, scales, means)
         inner = canvas.view(batch, height + 2, width + 4, M)[:, 2:, 2:-2]
         return inner.permute(0, 3, 1, 2).contiguous()
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lic_train.entropy.coder import SymbolDecoder, SymbolEncoder, Table
 from lic_train.entropy.gaussian import to_symbols
-from lic_train.entropy.precision import in_float32
+from lic_train.entropy.precision import in_float32, planar
 from lic_train.entropy.quantize import add_noise, round_ste
 from lic_train.errors import CheckpointError
 
@@ -30,13 +30,26 @@ class EntropyBottleneck(nn.Module):
 
     ``quantiles`` (C, 1, 3) hold the lower tail, the median and the upper tail. They receive a gradient from `loss`
     alone; `update` solves them by bisection.
+
+    Args:
+        channels: C.
+        filters: widths inside the cumulative.
+        init_scale: the cumulative starts about this wide.
+        tail_mass: outside the outer quantiles.
+        straight_through: z_hat is rounded in training, too, with the gradient of the identity; the likelihood alone
+            sees noise.
     """
 
     def __init__(
-        self, channels: int, filters: tuple[int, ...] = (3, 3, 3, 3), init_scale: float = 10.0, tail_mass: float = 1e-9
+        self,
+        channels: int,
+        filters: tuple[int, ...] = (3, 3, 3, 3),
+        init_scale: float = 10.0,
+        tail_mass: float = 1e-9,
+        straight_through: bool = False,
     ) -> None:
         super().__init__()
-        self.channels = channels
+        self.channels, self.straight_through = channels, straight_through
         widths = (1, *filters, 1)
         scale = init_scale ** (1 / (len(filters) + 1))
         self.matrices, self.biases, self.factors = nn.ParameterList(), nn.ParameterList(), nn.ParameterList()
@@ -73,9 +86,9 @@ class EntropyBottleneck(nn.Module):
             return z_hat, self.likelihood(z_hat)
         batch, channels, height, width = z.shape
         # The channel-first order in memory is also the order in which the noise is drawn: as in CompressAI.
-        z_hat = add_noise(z.transpose(0, 1).reshape(channels, 1, -1))
-        z_hat = z_hat.reshape(channels, batch, height, width).transpose(0, 1)
-        return z_hat, self.likelihood(z_hat)
+        noisy = add_noise(z.transpose(0, 1).reshape(channels, 1, -1))
+        noisy = noisy.reshape(channels, batch, height, width).transpose(0, 1)
+        return self.quantize(z) if self.straight_through else noisy, self.likelihood(noisy)
 
     def quantize(self, z: Tensor) -> Tensor:
         """``round(z - median) + median``, as the bitstream carries it, straight-through for the gradient.
@@ -83,7 +96,7 @@ class EntropyBottleneck(nn.Module):
         (B, C, h, w) -> (B, C, h, w), laid out in memory as `decompress` lays it out, whatever the layout of z: what is
         computed from z_hat must not differ in the last digit between encoder and decoder.
         """
-        return round_ste(z.float(), self.medians).clone(memory_format=torch.contiguous_format)
+        return planar(round_ste(z.float(), self.medians))
 
     @in_float32
     def likelihood(self, z_hat: Tensor) -> Tensor:
@@ -169,7 +182,7 @@ class EntropyBottleneck(nn.Module):
         symbols = decoder.decode(self._indexes(shape[0] * shape[1]), self._tables)
         decoder.finish()
         values = torch.from_numpy(symbols).view(1, self.channels, *shape)
-        return values.to(self.medians) + self.medians
+        return planar(values.to(self.medians) + self.medians)
 
     def _indexes(self, positions: int) -> np.ndarray:
         if not self._tables:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lic_train.entropy.coder import SymbolDecoder, SymbolEncoder
 from lic_train.entropy.gaussian import GaussianConditional
+from lic_train.entropy.precision import planar, repeatable
 from lic_train.entropy.quantize import add_noise, round_ste
 
 
@@ -81,3 +82,44 @@ class Decode:
             BitstreamError: the decoded latent is not the encoder's.
         """
         self._decoder.finish()
+
+
+class PassContext(nn.Module):
+    """Gaussian y (B, M, h, w) given psi, coded in the passes that a subclass walks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gaussian_conditional = GaussianConditional()
+
+    def _passes(self, psi: Tensor, code: LatentPass) -> Tensor:
+        """Hand every pass to ``code``, in order; returns y_hat (B, M, h, w)."""
+        raise NotImplementedError
+
+    def _walk(self, psi: Tensor, code: LatentPass) -> Tensor:
+        with repeatable(self):
+            return self._passes(planar(psi), code)
+
+    def forward(self, y: Tensor, psi: Tensor) -> tuple[Tensor, Tensor]:
+        """Return y_hat (straight-through in training) and its likelihoods, both (B, M, h, w)."""
+        estimate = Estimate(self.gaussian_conditional, y)
+        y_hat = self._walk(psi, estimate)
+        return y_hat, estimate.likelihoods(y_hat)
+
+    @torch.no_grad()
+    def compress(self, y: Tensor, psi: Tensor) -> bytes:
+        """Code y (1, M, h, w)."""
+        encode = Encode(self.gaussian_conditional, y)
+        self._walk(psi, encode)
+        return encode.finish()
+
+    @torch.no_grad()
+    def decompress(self, string: bytes, psi: Tensor) -> Tensor:
+        """Return y_hat (1, M, h, w).
+
+        Raises:
+            BitstreamError: the string is damaged.
+        """
+        decode = Decode(self.gaussian_conditional, string)
+        y_hat = self._walk(psi, decode)
+        decode.finish()
+        return y_hat

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -51,3 +51,13 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def repeatable(module: nn.Module) -> AbstractContextManager[None]:
+    """In evaluation, one thread for what decides the bitstream: several add in another order, and round otherwise."""
+    return nullcontext() if module.training else one_thread()
+
+
+def planar(x: Tensor) -> Tensor:
+    """A copy with plain row-major strides: kernels are chosen by strides, and encoder and decoder must choose alike."""
+    return x.clone(memory_format=torch.contiguous_format)

@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from lic_train.entropy.gaussian import GaussianConditional
-from lic_train.entropy.passes import Decode, Encode, Estimate, LatentPass
-from lic_train.entropy.precision import one_thread
+from lic_train.entropy.passes import LatentPass, PassContext
+from lic_train.entropy.precision import planar
 
 Parity = tuple[int, int]  # of row and column
 
@@ -43,16 +41,6 @@ def stage_mask(stage: Sequence[Parity], height: int, width: int, device: torch.d
     columns = torch.arange(width, device=device)[None, :] % 2
     hits = [(rows == row) & (columns == column) for row, column in stage]
     return torch.stack(hits).any(dim=0)
-
-
-def planar(x: Tensor) -> Tensor:
-    """A copy with plain row-major strides: kernels are chosen by strides, and encoder and decoder must choose alike."""
-    return x.clone(memory_format=torch.contiguous_format)
-
-
-def repeatable(module: nn.Module) -> AbstractContextManager[None]:
-    """In evaluation, one thread for what decides the bitstream: several add in another order, and round otherwise."""
-    return nullcontext() if module.training else one_thread()
 
 
 class SpatialContext(nn.Conv2d):
@@ -102,7 +90,7 @@ def entropy_parameters(psi_channels: int, size: int, num_stages: int) -> nn.Sequ
     return nn.Sequential(first, *(layer for conv in rest for layer in (nn.GELU(), conv)))
 
 
-class MultistageContext(nn.Module):
+class MultistageContext(PassContext):
     """Gaussian y (B, M, h, w) given psi (B, 2M, h, w), in nine passes; predictions hold scales, then means."""
 
     def __init__(self, M: int) -> None:
@@ -118,41 +106,13 @@ class MultistageContext(nn.Module):
         self.entropy_parameters = nn.ModuleList(
             entropy_parameters(2 * M, size, len(stages)) for size, stages in zip(self.sizes, STAGES, strict=True)
         )
-        self.gaussian_conditional = GaussianConditional()
-
-    def forward(self, y: Tensor, psi: Tensor) -> tuple[Tensor, Tensor]:
-        """Return y_hat (straight-through in training) and its likelihoods, both (B, M, h, w)."""
-        estimate = Estimate(self.gaussian_conditional, y)
-        y_hat = self._passes(psi, estimate)
-        return y_hat, estimate.likelihoods(y_hat)
-
-    @torch.no_grad()
-    def compress(self, y: Tensor, psi: Tensor) -> bytes:
-        """Code y (1, M, h, w)."""
-        encode = Encode(self.gaussian_conditional, y)
-        self._passes(psi, encode)
-        return encode.finish()
-
-    @torch.no_grad()
-    def decompress(self, string: bytes, psi: Tensor) -> Tensor:
-        """Return y_hat (1, M, h, w).
-
-        Raises:
-            BitstreamError: the string is damaged.
-        """
-        decode = Decode(self.gaussian_conditional, string)
-        y_hat = self._passes(psi, decode)
-        decode.finish()
-        return y_hat
 
     def _passes(self, psi: Tensor, code: LatentPass) -> Tensor:
-        """Walk the slices in order; returns y_hat (B, M, h, w)."""
-        psi = planar(psi)
+        """Walk the slices in order; see `PassContext`."""
         decoded: list[Tensor] = []
-        with repeatable(self):
-            for i in range(len(self.sizes)):
-                side = self.channel_context[i](torch.cat([psi, *decoded], dim=1))
-                decoded.append(self._slice(i, psi, side, code))
+        for i in range(len(self.sizes)):
+            side = self.channel_context[i](torch.cat([psi, *decoded], dim=1))
+            decoded.append(self._slice(i, psi, side, code))
         return torch.cat(decoded, dim=1)
 
     def _slice(self, i: int, psi: Tensor, side: Tensor, code: LatentPass) -> Tensor:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from lic_train.entropy.autoregressive import SerialContext
 from lic_train.entropy.bottleneck import EntropyBottleneck
+from lic_train.entropy.precision import repeatable
+from lic_train.errors import CheckpointError
 
 
 class Codec(nn.Module):
@@ -42,9 +43,24 @@ class Codec(nn.Module):
         raise NotImplementedError
 
     def update(self) -> None:
-        """Solve the quantiles of every factorised density by bisection and build its coding table."""
+        """Solve the quantiles of every factorised density by bisection and build its coding table.
+
+        Raises:
+            CheckpointError: a weight is NaN or infinite; what such a network writes cannot be read.
+        """
+        self._check_weights()
         for bottleneck in self.bottlenecks():
             bottleneck.update()
+
+    def _check_weights(self) -> None:
+        state = self.state_dict().items()
+        broken = [name for name, value in state if value.is_floating_point() and not bool(value.isfinite().all())]
+        if broken:
+            more = f" and {len(broken) - 1} more" if broken[1:] else ""
+            raise CheckpointError(
+                f"expected finite weights, got {broken[0]}{more} that are not finite: the training diverged, or the "
+                "weights are damaged; go back to an earlier checkpoint"
+            )
 
     def bottlenecks(self) -> Iterator[EntropyBottleneck]:
         """The factorised densities inside this model."""
@@ -68,9 +84,9 @@ class Codec(nn.Module):
         """Eval mode with solved quantiles and fresh tables, leaving the training state bit-equal behind."""
         was_training = self.training
         saved = [parameter.detach().clone() for parameter in self.aux_parameters()]
-        self.eval()
-        self.update()
         try:
+            self.eval()
+            self.update()
             yield
         finally:
             with torch.no_grad():
@@ -79,11 +95,29 @@ class Codec(nn.Module):
             self.train(was_training)
 
 
-class SerialContextCodec(Codec):
-    """Hyperprior and serial spatial context (Minnen et al. 2018): the data flow of every codec built on the two.
+class Context(Protocol):
+    """The entropy model of y (B, M, h, w), given what psi tells of it."""
 
-    ``x -> g_a -> y -> h_a -> z -> z_hat -> h_s -> psi``; ``y, psi -> context -> y_hat -> g_s -> x_hat``. A subclass
-    sets the networks. y is (B, M, H/16, W/16), z is (B, N, H/64, W/64), psi is (B, 2M, H/16, W/16).
+    def __call__(self, y: Tensor, psi: Tensor) -> tuple[Tensor, Tensor]:
+        """Return y_hat and its likelihoods, both (B, M, h, w)."""
+
+    def compress(self, y: Tensor, psi: Tensor) -> bytes:
+        """Code y (1, M, h, w)."""
+
+    def decompress(self, string: bytes, psi: Tensor) -> Tensor:
+        """Return y_hat (1, M, h, w)."""
+
+
+class HyperpriorCodec(Codec):
+    """Two latents, y and the z that predicts it (Balle et al. 2018): the data flow of every codec with a hyperprior.
+
+    ::
+
+        x --g_a--> y --h_a--> z --Q--> z_hat --h_s--> psi
+        y, psi --context--> y_hat --g_s--> x_hat
+
+    A subclass sets these networks; where its paper does a step otherwise, it overrides the step. y is
+    (B, M, H/16, W/16), z is (B, N, H/64, W/64), psi is as high and wide as y.
     """
 
     downsampling_factor = 64
@@ -92,33 +126,45 @@ class SerialContextCodec(Codec):
     h_a: nn.Module
     h_s: nn.Module
     entropy_bottleneck: EntropyBottleneck
-    context: SerialContext
+    context: Context
 
     def forward(self, x: Tensor) -> dict:
         """(B, 3, H, W) -> x_hat and likelihoods; see `Codec`."""
-        y = self.g_a(x)
-        z = self.h_a(y)
+        y, z = self._analyse(x)
         z_hat, z_likelihoods = self.entropy_bottleneck(z)
-        psi = self.h_s(z_hat)
+        psi = self._psi(z_hat)
         y_hat, y_likelihoods = self.context(y, psi)
-        x_hat = self.g_s(y_hat)
+        x_hat = self._synthesise(y_hat)
         return {"x_hat": x_hat, "likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}
 
     def compress(self, x: Tensor) -> dict:
         """One image -> strings [y, z] and the shape of z."""
-        y = self.g_a(x)
-        z = self.h_a(y)
+        y, z = self._analyse(x)
         z_string = self.entropy_bottleneck.compress(z)
-        psi = self.h_s(self.entropy_bottleneck.quantize(z))
+        psi = self._psi(self.entropy_bottleneck.quantize(z))
         y_string = self.context.compress(y, psi)
         return {"strings": [y_string, z_string], "shape": tuple(z.shape[2:])}
 
     def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> dict:
         """Mirror of `compress`."""
         z_hat = self.entropy_bottleneck.decompress(strings[1], shape)
-        psi = self.h_s(z_hat)
+        psi = self._psi(z_hat)
         y_hat = self.context.decompress(strings[0], psi)
-        return {"x_hat": self.g_s(y_hat).clamp(0, 1)}
+        return {"x_hat": self._synthesise(y_hat).clamp(0, 1)}
+
+    def _analyse(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return y and z."""
+        y = self.g_a(x)
+        return y, self.h_a(y)
+
+    def _psi(self, z_hat: Tensor) -> Tensor:
+        """Predict; in evaluation equal to the last bit in encoder and decoder."""
+        with repeatable(self):
+            return self.h_s(z_hat)
+
+    def _synthesise(self, y_hat: Tensor) -> Tensor:
+        """Return x_hat, not clamped."""
+        return self.g_s(y_hat)
 
 
 def find_model(config: Mapping[str, Any]) -> type[Codec]:

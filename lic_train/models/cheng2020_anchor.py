@@ -18,10 +18,10 @@ import compressai.models
 from lic_train.entropy.autoregressive import SerialContext
 from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.layers.subsampled import SubsampledConv2d
-from lic_train.models.base import SerialContextCodec
+from lic_train.models.base import HyperpriorCodec
 
 
-class Cheng2020Anchor(SerialContextCodec):
+class Cheng2020Anchor(HyperpriorCodec):
     """The paper's network without attention."""
 
     def __init__(self, N: int) -> None:

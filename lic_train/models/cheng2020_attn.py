@@ -18,10 +18,10 @@ import compressai.models
 from lic_train.entropy.autoregressive import SerialContext
 from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.layers.subsampled import SubsampledConv2d
-from lic_train.models.base import SerialContextCodec
+from lic_train.models.base import HyperpriorCodec
 
 
-class Cheng2020Attention(SerialContextCodec):
+class Cheng2020Attention(HyperpriorCodec):
     """The paper's network with attention at 1/4 and 1/16 of the resolution."""
 
     def __init__(self, N: int) -> None:

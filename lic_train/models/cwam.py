@@ -35,7 +35,7 @@ from lic_train.entropy.autoregressive import SerialContext
 from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.layers.enhancement import Enhancement
 from lic_train.layers.hyper import cheng_h_a, cheng_h_s
-from lic_train.models.base import SerialContextCodec
+from lic_train.models.base import HyperpriorCodec
 
 HEADS = 8
 # Large enough that a masked key's weight underflows in every precision, small enough for bfloat16 and float16.
@@ -218,7 +218,7 @@ def _check_width(N: int) -> None:
     raise ValueError(f"N: expected a positive multiple of 16 (8 heads, N/2 channels), got {N}; nearest: {nearest}")
 
 
-class CWAM(SerialContextCodec):
+class CWAM(HyperpriorCodec):
     """The codec of the paper; y is (B, N, H/16, W/16), z is (B, N, H/64, W/64), psi is (B, 2N, H/16, W/16).
 
     ::

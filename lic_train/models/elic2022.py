@@ -12,14 +12,16 @@ Legend: B batch, H W image, N M channels; y is (B, M, H/16, W/16) in K groups, z
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import compressai.models
 import torch
 from torch import Tensor, nn
 
 from lic_train.entropy.bottleneck import EntropyBottleneck
-from lic_train.entropy.gaussian import GaussianConditional
-from lic_train.entropy.passes import Decode, Encode, Estimate, LatentPass
-from lic_train.models.base import Codec
+from lic_train.entropy.passes import LatentPass, PassContext
+from lic_train.entropy.precision import planar
+from lic_train.models.base import HyperpriorCodec
 
 
 class MaskedConv2d(nn.Conv2d):
@@ -40,38 +42,23 @@ def checkerboard(height: int, width: int, device: torch.device | None = None) ->
     return (rows[:, None] + columns[None, :]) % 2 == 0
 
 
-class ELIC(Codec):
-    """``x -> g_a -> y -> h_a -> z -> z_hat -> h_s -> psi``; groups of y, two passes each, -> y_hat -> g_s -> x_hat."""
+class GroupContext(PassContext):
+    """Section 3.2 of the paper: for every group its channel context, then anchors, then non-anchors.
 
-    downsampling_factor = 64
+    Args:
+        groups: channels of each group.
+        channel: for every group but the first, what it learns from the groups before it.
+        aggregation: for every group, spatial context, channel context and psi -> scales, means.
+    """
 
-    def __init__(self, N: int, M: int, groups: tuple[int, ...] | None = None) -> None:
+    def __init__(self, groups: Sequence[int], channel: Iterable[nn.Module], aggregation: Iterable[nn.Module]) -> None:
         super().__init__()
-        networks = compressai.models.Elic2022Official(N, M, groups=groups)
-        self.g_a, self.g_s = networks.g_a, networks.g_s
-        hyper, latent = networks.latent_codec["hyper"], networks.latent_codec["y"]
-        self.h_a, self.h_s = hyper.h_a, hyper.h_s
-        self.groups = tuple(networks.groups)
-        self.channel_context = nn.ModuleList(latent.channel_context[f"y{k}"] for k in range(1, len(self.groups)))
-        self.param_aggregation = nn.ModuleList(latent[f"y{k}"].entropy_parameters for k in range(len(self.groups)))
+        self.groups = tuple(groups)
+        self.channel_context, self.param_aggregation = nn.ModuleList(channel), nn.ModuleList(aggregation)
         # The non-anchors see the 12 anchors around them in a 5x5 window.
         self.spatial_context = nn.ModuleList(MaskedConv2d(g, 2 * g, ~checkerboard(5, 5)) for g in self.groups)
-        self.entropy_bottleneck = EntropyBottleneck(N)
-        self.gaussian_conditional = GaussianConditional()
-
-    def forward(self, x: Tensor) -> dict:
-        """(B, 3, H, W) -> x_hat and likelihoods; see `Codec`."""
-        y = self.g_a(x)
-        z = self.h_a(y)
-        _, z_likelihoods = self.entropy_bottleneck(z)
-        psi = self.h_s(self.entropy_bottleneck.quantize(z))
-        estimate = Estimate(self.gaussian_conditional, y)
-        y_hat = self._passes(psi, estimate)
-        x_hat = self.g_s(y_hat)
-        return {"x_hat": x_hat, "likelihoods": {"y": estimate.likelihoods(y_hat), "z": z_likelihoods}}
 
     def _passes(self, psi: Tensor, code: LatentPass) -> Tensor:
-        """For every group the channel context, then anchors, then non-anchors (section 3.2). Returns y_hat."""
         anchors = checkerboard(*psi.shape[2:], device=psi.device)
         decoded: list[Tensor] = []
         start = 0
@@ -82,25 +69,25 @@ class ELIC(Codec):
             y_hat = psi.new_zeros(())
             for mask in (anchors, ~anchors):
                 scales, means = self.param_aggregation[k](torch.cat([spatial, side], dim=1)).chunk(2, dim=1)
-                y_hat = torch.where(mask, code(channels, mask, scales, means), y_hat)
+                y_hat = planar(torch.where(mask, code(channels, mask, scales, means), y_hat))
                 spatial = self.spatial_context[k](y_hat)
             decoded.append(y_hat)
             start += size
         return torch.cat(decoded, dim=1)
 
-    def compress(self, x: Tensor) -> dict:
-        """One image -> strings [y, z] and the shape of z."""
-        y = self.g_a(x)
-        z = self.h_a(y)
-        z_string = self.entropy_bottleneck.compress(z)
-        encode = Encode(self.gaussian_conditional, y)
-        self._passes(self.h_s(self.entropy_bottleneck.quantize(z)), encode)
-        return {"strings": [encode.finish(), z_string], "shape": tuple(z.shape[2:])}
 
-    def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> dict:
-        """Mirror of `compress`."""
-        z_hat = self.entropy_bottleneck.decompress(strings[1], shape)
-        decode = Decode(self.gaussian_conditional, strings[0])
-        y_hat = self._passes(self.h_s(z_hat), decode)
-        decode.finish()
-        return {"x_hat": self.g_s(y_hat).clamp(0, 1)}
+class ELIC(HyperpriorCodec):
+    """``x -> g_a -> y -> h_a -> z -> z_hat -> h_s -> psi``; groups of y, two passes each, -> y_hat -> g_s -> x_hat."""
+
+    def __init__(self, N: int, M: int, groups: tuple[int, ...] | None = None) -> None:
+        super().__init__()
+        networks = compressai.models.Elic2022Official(N, M, groups=groups)
+        self.g_a, self.g_s = networks.g_a, networks.g_s
+        hyper, latent = networks.latent_codec["hyper"], networks.latent_codec["y"]
+        self.h_a, self.h_s = hyper.h_a, hyper.h_s
+        self.entropy_bottleneck = EntropyBottleneck(N, straight_through=True)
+        self.context = GroupContext(
+            networks.groups,
+            channel=(latent.channel_context[f"y{k}"] for k in range(1, len(networks.groups))),
+            aggregation=(latent[f"y{k}"].entropy_parameters for k in range(len(networks.groups))),
+        )

@@ -37,7 +37,7 @@ from lic_train.entropy.context3d import VolumeContext
 from lic_train.entropy.precision import in_float64
 from lic_train.entropy.quantize import add_noise
 from lic_train.layers.graph_attention import ADJACENCIES, GraphAttention
-from lic_train.models.base import Codec
+from lic_train.models.base import HyperpriorCodec
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
 LEGAL = {
@@ -361,7 +361,7 @@ def universal(values: Tensor, width: Tensor | float) -> Tensor:
     return values + (torch.round(values + u) - u - values).detach()
 
 
-class GAACNN(Codec):
+class GAACNN(HyperpriorCodec):
     """The codec of the paper; y is (B, M, H/16, W/16), z is (B, N, H/64, W/64), psi is (B, 2M, H/16, W/16).
 
     ::
@@ -382,8 +382,6 @@ class GAACNN(Codec):
         ValueError: an option has no meaning.
         TypeError: there is no such option.
     """
-
-    downsampling_factor = 64
 
     def __init__(
         self,
@@ -406,8 +404,7 @@ class GAACNN(Codec):
 
     def forward(self, x: Tensor) -> dict:
         """(B, 3, H, W) -> x_hat and likelihoods; see `Codec`. Networks, context and rate all see the same y_hat."""
-        y = self.g_a(x)
-        z = self.h_a(y)
+        y, z = self._analyse(x)
         z_hat, z_likelihoods = self._quantise_z(z)
         psi = self.p_net(self.h_s(z_hat))
         y_hat = self._quantise_y(y.float())
@@ -436,18 +433,5 @@ class GAACNN(Codec):
         assert not self.training, "code in eval mode: graph dropout and batch statistics cannot be decoded"
         return in_float64(self.p_net, in_float64(self.h_s, z_hat))
 
-    def compress(self, x: Tensor) -> dict:
-        """One image -> strings [y, z] and the shape of z."""
-        y = self.g_a(x)
-        z = self.h_a(y)
-        z_string = self.entropy_bottleneck.compress(z)
-        psi = self._psi(self.entropy_bottleneck.quantize(z))
-        y_string = self.context.compress(y, psi)
-        return {"strings": [y_string, z_string], "shape": tuple(z.shape[2:])}
-
-    def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> dict:
-        """Mirror of `compress`."""
-        z_hat = self.entropy_bottleneck.decompress(strings[1], shape)
-        psi = self._psi(z_hat)
-        y_hat = self.context.decompress(strings[0], psi)
-        return {"x_hat": self.g_s(y_hat.to(z_hat)).clamp(0, 1)}
+    def _synthesise(self, y_hat: Tensor) -> Tensor:
+        return self.g_s(y_hat.to(self.entropy_bottleneck.medians))

@@ -34,7 +34,8 @@ from torch import Tensor, nn
 from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.entropy.gaussian import GaussianConditional
 from lic_train.entropy.mixture import GaussianMixture
-from lic_train.models.base import Codec
+from lic_train.entropy.precision import repeatable
+from lic_train.models.base import HyperpriorCodec
 
 STAGES = 4
 
@@ -147,10 +148,34 @@ class MixtureHead(nn.Module):
         return logits.softmax(dim=1), means, F.softplus(scales) if self.scale == "softplus" else scales
 
 
+class MixtureContext(nn.Module):
+    """y given psi (B, M, h, w): a mixture for every element, and nothing of its neighbours."""
+
+    def __init__(self, head: MixtureHead) -> None:
+        super().__init__()
+        self.head, self.mixture = head, GaussianMixture()
+
+    def forward(self, y: Tensor, psi: Tensor) -> tuple[Tensor, Tensor]:
+        """Return y_hat and its likelihoods, both (B, M, h, w)."""
+        return self.mixture(y, *self._parameters_of_y(psi))
+
+    def compress(self, y: Tensor, psi: Tensor) -> bytes:
+        """Code y (1, M, h, w)."""
+        return self.mixture.compress(y, *self._parameters_of_y(psi))
+
+    def decompress(self, string: bytes, psi: Tensor) -> Tensor:
+        """Return y_hat (1, M, h, w)."""
+        return self.mixture.decompress(string, *self._parameters_of_y(psi))
+
+    def _parameters_of_y(self, psi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with repeatable(self):
+            return self.head(psi)
+
+
 ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU}
 
 
-class GCABMixture(Codec):
+class GCABMixture(HyperpriorCodec):
     """``x -> g_a -> y -> h_a -> z -> z_hat -> h_s -> head -> weights, means, scales``; ``y -> y_hat -> g_s -> x_hat``.
 
     Nothing is read while y is decoded: all parameters come from z_hat.
@@ -171,8 +196,6 @@ class GCABMixture(Codec):
     Raises:
         ValueError: an option has no meaning.
     """
-
-    downsampling_factor = 64
 
     def __init__(
         self,
@@ -195,42 +218,15 @@ class GCABMixture(Codec):
         self.g_a, self.g_s = encoder(N, M, gcab_after, ratio), decoder(N, M)
         self.h_a = hyper_encoder(N, M, activation)
         self.h_s = hyper_decoder(N, M, activation, last=nn.LeakyReLU if mixture else nn.ReLU)
-        self.head = MixtureHead(M, K, head_widths, head, scale) if mixture else None
         self.entropy_bottleneck = EntropyBottleneck(N)
-        self.entropy_model = GaussianMixture() if mixture else GaussianConditional()
+        if mixture:
+            self.context = MixtureContext(MixtureHead(M, K, head_widths, head, scale))
+        else:
+            self.context = GaussianConditional()
 
-    def forward(self, x: Tensor) -> dict:
-        """(B, 3, H, W) -> x_hat and likelihoods; see `Codec`."""
+    def _analyse(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = self.g_a(x)
-        z = self._hyper_analysis(y)
-        z_hat, z_likelihoods = self.entropy_bottleneck(z)
-        y_hat, y_likelihoods = self.entropy_model(y, *self._distribution(z_hat))
-        x_hat = self.g_s(y_hat)
-        return {"x_hat": x_hat, "likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}
-
-    def compress(self, x: Tensor) -> dict:
-        """One image -> strings [y, z] and the shape of z."""
-        y = self.g_a(x)
-        z = self._hyper_analysis(y)
-        z_string = self.entropy_bottleneck.compress(z)
-        z_hat = self.entropy_bottleneck.quantize(z)
-        y_string = self.entropy_model.compress(y, *self._distribution(z_hat))
-        return {"strings": [y_string, z_string], "shape": tuple(z.shape[2:])}
-
-    def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> dict:
-        """Mirror of `compress`."""
-        z_hat = self.entropy_bottleneck.decompress(strings[1], shape)
-        y_hat = self.entropy_model.decompress(strings[0], *self._distribution(z_hat))
-        return {"x_hat": self.g_s(y_hat).clamp(0, 1)}
-
-    def _hyper_analysis(self, y: Tensor) -> Tensor:
-        return self.h_a(y.abs() if self.abs_y else y)
-
-    def _distribution(self, z_hat: Tensor) -> tuple[Tensor, ...]:
-        """(weights, means, scales) of the mixture, or (scales,) without it."""
-        # Kernels are chosen by strides, which encoder and decoder must not differ in.
-        psi = self.h_s(z_hat.clone(memory_format=torch.contiguous_format))
-        return (psi,) if self.head is None else self.head(psi)
+        return y, self.h_a(y.abs() if self.abs_y else y)
 
 
 def _check(K: int, gcab_after: Sequence[int], head: str, head_widths: Sequence[int], scale: str, act: str) -> None:

@@ -25,9 +25,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lic_train.entropy.bottleneck import EntropyBottleneck
+from lic_train.entropy.precision import repeatable
 from lic_train.layers.icsa import analysis, check_options, synthesis
-from lic_train.layers.multistage_context import MultistageContext, planar, repeatable
-from lic_train.models.base import Codec
+from lic_train.layers.multistage_context import MultistageContext
+from lic_train.models.base import HyperpriorCodec
 
 
 def interleave(x: Tensor, patch: int) -> Tensor:
@@ -282,7 +283,7 @@ class LaplaceNoise(nn.Module):
         return y_hat + self.table[chosen].view(y_hat.shape[1:])
 
 
-class IBLIC(Codec):
+class IBLIC(HyperpriorCodec):
     """The codec of the paper. Everything switched off, it is Tiny-LIC, parameter by parameter.
 
     ::
@@ -309,8 +310,6 @@ class IBLIC(Codec):
     Raises:
         ValueError: an option has no meaning, or needs another one.
     """
-
-    downsampling_factor = 64
 
     def __init__(
         self,
@@ -351,7 +350,7 @@ class IBLIC(Codec):
         self.compensate_y, self.restore_y = (ErrorCompensation(qecm, M, sign) for sign in (-1, 1))
         self.compensate_z, self.restore_z = (ErrorCompensation(qecm, Z, sign) for sign in (-1, 1))
         self.noise = LaplaceNoise(noise) if noise else nn.Identity()
-        self.entropy_bottleneck = EntropyBottleneck(Z)
+        self.entropy_bottleneck = EntropyBottleneck(Z, straight_through=True)
         self.context = MultistageContext(M)
 
     def _build_ends(
@@ -368,10 +367,8 @@ class IBLIC(Codec):
     def forward(self, x: Tensor) -> dict:
         """(B, 3, H, W) -> x_hat, likelihoods and, with FEnM, features; see `Codec`."""
         refined = self.extract(x)
-        y = self.compensate_y(self.g_a(refined))
-        z = self.compensate_z(self.h_a(y))
-        _, z_likelihoods = self.entropy_bottleneck(z)
-        z_hat = self.entropy_bottleneck.quantize(z)
+        y, z = self._latents(refined)
+        z_hat, z_likelihoods = self.entropy_bottleneck(z)
         y_hat, y_likelihoods = self.context(y, self._psi(z_hat))
         enhanced = self._decoded(y_hat)
         out = {"x_hat": self.assemble(enhanced), "likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}
@@ -379,35 +376,27 @@ class IBLIC(Codec):
             out["features"] = {"refined": refined, "enhanced": enhanced}
         return out
 
-    def _psi(self, z_hat: Tensor) -> Tensor:
-        """(B, 3N/2, H/64, W/64) -> (B, 2M, H/16, W/16), equal to the last bit in encoder and decoder.
+    def _latents(self, refined: Tensor) -> tuple[Tensor, Tensor]:
+        """F_r (B, C * T, h, w) -> y and z."""
+        y = self.compensate_y(self.g_a(refined))
+        return y, self.compensate_z(self.h_a(y))
 
-        Values of z_hat lie whole steps from their median, so their series is one constant per channel.
-        """
+    def _psi(self, z_hat: Tensor) -> Tensor:
+        """Values of z_hat lie whole steps from their median, so their series is one constant per channel."""
         series = rounding_error_series(self.entropy_bottleneck.medians.double())
         constant = ((series * 2**20).round() / 2**20).float()
         with repeatable(self):
-            return self.h_s(self.restore_z(planar(z_hat), constant))
+            return self.h_s(self.restore_z(z_hat, constant))
 
     def _decoded(self, y_hat: Tensor) -> Tensor:
         """(B, M, H/16, W/16) -> F_e (B, C * T, h, w)."""
         return self.enhance(self.g_s(self.restore_y(self.noise(y_hat))))
 
-    def compress(self, x: Tensor) -> dict:
-        """One image -> strings [y, z] and the shape of z."""
-        y = self.compensate_y(self.g_a(self.extract(x)))
-        z = self.compensate_z(self.h_a(y))
-        z_string = self.entropy_bottleneck.compress(z)
-        psi = self._psi(self.entropy_bottleneck.quantize(z))
-        y_string = self.context.compress(y, psi)
-        return {"strings": [y_string, z_string], "shape": tuple(z.shape[2:])}
+    def _analyse(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self._latents(self.extract(x))
 
-    def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> dict:
-        """Mirror of `compress`."""
-        z_hat = self.entropy_bottleneck.decompress(strings[1], shape)
-        psi = self._psi(z_hat)
-        y_hat = self.context.decompress(strings[0], psi)
-        return {"x_hat": self.assemble(self._decoded(y_hat)).clamp(0, 1)}
+    def _synthesise(self, y_hat: Tensor) -> Tensor:
+        return self.assemble(self._decoded(y_hat))
 
 
 def _check_switches(size: str, patch: int, levels: int, fexm: bool, needs_fexm: bool, qecm: str, noise: float) -> None:

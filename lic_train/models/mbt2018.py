@@ -16,10 +16,10 @@ import compressai.models
 
 from lic_train.entropy.autoregressive import SerialContext
 from lic_train.entropy.bottleneck import EntropyBottleneck
-from lic_train.models.base import SerialContextCodec
+from lic_train.models.base import HyperpriorCodec
 
 
-class JointAutoregressive(SerialContextCodec):
+class JointAutoregressive(HyperpriorCodec):
     """5x5 GDN transforms, Minnen's hyper transforms, one Gaussian per element."""
 
     def __init__(self, N: int, M: int) -> None:

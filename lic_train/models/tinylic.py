@@ -14,15 +14,13 @@ Legend: B batch, H W image, N M channels; y (B, M, H/16, W/16), z (B, 3N/2, H/64
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.layers.icsa import analysis, check_options, synthesis
-from lic_train.layers.multistage_context import MultistageContext, planar, repeatable
-from lic_train.models.base import Codec
+from lic_train.layers.multistage_context import MultistageContext
+from lic_train.models.base import HyperpriorCodec
 
 
-class TinyLIC(Codec):
+class TinyLIC(HyperpriorCodec):
     """The codec of the paper.
 
     ::
@@ -40,8 +38,6 @@ class TinyLIC(Codec):
         ValueError: a width or the rate has no meaning.
     """
 
-    downsampling_factor = 64
-
     def __init__(self, N: int = 128, M: int = 320, drop_path: float = 0.1) -> None:
         super().__init__()
         check_options(N, M, drop_path)
@@ -52,36 +48,5 @@ class TinyLIC(Codec):
         self.h_a = analysis((M, Z, Z), (3, 3), two, two, 3, rates[12:])
         self.h_s = synthesis((Z, Z, 2 * M), (3, 3), two, two, 3, rates[:4])
         self.g_s = synthesis((*widths[::-1], 3), (3, 3, 3, 5), four, depths[::-1], 7, rates[4:])
-        self.entropy_bottleneck = EntropyBottleneck(Z)
+        self.entropy_bottleneck = EntropyBottleneck(Z, straight_through=True)
         self.context = MultistageContext(M)
-
-    def forward(self, x: Tensor) -> dict:
-        """(B, 3, H, W) -> x_hat and likelihoods; see `Codec`."""
-        y = self.g_a(x)
-        z = self.h_a(y)
-        _, z_likelihoods = self.entropy_bottleneck(z)
-        z_hat = self.entropy_bottleneck.quantize(z)
-        y_hat, y_likelihoods = self.context(y, self._psi(z_hat))
-        x_hat = self.g_s(y_hat)
-        return {"x_hat": x_hat, "likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}
-
-    def _psi(self, z_hat: Tensor) -> Tensor:
-        """(B, 3N/2, H/64, W/64) -> (B, 2M, H/16, W/16), equal to the last bit in encoder and decoder."""
-        with repeatable(self):
-            return self.h_s(planar(z_hat))
-
-    def compress(self, x: Tensor) -> dict:
-        """One image -> strings [y, z] and the shape of z."""
-        y = self.g_a(x)
-        z = self.h_a(y)
-        z_string = self.entropy_bottleneck.compress(z)
-        psi = self._psi(self.entropy_bottleneck.quantize(z))
-        y_string = self.context.compress(y, psi)
-        return {"strings": [y_string, z_string], "shape": tuple(z.shape[2:])}
-
-    def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> dict:
-        """Mirror of `compress`."""
-        z_hat = self.entropy_bottleneck.decompress(strings[1], shape)
-        psi = self._psi(z_hat)
-        y_hat = self.context.decompress(strings[0], psi)
-        return {"x_hat": self.g_s(y_hat).clamp(0, 1)}

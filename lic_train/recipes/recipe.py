@@ -40,20 +40,30 @@ class Recipe:
         self.distortion = distortion
         self.aux_lr = float(optimizer["aux_lr"])
         self.clip_norm = float(optimizer["clip_norm"])
+        self._terms = sorted({name for stage in self.stages for name in self._weights(stage)})
 
     def stage(self, step: int) -> Stage:
         """The stage that holds ``step``; the last one from its start on."""
         return next((stage for stage in self.stages if step < stage.stop), self.stages[-1])
 
     def __call__(self, out: Out, x: Tensor, step: int) -> dict[str, Tensor]:
-        """All terms of the step's loss, unweighted, and their weighted sum under "loss"."""
-        stage = self.stage(step)
+        """The terms of all stages, unweighted, and the weighted sum of the step's own under "loss".
+
+        A term of another stage has no gradient; it is there because its curve goes on.
+        """
+        weights = self._weights(self.stage(step))
+        terms = {name: TERMS[name](out, x) for name in weights}
+        with torch.no_grad():
+            others = {name: TERMS[name](out, x) for name in self._terms if name not in weights}
+        loss = torch.stack([weight * terms[name] for name, weight in weights.items()]).sum()
+        return {**others, **terms, "loss": loss}
+
+    def _weights(self, stage: Stage) -> dict[str, float]:
+        """What each term of a stage is multiplied by, "distortion" resolved; without those that weigh nothing."""
         weights = dict(stage.loss)
         scale = weights.pop("distortion", 0.0) * self.lmbda * DISTORTION_SCALE[self.distortion]
         weights[self.distortion] = weights.get(self.distortion, 0.0) + scale
-        terms = {name: TERMS[name](out, x) for name in weights}
-        loss = torch.stack([weight * terms[name] for name, weight in weights.items()]).sum()
-        return {**terms, "loss": loss}
+        return {name: weight for name, weight in weights.items() if weight}
 
     def extra_weights(self, step: int) -> dict[str, float]:
         """Weights at ``step`` of the terms, beyond rate and distortion, that any stage has."""

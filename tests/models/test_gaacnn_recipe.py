@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from lic_train.config import RecipeSection, register_resolvers
+from lic_train.config import RecipeSection, checked, compose, register_resolvers
 from lic_train.models.base import build
 from lic_train.models.gaacnn import Options
 from lic_train.recipes.recipe import Recipe
@@ -42,6 +42,13 @@ def test_ladder_and_widths_are_the_authors() -> None:
     assert [composed(lmbda, "mse")["model"]["M"] for lmbda in ladder["mse"]] == list(theirs.values())
     assert ladder["ms_ssim"] == [18, 36, 72, 144, 288]
     assert [composed(lmbda, "ms_ssim")["model"]["M"] for lmbda in ladder["ms_ssim"]] == [192, 192, 320, 320, 320]
+
+
+@pytest.mark.parametrize("told", ["36", "1e-3", "0.00005"])
+def test_the_first_epoch_weighs_a_hundred_lambda_however_it_is_written(told) -> None:
+    options = ["model=gaacnn", "recipe=gaacnn_ms_ssim", "distortion=ms_ssim", "crop=256", f"lambda={told}"]
+    config = checked(compose(options))
+    assert config.recipe.stages[0].loss == {"bpp": 1, "mse": pytest.approx(100 * float(told))}
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,13 @@
 """Facts of IB-LIC: the counts of its specification module by module, switches, identities, bitstream and schedule."""
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lic_train.config import checked, compose
 from lic_train.losses import bpp, mse
 from lic_train.models.base import build
 from lic_train.models.iblic import (
@@ -25,18 +23,13 @@ from lic_train.models.iblic import (
     splitmix64,
 )
 from lic_train.models.tinylic import TinyLIC
+from tests.models.test_tinylic import PICTURES, assert_decoder_equals_the_evaluation, picture, spread
 
 SMALL = {"N": 32, "M": 80}
 OFF = {"fexm": False, "frm": False, "fenm": False, "crm": False, "qecm": "off"}
 
 
-@pytest.fixture(autouse=True)
-def seeded_on_one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("seeded_on_one_thread")
 
 
 # ---- size and cost: the numbers of the specification, at full width and without memory ----
@@ -346,35 +339,20 @@ def test_noise_is_laplacian_and_clipped():
 # ---- the codec ----
 
 
+@torch.no_grad()
 def small(**options: object) -> IBLIC:
     """A small network whose latents, entropy parameters and corrections vary, ready to code."""
     torch.manual_seed(0)
     model = build({"_target_": "lic_train.models.iblic.IBLIC", **SMALL, **options})
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.startswith(("compensate", "restore", "enhance.expand")):
-                parameter.add_(0.02 * torch.randn_like(parameter))
-        for net in model.context.entropy_parameters:
-            net[-1].weight.mul_(3)
-            net[-1].bias.copy_(torch.arange(2.0).flip(0).repeat_interleave(len(net[-1].bias) // 2))
+    for name, parameter in model.named_parameters():
+        if name.startswith(("compensate", "restore", "enhance.expand")):
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    spread(model.context)
     model.eval()
     model.update()
     return model
 
 
-def picture(height: int, width: int) -> Tensor:
-    """Smooth colours and some noise, (1, 3, height, width), padded up to multiples of 64 as the bitstream does."""
-    coarse = F.interpolate(torch.rand(1, 3, 6, 7), (height, width), mode="bicubic", align_corners=False)
-    x = (coarse + 0.1 * torch.rand(1, 3, height, width)).clamp(0, 1)
-    return F.pad(x, (0, -width % 64, 0, -height % 64), mode="replicate")
-
-
-PICTURES = {
-    "97x131": lambda: picture(97, 131),
-    "64x64": lambda: picture(64, 64),
-    "black": lambda: torch.zeros(1, 3, 64, 128),
-    "white": lambda: torch.ones(1, 3, 128, 64),
-}
 CASES = [
     *(({}, name) for name in PICTURES),
     ({"size": "tiny"}, "97x131"),
@@ -385,25 +363,18 @@ CASES = [
 ]
 
 
-@torch.no_grad()
 @pytest.mark.parametrize(("options", "name"), CASES)
 def test_decoder_equals_the_evaluation_to_the_last_bit(options, name):
-    model, x = small(**options), PICTURES[name]()
-    out, coded = model(x), model.compress(x)
-    decoded = model.decompress(**coded)["x_hat"]
-    assert torch.equal(decoded, out["x_hat"].clamp(0, 1))
-    assert torch.equal(model.decompress(**coded)["x_hat"], decoded)
-    # Two checksums and last words; outliers of an untrained network, at the likelihood's floor, are estimated roughly.
-    outliers = sum(int((likelihoods <= 1.001e-9).sum()) for likelihoods in out["likelihoods"].values())
-    size = 8 * sum(map(len, coded["strings"]))
-    assert size == pytest.approx(float(bpp(out, x)) * x[0, 0].numel(), rel=0.02, abs=2 * 96 + 16 * outliers)
+    assert_decoder_equals_the_evaluation(small(**options), PICTURES[name]())
 
 
 @torch.no_grad()
 def test_noise_does_not_reach_the_file():
     x = picture(64, 64)
     plain, noisy = small(), small(noise=0.05)
-    assert plain.compress(x) == noisy.compress(x)
+    coded = noisy.compress(x)
+    assert plain.compress(x) == coded
+    assert torch.equal(noisy.decompress(**coded)["x_hat"], noisy.decompress(**coded)["x_hat"])
     assert not torch.equal(plain(x)["x_hat"], noisy(x)["x_hat"])
 
 
@@ -414,23 +385,6 @@ def test_features_are_what_the_loss_compares():
     assert torch.equal(features["refined"], model.extract(x))
     assert features["enhanced"].shape == features["refined"].shape == (1, 8 * 5, 32, 64)
     assert "features" not in small(fenm=False)(x)
-
-
-@pytest.mark.parametrize("options", [{}, {"size": "tiny"}])
-def test_one_batch_is_learned(options):
-    model, x = IBLIC(**SMALL, **options, drop_path=0), picture(64, 64)
-    optimizer = torch.optim.Adam(model.net_parameters(), lr=3e-4)
-    losses = []
-    for _ in range(8):
-        out = model(x)
-        features = out["features"]
-        loss = bpp(out, x) + 435.7 * mse(out, x) + F.mse_loss(features["enhanced"], features["refined"].detach())
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.net_parameters(), 1.0)
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.6 * losses[0]
 
 
 def test_every_parameter_gets_a_gradient():
@@ -453,15 +407,3 @@ def test_bfloat16_autocast():
     assert bpp(out, x).item() == pytest.approx(bpp(plain, x).item(), rel=0.05)
     bpp(out, x).backward()
     assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
-
-
-# ---- the schedule ----
-
-
-@pytest.mark.parametrize("name", ["iblic", "iblic_tiny"])
-def test_enhancement_weighs_one_in_the_first_third(name):
-    recipe = checked(compose([f"model={name}", "data=imagenet", "steps=1200"])).make_recipe()
-    weights = [recipe.stage(step).loss.get("feature_enhancement") for step in (0, 399, 400, 1199)]
-    assert weights == [1, 1, None, None]
-    assert [recipe.stage(step).lr for step in (0, 799, 800, 1099, 1100)] == [1e-4, 1e-4, 1e-5, 1e-5, 1e-6]
-    assert all({"bpp", "distortion"} <= set(stage.loss) for stage in recipe.stages)
