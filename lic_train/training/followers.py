@@ -52,14 +52,14 @@ class Followers:
                 )
         return None
 
-    def explain(self, error: BaseException) -> BaseException:
-        """The failure behind ``error``, where that only tells that somebody no longer answers."""
+    def failure_behind(self, error: BaseException) -> TrainingError | None:
+        """`failure`, if ``error`` may only tell that somebody no longer answers."""
         patience = time.monotonic() + LOOK
         while isinstance(error, RuntimeError) and time.monotonic() < patience:
             if failure := self.failure():
                 return failure
             time.sleep(LOOK / 20)
-        return error
+        return None
 
     def kill(self) -> None:
         """End them at once; they hold nothing that could be lost."""

@@ -188,9 +188,11 @@ def joined(devices: int, nodes: int, accelerator: str, overrides: Sequence[str])
         except BaseException as error:
             if place.rank:
                 _let_the_first_speak(error)
-            cause = followers.explain(error)
+            failure = followers.failure_behind(error)
             followers.kill()
-            raise cause from error
+            if failure:
+                raise failure from error
+            raise
         followers.wait()
 
 
@@ -198,7 +200,8 @@ def _let_the_first_speak(error: BaseException) -> None:
     """Mostly the same has happened there, and this process is ended before it could repeat it."""
     if isinstance(error, Interrupted):
         sys.exit(error.exit_code)
-    time.sleep(GRACE)
+    if isinstance(error, Exception):
+        time.sleep(GRACE)
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """Ctrl-C, SIGTERM and SIGUSR1: finish the optimizer step, save, and say how to continue."""
 
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,36 +23,42 @@ EXIT_CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: INTERRUPTED, signal.SI
 
 
 class Interrupted(LicError):
-    """The run was asked to stop, and the same command continues it.
+    """Training was asked to stop and did so after a whole step, with a checkpoint behind it.
 
     Args:
         number: the signal, which gives the exit code.
-        step: the last whole step; None outside of the training.
+        step: the last whole step.
         checkpoint: of that step.
     """
 
-    def __init__(self, number: int, step: int | None = None, checkpoint: Path | None = None) -> None:
+    def __init__(self, number: int, step: int, checkpoint: Path) -> None:
         self.exit_code = EXIT_CODES[signal.Signals(number)]
         self.step, self.checkpoint = step, checkpoint
-        where = "outside of the training" if step is None else f"after step {step}"
-        saved = f"checkpoint: {checkpoint}\n" if checkpoint else ""
         super().__init__(
-            f"Stopped {where} by {signal.Signals(number).name}; nothing is lost.\n{saved}"
+            f"Stopped after step {step} by {signal.Signals(number).name}; nothing is lost.\ncheckpoint: {checkpoint}\n"
             "what to do: run the same command again, it continues from there."
         )
 
 
 @contextmanager
 def stopping_at_once() -> Iterator[None]:
-    """Before and after the training nothing need be saved: SIGTERM and SIGUSR1 end the program as they do within it."""
+    """Before and after the training nothing need be saved: SIGTERM and SIGUSR1 end the program, as Ctrl-C does.
+
+    Not by an error, which somebody might take for one of a file that was just being read; and a handler prints nothing,
+    as it may interrupt a line half printed.
+    """
+    got: list[str] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(number)
+        got.append(signal.Signals(number).name)
+        sys.exit(EXIT_CODES[signal.Signals(number)])
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
     try:
         yield
     finally:
+        for name in got[:1]:
+            say(f"Stopped by {name}; the same command goes on.", style="yellow")
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -104,7 +112,8 @@ class GracefulStop(Callback):
             raise KeyboardInterrupt
         if not self.requested:
             self.requested = number
-            say("\nStopping after this step and saving; Ctrl-C again aborts at once.", style="yellow")
+            told = "\nStopping after this step and saving; Ctrl-C again aborts at once."
+            threading.Thread(target=say, args=(told, "yellow")).start()  # this one may just be printing
 
     def _save_if_requested(self, trainer: Trainer) -> None:
         # One process of several may have got the signal: all must stop at the same step, or the others wait for ever.
