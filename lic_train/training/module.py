@@ -160,7 +160,10 @@ class LitCodec(L.LightningModule):
         self.log_dict({name if name == "step" else f"val/{name}": value for name, value in values.items()})
 
     def _code_whole_images(self) -> dict[str, float]:
-        """Means over the whole images, of which every process codes some; nothing if there are none."""
+        """Means over the whole images, of which every process codes some; nothing if there are none.
+
+        Their names, beside those of the centre crops, end in "_file" where a crop has the like.
+        """
         if self._whole_images is None:
             self._whole_images = self.trainer.datamodule.whole_images(self.bitstreams)  # type: ignore[attr-defined]
         rank, world = self.global_rank, self.trainer.world_size
@@ -168,17 +171,28 @@ class LitCodec(L.LightningModule):
         rows = [row for part in everyones(rows) for row in part]
         if not rows:
             return {}
-        bpp_file, bpp, psnr, seconds = (sum(column) / len(rows) for column in zip(*rows, strict=True))
-        gap = bpp_file / bpp - 1
-        return {"bpp_file": bpp_file, "bpp_gap": gap, "psnr_file": psnr, "seconds_per_image": seconds}
+        means = {
+            name: sum(row[name] for row in rows) / len(rows) for name in rows[0] if all(name in row for row in rows)
+        }
+        means["bpp_gap"] = means["bpp_file"] / means["bpp_estimate"] - 1
+        if "ms_ssim_file" in means:
+            means["ms_ssim_db_file"] = float(metrics.ms_ssim_db(torch.tensor(means["ms_ssim_file"])))
+        return means
 
-    def _code_image(self, x: Tensor) -> tuple[float, float, float, float]:
-        """(bpp_file, estimated bpp, PSNR, seconds) of one image (3, H, W), through the bytes of its file."""
+    def _code_image(self, x: Tensor) -> dict[str, float]:
+        """What the file of one image (3, H, W) costs and gives; MS-SSIM needs sides of 161 pixels."""
         started = time.perf_counter()
         with torch.autocast(self.device.type, enabled=False):
             data = bitstream.encode(self.model, x, fingerprint=bytes(8))
             estimate = bitstream.estimate(self.model, x)
             x_hat = bitstream.decode(self.model, data, fingerprint=bytes(8))
+        seconds = time.perf_counter() - started
         pixels = x.shape[1] * x.shape[2]
-        psnr = float(metrics.psnr(x, x_hat))
-        return 8 * len(data) / pixels, estimate.bits / pixels, psnr, time.perf_counter() - started
+        ms_ssim = metrics.ms_ssim(x, x_hat)
+        return {
+            "bpp_file": 8 * len(data) / pixels,
+            "bpp_estimate": estimate.bits / pixels,
+            "psnr_file": float(metrics.psnr(x, x_hat)),
+            **({} if ms_ssim is None else {"ms_ssim_file": float(ms_ssim)}),
+            "seconds_per_image": seconds,
+        }
