@@ -160,7 +160,7 @@ def measure_parity(arguments: argparse.Namespace, console: Console) -> dict[str,
     for seed in (config.seed, config.seed + 1):
         loop, losses = DocumentedLoop(start), []
         for step, batch in zip(track(range(steps), f"documented loop, seed {seed}"), stream, strict=False):
-            torch.manual_seed(noise_seed(seed, step, 0, 0))
+            torch.manual_seed(noise_seed(seed, step))
             losses.append(loop.step(batch["x"].float() / 255))
         curves[f"documented, seed {seed}"] = losses
     first, second = (smooth(losses) for name, losses in curves.items() if name != "ours")

@@ -121,7 +121,6 @@ class TrainerSection(Section):
     accelerator: str
     devices: PositiveInt
     num_nodes: PositiveInt
-    strategy: str
     log_every: PositiveInt
 
 

@@ -111,12 +111,6 @@ def test_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
         assert found["state_dict"]["w"].eq(found["global_step"]).all()
 
 
-def test_what_a_killed_process_left_is_swept_away(tmp_path: Path) -> None:
-    (tmp_path / ".step_00000009.ckpt.tmp").write_bytes(b"half")
-    fit(Tiny(), [Checkpoints(tmp_path, every=5)], steps=1)
-    assert names(tmp_path) == ["last.ckpt", "step_00000001.ckpt"]
-
-
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 

@@ -39,7 +39,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_machine_packages_and_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["train.py", "model=cwam"])
-    record(tmp_path)
+    record(tmp_path, [])
     found = json.loads((tmp_path / "environment.json").read_text())
     assert found["command"][1:] == ["train.py", "model=cwam"]
     assert found["packages"]["torch"].startswith(torch.__version__.partition("+")[0])
@@ -51,7 +51,7 @@ def test_machine_packages_and_command(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @needs_git
 def test_a_clean_repository(tmp_path: Path, package: Path) -> None:
-    found = record(tmp_path)["code"]
+    found = record(tmp_path, [])["code"]
     assert found["commit"] == git(package, "rev-parse", "HEAD").strip()
     assert found["dirty"] is False
     assert not (tmp_path / "dirty.diff").exists()
@@ -61,7 +61,7 @@ def test_a_clean_repository(tmp_path: Path, package: Path) -> None:
 def test_a_change_is_recorded_and_its_record_applies(tmp_path: Path, package: Path) -> None:
     (package / "__init__.py").write_text("one = 2\n")
     (package / "new.py").write_text("")
-    found = record(tmp_path)["code"]
+    found = record(tmp_path, [])["code"]
     assert found["dirty"] is True
     assert found["untracked"] == ["lic_train/new.py"]
     git(package.parent, "checkout", "-q", ".")
@@ -69,7 +69,7 @@ def test_a_change_is_recorded_and_its_record_applies(tmp_path: Path, package: Pa
     assert (package / "__init__.py").read_text() == "one = 2\n"
     git(package.parent, "checkout", "-q", ".")
     (package / "new.py").unlink()
-    record(tmp_path)
+    record(tmp_path, [])
     assert not (tmp_path / "dirty.diff").exists()
 
 
@@ -77,7 +77,7 @@ def test_a_change_is_recorded_and_its_record_applies(tmp_path: Path, package: Pa
 def test_a_huge_change_is_cut(tmp_path: Path, package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "MAX_DIFF_BYTES", 1000)
     (package / "__init__.py").write_text("x = 1\n" * 10_000)
-    record(tmp_path)
+    record(tmp_path, [])
     text = (tmp_path / "dirty.diff").read_text()
     assert 1000 < len(text) < 1200
     assert "cut at 1000" in text
@@ -89,12 +89,12 @@ def test_somebody_elses_repository_is_not_ours(tmp_path: Path, package: Path, mo
     installed.mkdir(parents=True)
     (installed / "__init__.py").write_text("")
     monkeypatch.setattr(lic_train, "__file__", str(installed / "__init__.py"))
-    assert record(tmp_path)["code"]["commit"] is None
+    assert record(tmp_path, [])["code"]["commit"] is None
 
 
 def test_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = record(tmp_path)
+    found = record(tmp_path, [])
     assert found["code"]["commit"] is None
     assert found["packages"]
 
@@ -102,8 +102,8 @@ def test_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_earlier_starts_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3):
         monkeypatch.setattr(sys, "argv", ["train.py", f"trainer.devices={number}"])
-        record(tmp_path)
+        record(tmp_path, [])
     found = json.loads((tmp_path / "environment.json").read_text())
     assert [start["command"][-1] for start in found["earlier"]] == ["trainer.devices=0", "trainer.devices=1"]
     (tmp_path / "environment.json").write_text('{"started"')
-    assert record(tmp_path)["earlier"] == []
+    assert record(tmp_path, [])["earlier"] == []

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from lightning.pytorch.utilities import rank_zero_only
 
 from lic_train.errors import ConfigError
 from lic_train.training.callbacks import AtomicCheckpointIO
@@ -274,14 +273,23 @@ def test_a_released_directory_is_free_for_others(tmp_path: Path) -> None:
     assert begin(tmp_path).status == "new"
 
 
-def test_other_ranks_neither_lock_nor_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with claim(tmp_path, CONFIG, False):
-        path = add_checkpoint(tmp_path, 40)
-        monkeypatch.setattr(rank_zero_only, "rank", 1)
-        state = claim(tmp_path, changed("lambda", 1.0), False)
-        assert (state.checkpoint, state.step) == (path, 40)
-        state.finish(50, {})
-        assert not (tmp_path / "finished.json").exists()
+def test_what_the_first_process_tells_the_others(tmp_path: Path) -> None:
+    with claim(tmp_path, CONFIG, False) as state:
+        told = ResumeState.from_plain(json.loads(json.dumps(state.plain())))
+        assert (told.run_dir, told.status, told.checkpoint, told.lock) == (tmp_path, "new", None, None)
+    path = add_checkpoint(tmp_path, 40)
+    told = ResumeState.from_plain(json.loads(json.dumps(begin(tmp_path).plain())))
+    assert (told.status, told.checkpoint, told.step) == ("resume", path, 40)
+
+
+def test_what_a_killed_process_left_half_written_is_swept_away(tmp_path: Path) -> None:
+    begin(tmp_path)
+    left = [tmp_path / ".metrics.csv.7.tmp", tmp_path / "checkpoints" / ".step_00000009.ckpt.7.tmp"]
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half")
+    begin(tmp_path)
+    assert not any(path.exists() for path in left)
 
 
 def test_checkpoints_are_real_ones(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     original = GracefulStop.on_train_batch_start
 
     def request(self, trainer, *arguments):
-        self.requested = self.requested or trainer.global_step == step
+        self.requested = signal.SIGINT if trainer.global_step == step else self.requested
         original(self, trainer, *arguments)
 
     monkeypatch.setattr(GracefulStop, "on_train_batch_start", request)

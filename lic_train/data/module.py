@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import lightning
 import rich
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from lic_train.data.images import UnreadableImage, decode
@@ -118,13 +120,13 @@ class Photographs(lightning.LightningDataModule):
         return CropLoader(crops, sampler, self.workers(), self._on_gpu())
 
     def val_dataloader(self) -> CropLoader:
-        """Centre crops of the first ``val_crops`` validation photographs, cut into equal shares for the ranks."""
+        """Centre crops of the first ``val_crops`` validation photographs, dealt out to the ranks."""
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
         count = min(self.val_crops, len(self.val))
-        share = max(count // world, 1)  # the same on every rank and never nothing, or the ranks would wait for ever
-        mine = [Sample(0, (rank + i * world) % count) for i in range(share)]
-        batches = [mine[i : i + self.val_batch] for i in range(0, len(mine), self.val_batch)]
+        mine = [Sample(0, item) for item in range(rank, count, world)]
+        longest = math.ceil(count / world)  # as many batches on every rank, the last one perhaps empty
+        batches = [mine[i : i + self.val_batch] for i in range(0, longest, self.val_batch)]
         crops = validation_crops(self.val, self.crop, self.seed, self.small)
         return CropLoader(crops, batches, 0, self._on_gpu())
 
@@ -173,7 +175,7 @@ class Photographs(lightning.LightningDataModule):
         return self._split
 
     def _is_first(self) -> bool:
-        return self.trainer is None or self.trainer.is_global_zero
+        return rank_zero_only.rank == 0  # type: ignore[attr-defined]  # known before there is a Trainer
 
     def _on_gpu(self) -> bool:
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

@@ -84,10 +84,8 @@ class EntropyBottleneck(nn.Module):
         if not self.training:
             z_hat = self.quantize(z)
             return z_hat, self.likelihood(z_hat)
-        batch, channels, height, width = z.shape
         # The channel-first order in memory is also the order in which the noise is drawn: as in CompressAI.
-        noisy = add_noise(z.transpose(0, 1).reshape(channels, 1, -1))
-        noisy = noisy.reshape(channels, batch, height, width).transpose(0, 1)
+        noisy = add_noise(z.transpose(0, 1).contiguous(), dim=1).transpose(0, 1)
         return self.quantize(z) if self.straight_through else noisy, self.likelihood(noisy)
 
     def quantize(self, z: Tensor) -> Tensor:

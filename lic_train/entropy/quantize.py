@@ -5,13 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lic_train.noise import uniform
 
-def add_noise(values: Tensor) -> Tensor:
+
+def add_noise(values: Tensor, dim: int = 0) -> Tensor:
     """Additive uniform noise U(-1/2, 1/2): the training surrogate of rounding (Balle et al. 2017, section 3).
 
-    Drawn in row-major order whatever the memory format of ``values``, so that a format never changes the noise.
+    ``dim`` counts the images.
     """
-    return values + torch.empty_like(values, memory_format=torch.contiguous_format).uniform_(-0.5, 0.5)
+    return values + uniform(values, -0.5, 0.5, dim)
 
 
 def round_to(values: Tensor, means: Tensor) -> Tensor:

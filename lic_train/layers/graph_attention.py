@@ -9,7 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lic_train.noise import uniform
+
 ADJACENCIES = ("sign", "rownorm", "full")
+DROPOUT = 0.6
 # Rows of the attention matrix made at a time: bounds the memory for large pictures, one part for all training crops.
 GRAPH_ROWS = 1024
 
@@ -38,7 +41,8 @@ class GraphLayer(nn.Module):
     def _coefficients(self, scores: Tensor, edges: Tensor) -> Tensor:
         """(B, rows, n) -> softmax over the neighbours; a node without any sees all alike, as in the code."""
         scores = F.leaky_relu(scores, 0.2).masked_fill(~edges, -9e15)
-        return F.dropout(scores.softmax(dim=2), 0.6, self.training)
+        coefficients = scores.softmax(dim=2)
+        return coefficients * (uniform(scores) >= DROPOUT) / (1 - DROPOUT) if self.training else coefficients
 
 
 class GraphAttention(nn.Module):

@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from lic_train.layers.neighborhood_attention import HEAD_CHANNELS, NeighborhoodAttention
+from lic_train.noise import uniform
 
 
 def drop_path(x: Tensor, rate: float) -> Tensor:
     """Zero whole samples of (B, ...) with probability ``rate``, scale the others by 1 / (1 - rate)."""
     if rate == 0:
         return x
-    keep = x.new_empty(x.shape[0], *(1,) * (x.dim() - 1)).bernoulli_(1 - rate)
+    keep = uniform(x.new_empty(x.shape[0], *(1,) * (x.dim() - 1))) >= rate
     return x * keep / (1 - rate)
 
 

@@ -38,6 +38,7 @@ from lic_train.entropy.precision import in_float64
 from lic_train.entropy.quantize import add_noise
 from lic_train.layers.graph_attention import ADJACENCIES, GraphAttention
 from lic_train.models.base import HyperpriorCodec
+from lic_train.noise import uniform
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
 LEGAL = {
@@ -357,7 +358,7 @@ class Synthesis(nn.Module):
 
 def universal(values: Tensor, width: Tensor | float) -> Tensor:
     """``round(values + u) - u``, u uniform of that width, straight-through (Choi et al. 2019)."""
-    u = (torch.rand_like(values, memory_format=torch.contiguous_format) - 0.5) * width
+    u = uniform(values, -0.5, 0.5) * width
     return values + (torch.round(values + u) - u - values).detach()
 
 

@@ -12,16 +12,18 @@ from lic_train.config import RunConfig
 from lic_train.data.module import Photographs
 from lic_train.evaluate import evaluate_run, show
 from lic_train.evaluate.sets import open_images
-from lic_train.training.console import say
+from lic_train.training.console import is_first_process, say
 from lic_train.training.run_directory import ResumeState
 
 
 def close(config: RunConfig, run: ResumeState, data: Photographs) -> int:
-    """Evaluate the best model, unless that has been done, and tell where everything lies.
+    """In the first process, evaluate the best model, unless that has been done, and tell where everything lies.
 
     Returns:
         0, or 1 if a decoded picture is not the encoder's.
     """
+    if not is_first_process():
+        return 0
     if run.finished:
         say(f"This run is finished at step {run.results.get('step', config.steps)}; nothing is left to train.", "green")
         say("To train it anew: fresh=true (moves this one aside), or name=... (another directory)")

@@ -14,7 +14,6 @@ import torch
 
 import lic_train
 from lic_train import atomic
-from lic_train.training.console import is_first_process
 
 NAME = "environment.json"
 DIFF_NAME = "dirty.diff"
@@ -23,11 +22,20 @@ GIT_SECONDS = 20
 RECORDED_VARIABLES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "WORLD_SIZE")
 
 
-def record(run_dir: Path) -> dict[str, Any]:
+def about_this_process(rank: int, overrides: list[str]) -> dict[str, Any]:
+    """One of the processes that train a run together."""
+    return {"rank": rank, "host": platform.node(), "pid": os.getpid(), "overrides": overrides}
+
+
+def record(run_dir: Path, processes: list[dict[str, Any]]) -> dict[str, Any]:
     """Write ``environment.json``, and ``dirty.diff`` if the code differs from its commit; returns what was written.
 
     A continued run writes them anew and keeps a short note of the earlier starts under "earlier". Nothing is asked of
-    the network; what cannot be found out is null. Of several processes that train together only the first one writes.
+    the network; what cannot be found out is null.
+
+    Args:
+        run_dir: where it goes.
+        processes: `about_this_process` of each.
 
     Raises:
         OSError: the directory is not writable.
@@ -37,6 +45,7 @@ def record(run_dir: Path) -> dict[str, Any]:
     content: dict[str, Any] = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": [sys.executable, *sys.argv],
+        "processes": processes,
         "code": code,
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -48,9 +57,8 @@ def record(run_dir: Path) -> dict[str, Any]:
         "packages": _packages(),
         "earlier": _earlier(path),
     }
-    if is_first_process():
-        atomic.replace_text(path, json.dumps(content, indent=1) + "\n")
-        _write_or_remove(path.with_name(DIFF_NAME), diff)
+    atomic.replace_text(path, json.dumps(content, indent=1) + "\n")
+    _write_or_remove(path.with_name(DIFF_NAME), diff)
     return content
 
 

@@ -14,11 +14,10 @@ from urllib.parse import urlsplit
 
 import wandb
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
 
 from lic_train import atomic
 from lic_train.errors import ConfigError
-from lic_train.training.console import is_first_process, reason, say
+from lic_train.training.console import reason, say
 
 KINDS = ("csv", "wandb", "tensorboard")
 CSV_NAME = "metrics.csv"
@@ -58,7 +57,7 @@ def finish(loggers: list[Logger], exit_code: int) -> None:
     for logger in loggers:
         if isinstance(logger, CsvLogger):
             logger.close()
-        elif isinstance(logger, WandbLogger) and is_first_process():
+        elif isinstance(logger, WandbLogger):
             logger.experiment.finish(exit_code=exit_code)
 
 
@@ -95,7 +94,6 @@ class CsvLogger(Logger):
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """The configuration lies in the run directory already."""
 
-    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Write or complete the row of ``step`` (the last row's, if None)."""
         if self._file is None:
@@ -195,8 +193,6 @@ def wandb_logger(run_dir: Path, *, config: dict[str, Any], group: str, tags: lis
         "resume": "allow",
         "reinit": "finish_previous",
     }
-    if not is_first_process():
-        return WandbLogger(offline=True)  # never used: Lightning logs on the first process only
     run = _start_run({**arguments, "id": _run_id(run_dir)}, float(options.get("init_timeout", 30)))
     run.define_metric(STEP_AXIS)
     run.define_metric("*", step_metric=STEP_AXIS, step_sync=True)

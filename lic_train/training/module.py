@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
+from contextlib import AbstractContextManager
 from typing import Any
 
 import lightning as L
@@ -14,9 +15,11 @@ from torch.optim import Adam
 
 from lic_train import bitstream, metrics
 from lic_train.models.base import Codec
+from lic_train.noise import part_of_batch
 from lic_train.recipes.recipe import Recipe
 from lic_train.training.compilation import compiled
 from lic_train.training.optim import clip_net, make_optimizer, set_learning_rate
+from lic_train.training.ranks import check_equal_weights, everyones
 
 Batch = dict[str, Any]
 
@@ -58,25 +61,41 @@ class LitCodec(L.LightningModule):
         self.network = compiled(self.model) if compile else self.model.__call__
         self.bitstreams = bitstreams
         self._whole_images: list[tuple[str, Tensor]] | None = None
+        self._terms: list[Tensor] = []  # of the micro-batches of this step
+        self._validated: list[tuple[int, dict[str, float]]] = []  # images, and their mean terms
         self._coding = contextlib.ExitStack()
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Forward, loss, and the auxiliary loss of the quantiles."""
-        micro_batch = batch_idx % self.trainer.accumulate_grad_batches
-        torch.manual_seed(noise_seed(self.seed, self.global_step, micro_batch, self.global_rank))
         x = batch["x"]
-        out = self.network(x)
+        micro_batch = batch_idx % self.trainer.accumulate_grad_batches
+        torch.manual_seed(noise_seed(self.seed, self.global_step))
+        with self._part_of_batch(micro_batch, len(x)):
+            out = self.network(x)
         terms = self.recipe(out, x, self.global_step)
         aux = self.model.aux_loss()
-        self._log_step(terms, aux)
+        self._log_step(micro_batch, {**terms, "aux": aux})
         return {**{name: term.detach() for name, term in terms.items()}, "loss": terms["loss"] + aux}
 
-    def _log_step(self, terms: dict[str, Tensor], aux: Tensor) -> None:
-        values: dict[str, Tensor | float] = {f"train/{name}": term.detach() for name, term in terms.items()}
-        if "mse" in terms:
-            values["train/psnr"] = -10 * terms["mse"].detach().log10()
+    def _part_of_batch(self, micro_batch: int, images: int) -> AbstractContextManager[None]:
+        """Place this process's images in the batch of the step, as `lic_train.data.stream` deals them out."""
+        world = self.trainer.world_size
+        parts = world * self.trainer.accumulate_grad_batches
+        if parts == 1:
+            return contextlib.nullcontext()
+        first = micro_batch * images * world + self.global_rank
+        positions = first + world * torch.arange(images, device=self.device)
+        return part_of_batch(positions, images * parts)
+
+    def _log_step(self, micro_batch: int, terms: dict[str, Tensor]) -> None:
+        """Log the means over all processes and over the micro-batches of the step so far."""
+        self._terms = [*self._terms[:micro_batch], torch.stack([term.detach() for term in terms.values()])]
+        means = self.trainer.strategy.reduce(torch.stack(self._terms).mean(0), reduce_op="mean")
+        values: dict[str, Tensor | float] = {f"train/{n}": mean for n, mean in zip(terms, means, strict=True)}
+        if "train/mse" in values:
+            values["train/psnr"] = -10 * values["train/mse"].log10()  # type: ignore[union-attr]
         stage = self.recipe.stage(self.global_step)
-        values |= {"train/aux": aux.detach(), "train/lr": stage.lr, "train/stage": self.recipe.stages.index(stage)}
+        values |= {"train/lr": stage.lr, "train/stage": self.recipe.stages.index(stage)}
         values |= {f"train/{name}_weight": w for name, w in self.recipe.extra_weights(self.global_step).items()}
         # The step after this one: Lightning would count rows from 0.
         self.log_dict({**values, "step": float(self.global_step + 1)})
@@ -107,44 +126,73 @@ class LitCodec(L.LightningModule):
         return optimizer  # type: ignore[return-value]
 
     def on_validation_epoch_start(self) -> None:
-        """Solve the quantiles and build the tables; `on_validation_epoch_end` puts the training state back."""
+        """Solve the quantiles and build the tables; `on_validation_epoch_end` puts the training state back.
+
+        Raises:
+            TrainingError: the processes hold different weights.
+        """
+        check_equal_weights(self.model)
+        self._validated = []
         self._coding.enter_context(self.model.ready_to_code())
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The recipe's terms with the bitstream's quantiser, in float32, on centre crops."""
+        """The recipe's terms with the bitstream's quantiser, in float32, on centre crops; a batch may be empty."""
         x = batch["x"]
+        if len(x) == 0:  # of a process with fewer images than others
+            return
         with torch.autocast(self.device.type, enabled=False):
             out = self.model(x)
             terms = self.recipe(out, x, self.global_step)
-        psnr = torch.stack([metrics.psnr(a, b) for a, b in zip(x, out["x_hat"], strict=True)]).mean()
-        values = {f"val/{name}": term for name, term in terms.items()} | {"val/psnr": psnr}
-        self.log_dict(values, batch_size=len(x), on_epoch=True, sync_dist=True)
-        self.log("step", float(self.global_step), batch_size=len(x))
+        terms["psnr"] = torch.stack([metrics.psnr(a, b) for a, b in zip(x, out["x_hat"], strict=True)]).mean()
+        self._validated.append((len(x), {name: float(term) for name, term in terms.items()}))
 
     def on_validation_epoch_end(self) -> None:
-        """Code a few whole images for real, then restore the training state."""
+        """Code a few whole images for real, then restore the training state; log the means over all processes."""
         try:
-            self._validate_bitstreams()
+            coded = self._code_whole_images()
         finally:
             self._coding.close()
+        batches = [batch for part in everyones(self._validated) for batch in part]
+        count = sum(images for images, _ in batches)
+        names = batches[0][1]
+        means = {name: sum(images * terms[name] for images, terms in batches) / count for name in names}
+        values = means | coded | {"step": float(self.global_step)}
+        self.log_dict({name if name == "step" else f"val/{name}": value for name, value in values.items()})
 
-    def _validate_bitstreams(self) -> None:
+    def _code_whole_images(self) -> dict[str, float]:
+        """Means over the whole images, of which every process codes some; nothing if there are none.
+
+        Their names, beside those of the centre crops, end in "_file" where a crop has the like.
+        """
         if self._whole_images is None:
             self._whole_images = self.trainer.datamodule.whole_images(self.bitstreams)  # type: ignore[attr-defined]
-        if not self._whole_images:
-            return
-        started = time.perf_counter()
-        rows = [self._code_image(image.to(self.device).float() / 255) for _, image in self._whole_images]
-        bpp_file, bpp, psnr = (sum(column) / len(rows) for column in zip(*rows, strict=True))
-        seconds = (time.perf_counter() - started) / len(rows)
-        names = ("val/bpp_file", "val/bpp_gap", "val/psnr_file", "val/seconds_per_image")
-        self.log_dict(dict(zip(names, (bpp_file, bpp_file / bpp - 1, psnr, seconds), strict=True)), sync_dist=True)
+        rank, world = self.global_rank, self.trainer.world_size
+        rows = [self._code_image(image.to(self.device).float() / 255) for _, image in self._whole_images[rank::world]]
+        rows = [row for part in everyones(rows) for row in part]
+        if not rows:
+            return {}
+        means = {
+            name: sum(row[name] for row in rows) / len(rows) for name in rows[0] if all(name in row for row in rows)
+        }
+        means["bpp_gap"] = means["bpp_file"] / means["bpp_estimate"] - 1
+        if "ms_ssim_file" in means:
+            means["ms_ssim_db_file"] = float(metrics.ms_ssim_db(torch.tensor(means["ms_ssim_file"])))
+        return means
 
-    def _code_image(self, x: Tensor) -> tuple[float, float, float]:
-        """(bpp_file, estimated bpp, PSNR) of one image (3, H, W), through the bytes of its file."""
+    def _code_image(self, x: Tensor) -> dict[str, float]:
+        """What the file of one image (3, H, W) costs and gives; MS-SSIM needs sides of 161 pixels."""
+        started = time.perf_counter()
         with torch.autocast(self.device.type, enabled=False):
             data = bitstream.encode(self.model, x, fingerprint=bytes(8))
             estimate = bitstream.estimate(self.model, x)
             x_hat = bitstream.decode(self.model, data, fingerprint=bytes(8))
+        seconds = time.perf_counter() - started
         pixels = x.shape[1] * x.shape[2]
-        return 8 * len(data) / pixels, estimate.bits / pixels, float(metrics.psnr(x, x_hat))
+        ms_ssim = metrics.ms_ssim(x, x_hat)
+        return {
+            "bpp_file": 8 * len(data) / pixels,
+            "bpp_estimate": estimate.bits / pixels,
+            "psnr_file": float(metrics.psnr(x, x_hat)),
+            **({} if ms_ssim is None else {"ms_ssim_file": float(ms_ssim)}),
+            "seconds_per_image": seconds,
+        }

@@ -1,9 +1,11 @@
 """One directory, one run: the same command continues it; another configuration or a second process is refused."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -12,9 +14,9 @@ from typing import Any, Literal
 import yaml
 
 from lic_train import atomic
-from lic_train.errors import ConfigError
+from lic_train.errors import ConfigError, TrainingError
 from lic_train.training.callbacks.checkpoints import newest_intact, step_of
-from lic_train.training.console import is_first_process, reason, say
+from lic_train.training.console import reason, say
 
 CONFIG = Path(".hydra/config.yaml")
 OVERRIDES = Path(".hydra/overrides.yaml")
@@ -111,9 +113,19 @@ class ResumeState:
 
     def finish(self, step: int, results: dict[str, Any]) -> None:
         """Mark the run as done: the same command will say so instead of training. ``results`` are plain values."""
-        if is_first_process():
-            content = json.dumps({"step": step, "results": results}, indent=1)
-            atomic.replace_text(self.run_dir / FINISHED, content + "\n")
+        content = json.dumps({"step": step, "results": results}, indent=1)
+        atomic.replace_text(self.run_dir / FINISHED, content + "\n")
+
+    def plain(self) -> dict[str, Any]:
+        """What the first process tells the others, which hold no lock."""
+        checkpoint = str(self.checkpoint) if self.checkpoint else None
+        return {"run_dir": str(self.run_dir), "status": self.status, "checkpoint": checkpoint, "step": self.step}
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> "ResumeState":
+        """What `plain` gave in the first process."""
+        checkpoint = Path(plain["checkpoint"]) if plain["checkpoint"] else None
+        return cls(Path(plain["run_dir"]), plain["status"], checkpoint, plain["step"])
 
     def release(self) -> None:
         """Let another process use the directory."""
@@ -142,14 +154,13 @@ def claim(run_dir: Path, config: dict[str, Any], fresh: bool, overrides: list[st
         ConfigError: the directory cannot be used, is in use, or holds a run with another configuration.
     """
     run_dir = Path(run_dir)
-    if not is_first_process():  # the first process holds the lock and does the writing
-        return ResumeState(run_dir, "new") if fresh else _state(run_dir, None)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         lock = RunLock(run_dir)
         try:
             if fresh and any(entry.name != LOCK for entry in run_dir.iterdir()):
                 lock = _move_aside(run_dir, lock)
+            _sweep(run_dir)
             _check_or_write(run_dir, _plain(config), overrides or [])
             return _state(run_dir, lock)
         except BaseException:
@@ -159,6 +170,24 @@ def claim(run_dir: Path, config: dict[str, Any], fresh: bool, overrides: list[st
         raise ConfigError(
             f"The run directory {run_dir} cannot be used.\nexpected: a writable directory with free space\n"
             f"got: {reason(error)}\nwhat to do: free the place, or choose another with output=..."
+        ) from error
+
+
+@contextlib.contextmanager
+def full_disk_told(run_dir: Path) -> Iterator[None]:
+    """Whatever was being written when the disk was full: files are replaced whole, so the run can go on from them.
+
+    Raises:
+        TrainingError: the disk is full, or the file larger than this process may write.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise TrainingError(
+            f"A file of {run_dir} could not be written.\nexpected: a disk with free space\ngot: {reason(error)}\n"
+            "what to do: make room and run the same command again, which continues from the newest checkpoint"
         ) from error
 
 
@@ -209,7 +238,7 @@ def _unreadable(file: Path, got: str) -> ConfigError:
     )
 
 
-def _state(run_dir: Path, lock: RunLock | None) -> ResumeState:
+def _state(run_dir: Path, lock: RunLock) -> ResumeState:
     if (done := _finished(run_dir)) is not None:
         return ResumeState(run_dir, "finished", step=done["step"], results=done["results"], lock=lock)
     checkpoint = newest_intact(run_dir / CHECKPOINTS)
@@ -228,6 +257,12 @@ def _finished(run_dir: Path) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError) as error:
         say(f"{run_dir / FINISHED} cannot be read ({reason(error)}): the run counts as not finished", "yellow")
         return None
+
+
+def _sweep(run_dir: Path) -> None:
+    """Remove what a killed process left half written; nobody else writes here now."""
+    for leftover in run_dir.rglob(atomic.TEMPORARY):
+        leftover.unlink(missing_ok=True)
 
 
 def _move_aside(run_dir: Path, lock: RunLock) -> RunLock:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
-import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import lightning as L
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy
 from rich import get_console
 from rich.table import Table
 
@@ -25,30 +28,59 @@ from lic_train.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpo
 from lic_train.training.callbacks.data_watch import DataWatch
 from lic_train.training.callbacks.ema import WeightAveraging
 from lic_train.training.callbacks.guard import NonFiniteGuard
-from lic_train.training.callbacks.interrupt import GracefulStop
+from lic_train.training.callbacks.interrupt import GracefulStop, stopping_at_once
 from lic_train.training.callbacks.pictures import Pictures
 from lic_train.training.callbacks.progress import ProgressBar
-from lic_train.training.environment import record
+from lic_train.training.callbacks.rate_distortion import RateDistortion
+from lic_train.training.console import is_first_process
+from lic_train.training.environment import about_this_process, record
 from lic_train.training.loggers import build_loggers, finish
 from lic_train.training.module import LitCodec
-from lic_train.training.run_directory import ResumeState, claim
+from lic_train.training.ranks import joined
+from lic_train.training.run_directory import ResumeState, claim, difference, full_disk_told
 
 
-def claim_directory(config: RunConfig) -> ResumeState:
-    """Take the run directory and note what this run is made of; see `claim`.
+@contextmanager
+def claim_directory(config: RunConfig) -> Iterator[ResumeState]:
+    """Bring the processes of the run together; the first one takes the directory and notes what the run is made of.
 
     Raises:
         ConfigError: the directory is not writable, in use, or holds a run with another configuration.
+        TrainingError: another process of the run ended.
     """
-    run = claim(Path(config.output), config.plain(), config.fresh, sys.argv[1:])
-    if not run.finished:
-        record(run.run_dir)
-    return run
+    overrides = list(HydraConfig.get().overrides.task)  # of this job; the command line may be a whole sweep
+    trainer = config.trainer
+    stopped, full = stopping_at_once(), full_disk_told(Path(config.output))
+    with stopped, full, joined(trainer.devices, trainer.num_nodes, trainer.accelerator, overrides) as ranks:
+        _check_that_all_are_equal(ranks.gather("configuration", config.plain()))
+        processes = ranks.gather("process", about_this_process(ranks.rank, overrides))
+        if ranks.is_first:
+            with claim(Path(config.output), config.plain(), config.fresh, overrides) as run:
+                if not run.finished:
+                    record(run.run_dir, processes)
+                ranks.gather("run", run.plain())
+                yield run
+        else:
+            yield ResumeState.from_plain(ranks.gather("run", {})[0])
+
+
+def _check_that_all_are_equal(configurations: list[dict[str, Any]]) -> None:
+    """No process may ever train another lambda, whoever started it."""
+    first = configurations[0]
+    for rank, other in enumerate(configurations):
+        if lines := difference(first, other):
+            raise ConfigError(
+                f"Process {rank} was started with another configuration.\nexpected: that of process 0\n"
+                "got (process 0 -> this one):\n  " + "\n  ".join(lines) + "\nwhat to do: start all with one command"
+            )
 
 
 @contextmanager
 def loggers(config: RunConfig, run: ResumeState) -> Iterator[list[Logger]]:
-    """The run's loggers, closed with an exit code that tells a crash from a success."""
+    """The run's loggers, closed with an exit code that tells a crash from a success; the first process has them all."""
+    if not is_first_process():
+        yield []
+        return
     tags = [config.model_name, config.distortion, f"lambda={config.lmbda:g}", config.data_name]
     group = config.model_name
     active = build_loggers(
@@ -108,12 +140,18 @@ def make_data(config: RunConfig) -> Photographs:
 def make_trainer(config: RunConfig, run: ResumeState, active: list[Logger], data: Photographs) -> L.Trainer:
     """A Trainer that counts steps, not epochs: the training stream is endless."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the start table says it better
+    for told in (
+        ".*sync_dist=True",
+        "The `srun` command",
+    ):  # what is logged is of all processes; srun may but need not be
+        warnings.filterwarnings("ignore", message=told)
     run_dir = run.run_dir
     every = min(config.validate_.every, config.steps)
     callbacks: list[L.Callback] = [
         DataWatch(run_dir),
         NonFiniteGuard(run_dir),
         Pictures(run_dir / "pictures", lambda: data.whole_images(1)),
+        RateDistortion(run_dir / "pictures", f"{config.model_name}, lambda {config.lmbda:g}", config.eval.name),
         Checkpoints(
             run_dir / "checkpoints",
             every=config.checkpoint.every,
@@ -128,7 +166,7 @@ def make_trainer(config: RunConfig, run: ResumeState, active: list[Logger], data
         accelerator=config.trainer.accelerator,
         devices=config.trainer.devices,
         num_nodes=config.trainer.num_nodes,
-        strategy=config.trainer.strategy,
+        strategy=_distributed() if config.trainer.devices * config.trainer.num_nodes > 1 else "auto",
         precision=precision(config.precision, config.trainer.accelerator),
         max_steps=config.steps,
         max_epochs=-1,
@@ -139,13 +177,23 @@ def make_trainer(config: RunConfig, run: ResumeState, active: list[Logger], data
         log_every_n_steps=min(config.trainer.log_every, config.steps),
         logger=active,
         callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
+        # The processes are there, see `joined`; and Lightning's own requeueing by Slurm would write other checkpoints.
+        plugins=[AtomicCheckpointIO(), LightningEnvironment()],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
         default_root_dir=run_dir,
     )
+
+
+def _distributed() -> DDPStrategy:
+    """Every parameter of every model gets a gradient in every step of every stage, so nothing need be searched for.
+
+    Where a stage drops a loss term, as IB-LIC's does, the layers of that term still are on the way to x_hat. Buffers
+    follow the first process: batch statistics are what it saves. A static graph would not bear a change of the loss.
+    """
+    return DDPStrategy(find_unused_parameters=False, gradient_as_bucket_view=True)
 
 
 def precision(option: str, accelerator: str) -> Literal["32-true", "bf16-mixed"]:
@@ -160,7 +208,9 @@ def precision(option: str, accelerator: str) -> Literal["32-true", "bf16-mixed"]
 
 
 def show_start(config: RunConfig, model: Codec, trainer: L.Trainer, data: Photographs) -> None:
-    """Print what will be trained, on what, for how long, and where it goes."""
+    """Print what will be trained, on what, for how long, and where it goes; in the first process."""
+    if not is_first_process():
+        return
     about = Table(show_header=False, box=None, padding=(0, 1))
     about.add_column()
     about.add_column(overflow="fold")

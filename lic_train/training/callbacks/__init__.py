@@ -1,10 +1,10 @@
 """What surrounds the training step, one subject a file.
 
 Lightning calls the hooks in the order of the trainer's list, and the order matters: ``DataWatch``, ``NonFiniteGuard``,
-``Pictures``, ``Checkpoints``, ``WeightAveraging``, ``ProgressBar``, ``GracefulStop``. What exports or draws the model
-after a validation stands before the averaging, which puts the trained weights back; what saves or draws stands before
-the bar, which takes the time between batches that is left for a wait for data; and the stop comes when all others are
-done with the step.
+``Pictures``, ``RateDistortion``, ``Checkpoints``, ``WeightAveraging``, ``ProgressBar``, ``GracefulStop``. What exports
+or draws the model after a validation stands before the averaging, which puts the trained weights back; what saves or
+draws stands before the bar, which takes the time between batches that is left for a wait for data; and the stop comes
+when all others are done with the step.
 """
 
 from lic_train.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints, newest_intact
@@ -14,6 +14,7 @@ from lic_train.training.callbacks.guard import NonFiniteGuard
 from lic_train.training.callbacks.interrupt import GracefulStop, Interrupted
 from lic_train.training.callbacks.pictures import Pictures
 from lic_train.training.callbacks.progress import ProgressBar
+from lic_train.training.callbacks.rate_distortion import RateDistortion
 
 __all__ = [
     "AtomicCheckpointIO",
@@ -24,6 +25,7 @@ __all__ = [
     "NonFiniteGuard",
     "Pictures",
     "ProgressBar",
+    "RateDistortion",
     "WeightAveraging",
     "newest_intact",
 ]

@@ -152,11 +152,8 @@ class Checkpoints(Callback):
         self._saved_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin at the step that was resumed, and sweep away what a killed process left half written."""
+        """Begin at the step that was resumed."""
         self._saved_step = trainer.global_step
-        if trainer.is_global_zero:
-            for leftover in self.directory.glob(atomic.TEMPORARY):
-                leftover.unlink(missing_ok=True)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Save when a step is due, unless a validation of this very step still follows."""

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image
 from torch import Tensor
 
@@ -49,8 +49,7 @@ class Pictures(Callback):
         except OSError as error:
             say(f"The picture {path} could not be written: {reason(error)}", style="yellow")
             return
-        for logger in trainer.loggers:
-            _log(logger, path, trainer.global_step)
+        log_picture(trainer, KEY, path)
 
 
 @torch.no_grad()
@@ -76,9 +75,12 @@ def _draw(path: Path, model: Codec, name: str, image: Tensor, device: torch.devi
     )
 
 
-def _log(logger: Logger, path: Path, step: int) -> None:
-    if isinstance(logger, WandbLogger):
-        logger.log_image(KEY, [str(path)], step=step)
-    elif isinstance(logger, TensorBoardLogger):
-        with Image.open(path) as picture:
-            logger.experiment.add_image(KEY, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+def log_picture(trainer: Trainer, key: str, path: Path) -> None:
+    """Hand a PNG to the loggers that show pictures."""
+    step = trainer.global_step
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(key, [str(path)], step=step)
+        elif isinstance(logger, TensorBoardLogger):
+            with Image.open(path) as picture:
+                logger.experiment.add_image(key, np.asarray(picture.convert("RGB")), step, dataformats="HWC")

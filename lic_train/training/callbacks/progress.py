@@ -118,10 +118,13 @@ class ProgressBar(Callback):
         """The wait for the batch is over."""
         self.pace.data_arrived()
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Show the new numbers, if the last ones have stood long enough."""
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Log the speed; show the new numbers, if the last ones have stood long enough."""
         ended = step_ended(trainer)
         self.pace.batch_done(ended)
+        if ended:
+            speed = self.pace.steps_per_second * self.batch_size
+            pl_module.log_dict({"train/images_per_second": speed, "train/waiting_share": self.pace.waiting_share})
         self._values.append(_pick(trainer, "train/", TRAINING_LABELS))
         pause = BAR_SECONDS if self._bar else LINE_SECONDS
         is_last = trainer.global_step == trainer.max_steps

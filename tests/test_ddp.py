@@ -1,0 +1,284 @@
+"""Two processes train as one: the same losses, the same validation, the same weights; and none outlives the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+from lightning.pytorch.strategies import DDPStrategy
+
+from lic_train.errors import ConfigError
+from lic_train.training import setup
+from lic_train.training.callbacks.interrupt import INTERRUPTED, GracefulStop
+from lic_train.training.ranks import find_place, joined
+from tests.small_runs import (
+    Forked,
+    assert_equal_state,
+    column,
+    command_line,
+    in_ranks,
+    last_checkpoint,
+    make_photographs,
+    overrides,
+    run_here,
+)
+
+DDP = ("trainer=ddp", "trainer.devices=2", "validate.bitstreams=3")
+FAST = "recipe.stages=[{name: main, share: 1, lr: 1.0e-3}]"  # so that six steps change something
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine, three of them for validation: one process gets two of these, the other one."""
+    return make_photographs(tmp_path_factory.mktemp("data") / "photographs")
+
+
+def train_and_tell(command: list[str]) -> dict[str, Any]:
+    """Train in this process, of which nothing may be left; tell the weights and the images of a step."""
+    kept: dict[str, Any] = {}
+    make_module, step = setup.make_module, setup.LitCodec.training_step
+
+    def keep(*arguments: Any) -> Any:
+        kept["module"] = make_module(*arguments)
+        return kept["module"]
+
+    def counted(self: Any, batch: Any, batch_idx: int) -> Any:
+        kept["images"] = len(batch["x"])
+        return step(self, batch, batch_idx)
+
+    setup.make_module, setup.LitCodec.training_step = keep, counted  # type: ignore[assignment, method-assign]
+    before = dict(os.environ)
+    assert run_here(command) == 0
+    assert dict(os.environ) == before
+    assert not dist.is_initialized()
+    weights = {name: value.clone().numpy() for name, value in kept["module"].state_dict().items()}
+    return {"weights": weights, "images": kept["images"]}
+
+
+def in_two(command: list[str], folder: Path) -> list[dict[str, Any]]:
+    folder.mkdir()
+    return [rank.result() for rank in in_ranks(lambda: train_and_tell(command), folder)]
+
+
+@pytest.fixture(scope="module")
+def single(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One process."""
+    folder = tmp_path_factory.mktemp("single")
+    Forked(
+        lambda: run_here(overrides(photographs, folder / "run", "validate.bitstreams=3", FAST)), folder / "log"
+    ).result()
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def double(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """The same run in two."""
+    folder = tmp_path_factory.mktemp("double")
+    return folder / "run", in_two(overrides(photographs, folder / "run", *DDP, FAST), folder / "ranks")
+
+
+def assert_same_curve(a: Path, b: Path) -> None:
+    for name in ("train/loss", "train/bpp", "train/mse", "train/psnr", "train/aux", "train/grad_norm", "val/loss"):
+        assert column(a, name) == pytest.approx(column(b, name), rel=2e-5), name
+    assert column(a, "val/loss")[0] != pytest.approx(column(a, "val/loss")[1], rel=1e-2)
+
+
+def test_two_processes_are_one_with_the_whole_batch(single: Path, double: tuple[Path, list[dict[str, Any]]]) -> None:
+    assert [rank["images"] for rank in double[1]] == [2, 2]
+    assert_same_curve(single, double[0])
+
+
+def test_micro_batches_are_one_with_the_whole_batch(single: Path, photographs: Path, tmp_path: Path) -> None:
+    Forked(lambda: run_here(overrides(photographs, tmp_path / "run", "accumulate=2", FAST)), tmp_path / "log").result()
+    assert_same_curve(single, tmp_path / "run")
+
+
+def test_both_processes_end_with_equal_weights(double: tuple[Path, list[dict[str, Any]]]) -> None:
+    run, (first, second) = double
+    saved = {name: value.numpy() for name, value in last_checkpoint(run)["state_dict"].items()}
+    assert saved.keys() == first["weights"].keys() == second["weights"].keys()
+    for name, value in saved.items():
+        assert value.tobytes() == first["weights"][name].tobytes() == second["weights"][name].tobytes()
+
+
+def test_validation_is_that_of_one_process(single: Path, double: tuple[Path, list[dict[str, Any]]]) -> None:
+    """Three pictures for two processes; before the first step the weights are equal, so nothing hides in them."""
+    for name in ("val/loss", "val/bpp", "val/mse", "val/psnr", "val/bpp_file", "val/bpp_gap", "val/psnr_file"):
+        assert column(double[0], name) == pytest.approx(column(single, name), rel=2e-5), name
+    one, two = (json.loads((run / "eval" / "heldout.json").read_text()) for run in (single, double[0]))
+    assert two["image_list_sha256"] == one["image_list_sha256"]
+
+
+def stopped_at(step: int, command: list[str]) -> int:
+    """A run of which only rank 1 hears the signal."""
+    started = GracefulStop.on_train_batch_start
+
+    def signalled(self: Any, trainer: Any, *arguments: Any) -> None:
+        if trainer.global_rank == 1 and trainer.global_step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        started(self, trainer, *arguments)
+
+    GracefulStop.on_train_batch_start = signalled  # type: ignore[method-assign]
+    return run_here(command)
+
+
+def test_a_signal_to_one_process_stops_both_and_the_same_command_goes_on(
+    photographs: Path, double: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    command = overrides(photographs, tmp_path / "run", *DDP, FAST)
+    ranks = in_ranks(lambda: stopped_at(3, command), tmp_path)
+    assert [rank.wait() for rank in ranks] == [INTERRUPTED, INTERRUPTED]
+    assert "after step 4" in (tmp_path / "rank_0.txt").read_text()
+    assert "Stopped" not in (tmp_path / "rank_1.txt").read_text()
+    assert last_checkpoint(tmp_path / "run")["global_step"] == 4
+    in_two(command, tmp_path / "again")
+    assert_equal_state(tmp_path / "run", double[0])
+    assert column(tmp_path / "run", "train/loss") == column(double[0], "train/loss")
+
+
+def test_averaging_accumulation_and_bf16_together(photographs: Path, tmp_path: Path) -> None:
+    more = (*DDP, "accumulate=2", "ema=0.5", "precision=bf16-mixed", "validate.crops=1", "validate.bitstreams=1")
+    first, second = in_two(overrides(photographs, tmp_path / "run", *more), tmp_path / "ranks")
+    assert first["images"] == 1
+    assert all(value.tobytes() == second["weights"][name].tobytes() for name, value in first["weights"].items())
+    assert last_checkpoint(tmp_path / "run")["weight_averaging"]
+    assert len(column(tmp_path / "run", "val/bpp_file")) == 2
+
+
+def test_a_loss_term_that_ends_with_its_stage(photographs: Path, tmp_path: Path) -> None:
+    """As IB-LIC's enhancement term does."""
+    first = "{name: first, share: 1/2, lr: 1.0e-4, loss: {bpp: 1, distortion: 1, feature_enhancement: 1}}"
+    stages = f"recipe.stages=[{first}, {{name: last, share: 1/2, lr: 1.0e-4}}]"
+    more = ("model=iblic_tiny", "model.N=32", "model.M=80", "batch_size=2", "steps=4", "validate.crops=1", stages)
+    in_two(overrides(photographs, tmp_path / "run", *DDP[:2], *more), tmp_path / "ranks")
+    assert column(tmp_path / "run", "train/feature_enhancement_weight") == [1, 1, 0, 0]
+
+
+def test_weights_that_differ_are_noticed(photographs: Path, tmp_path: Path) -> None:
+    def train_apart() -> int:
+        setup._distributed = lambda: Apart()  # type: ignore[assignment]
+        return run_here(overrides(photographs, tmp_path / "run", *DDP))
+
+    ranks = in_ranks(train_apart, tmp_path)
+    assert [rank.wait() for rank in ranks] == [2, 2]
+    assert "different weights" in (tmp_path / "rank_0.txt").read_text()
+
+
+class Apart(DDPStrategy):
+    """Two processes whose gradients nobody averages."""
+
+    def configure_ddp(self) -> None:
+        pass
+
+
+def test_another_configuration_is_refused(photographs: Path, tmp_path: Path) -> None:
+    def train_own_lambda() -> int:
+        return run_here(
+            overrides(photographs, tmp_path / "run", *DDP, f"lambda=0.0{1 + int(os.environ['LOCAL_RANK'])}")
+        )
+
+    ranks = in_ranks(train_own_lambda, tmp_path)
+    assert [rank.wait() for rank in ranks] == [2, 2]
+    assert "lambda: 0.01 -> 0.02" in (tmp_path / "rank_0.txt").read_text()
+    assert not (tmp_path / "run").exists()
+
+
+# --- python train.py -------------------------------------------------------------------------------------------------
+
+
+def test_two_lambdas_of_one_sweep_are_never_mixed(photographs: Path, tmp_path: Path) -> None:
+    """In one process after the other: Lightning would start the whole sweep again in every rank."""
+    more = ("steps=2", "validate.crops=1", "lambda=0.01,0.02", "hydra/launcher=basic")
+    command = overrides(photographs, tmp_path / "lambda_${lambda}", *DDP[:2], *more)
+    done = subprocess.run([*command_line(command), "-m"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for lmbda in ("0.01", "0.02"):
+        run = tmp_path / f"lambda_{lmbda}"
+        processes = json.loads((run / "environment.json").read_text())["processes"]
+        assert [process["rank"] for process in processes] == [0, 1]
+        assert all(f"lambda={lmbda}" in process["overrides"] for process in processes)
+        assert len({process["pid"] for process in processes}) == 2
+        assert len(column(run, "train/loss")) == 2
+        assert last_checkpoint(run)["run_config"]["lambda"] == float(lmbda)
+        assert (run / "finished.json").exists()
+
+
+def is_alive(pid: int) -> bool:
+    """Whether it runs; a process that nobody has waited for yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition: Any, seconds: float = 300) -> None:
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_no_process_outlives_the_other(photographs: Path, tmp_path: Path, victim: int) -> None:
+    run = tmp_path / "run"
+    command = overrides(photographs, run, *DDP[:2], "steps=100000", "validate.every=100000")
+    first = Forked(lambda: run_here(command), tmp_path / "log")  # the other one is a real train.py
+    try:
+        wait_until(lambda: (run / "metrics.csv").exists() or not first.process.is_alive())
+        pids = [process["pid"] for process in json.loads((run / "environment.json").read_text())["processes"]]
+        assert pids[0] == first.process.pid
+        os.kill(pids[victim], signal.SIGKILL)
+        assert first.wait() == (-signal.SIGKILL if victim == 0 else 2)
+        wait_until(lambda: not is_alive(pids[1]), 60)
+    finally:
+        first.kill()
+    if victim == 1:
+        assert "ended by SIGKILL" in (tmp_path / "log").read_text()
+
+
+# --- where a process stands ------------------------------------------------------------------------------------------
+
+SLURM = {"SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": "gpu[3-4]", "SLURM_JOB_ID": "70123", "SLURM_NODEID": "1"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "devices", "nodes", "expected"),
+    [
+        ({}, 2, 1, (0, 2, "127.0.0.1", 0, True)),
+        ({"LOCAL_RANK": "1", "MASTER_PORT": "7"}, 2, 1, (1, 2, "127.0.0.1", 7, False)),
+        ({"NODE_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "7"}, 4, 2, (4, 8, "a", 7, True)),
+        ({"GROUP_RANK": "1", "LOCAL_RANK": "3", "MASTER_ADDR": "a", "MASTER_PORT": "7"}, 4, 2, (7, 8, "a", 7, False)),
+        ({**SLURM, "SLURM_NTASKS": "4", "SLURM_LOCALID": "1"}, 2, 2, (3, 4, "gpu3", 15123, False)),
+        ({**SLURM, "SLURM_NTASKS": "1", "SLURM_LOCALID": "0"}, 2, 1, (0, 2, "127.0.0.1", 0, True)),
+    ],
+    ids=["alone", "by_hand", "machines_by_hand", "torchrun", "srun", "one_task_of_slurm"],
+)
+def test_where_a_process_stands(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], devices: int, nodes: int, expected: tuple[Any, ...]
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    place = find_place(devices, nodes)
+    assert (place.rank, place.world, place.address, place.port, place.starts_others) == expected
+
+
+@pytest.mark.parametrize("environment", [{}, {**SLURM, "SLURM_NTASKS": "3"}], ids=["two_machines", "three_tasks"])
+def test_a_place_that_nobody_can_tell(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"(?s)expected: srun --nodes=2 --ntasks-per-node=4.*got.*what to do"):
+        find_place(4, 2)
+
+
+def test_one_process_needs_no_other() -> None:
+    with joined(1, 1, "cpu", []) as ranks:
+        assert ranks.is_first
+        assert ranks.gather("anything", 5) == [5]
+        ranks.leave()
