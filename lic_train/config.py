@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -56,20 +56,23 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("suffix", lambda name: f"_{name}" if name else "", replace=True)
 
 
-def prepare(arguments: Sequence[str]) -> None:
+def prepare(arguments: Sequence[str], config_name: str = "config") -> None:
     """What must happen before Hydra reads the command line: resolvers, and names that it would refuse less helpfully.
 
     Raises:
         ConfigError: an override names an unknown option or key.
     """
     register_resolvers()
-    check_names(arguments)
+    check_names(arguments, config_name)
 
 
 class Section(BaseModel):
     """A part of the configuration in which unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+SectionT = TypeVar("SectionT", bound=Section)
 
 
 class OptimizerSection(Section):
@@ -206,7 +209,12 @@ class RunConfig(Section):
 
 
 def checked(cfg: DictConfig) -> RunConfig:
-    """Give a composed configuration its meaning.
+    """Give a composed run its meaning; raises as `checked_as`."""
+    return checked_as(RunConfig, cfg)
+
+
+def checked_as(section: type[SectionT], cfg: DictConfig) -> SectionT:
+    """Give a composed configuration with a lambda and a distortion its meaning.
 
     Raises:
         ConfigError: listing every wrong value with its key's path.
@@ -215,7 +223,7 @@ def checked(cfg: DictConfig) -> RunConfig:
     values = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(values, dict)
     try:
-        return RunConfig.model_validate({str(key): value for key, value in values.items()})
+        return section.model_validate({str(key): value for key, value in values.items()})
     except ValidationError as error:
         lines = [_sentence(entry) for entry in error.errors()]
         raise ConfigError("the configuration is not valid:\n  " + "\n  ".join(lines)) from None
@@ -243,15 +251,15 @@ def _sentence(entry: Any) -> str:
     return f"{path}: {message[0].lower()}{message[1:]}, got {entry['input']!r}"
 
 
-def compose(overrides: Sequence[str]) -> DictConfig:
+def compose(overrides: Sequence[str], config_name: str = "config") -> DictConfig:
     """Compose as train.py does, outside of Hydra's main; for tests and for other commands.
 
     Raises:
         ConfigError: an override names an unknown option or key.
     """
-    prepare(overrides)
+    prepare(overrides, config_name)
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        cfg = hydra_compose("config", overrides=list(overrides), return_hydra_config=True)
+        cfg = hydra_compose(config_name, overrides=list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
     cfg = cfg.copy()
     OmegaConf.set_struct(cfg, False)

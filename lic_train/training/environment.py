@@ -14,6 +14,7 @@ import torch
 
 import lic_train
 from lic_train import atomic
+from lic_train.machine import cpu_model
 from lic_train.training.console import is_first_process
 
 NAME = "environment.json"
@@ -41,7 +42,7 @@ def record(run_dir: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": platform.node(),
-        "cpu": {"model": _cpu_model(), "cores": os.cpu_count(), "ram_gib": _ram_gib()},
+        "cpu": {"model": cpu_model(), "cores": os.cpu_count(), "ram_gib": _ram_gib()},
         "gpus": _gpus(),
         "torch": {"version": torch.__version__, "cuda": torch.version.cuda, "build": torch.__config__.show()},
         "variables": {name: os.environ[name] for name in RECORDED_VARIABLES if name in os.environ},
@@ -97,15 +98,6 @@ def _bounded(diff: str) -> str:
     if len(diff) <= MAX_DIFF_BYTES:
         return diff
     return f"{diff[:MAX_DIFF_BYTES]}\n... cut at {MAX_DIFF_BYTES} of {len(diff)} characters\n"
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def _ram_gib() -> float | None:
