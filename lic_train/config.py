@@ -72,7 +72,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-SectionT = TypeVar("SectionT", bound=Section)
+SectionKind = TypeVar("SectionKind", bound=Section)
 
 
 class OptimizerSection(Section):
@@ -209,28 +209,36 @@ class RunConfig(Section):
 
 
 def checked(cfg: DictConfig) -> RunConfig:
-    """Give a composed run its meaning; raises as `checked_as`."""
-    return checked_as(RunConfig, cfg)
-
-
-def checked_as(section: type[SectionT], cfg: DictConfig) -> SectionT:
-    """Give a composed configuration with a lambda and a distortion its meaning.
+    """Give a composed configuration its meaning.
 
     Raises:
         ConfigError: listing every wrong value with its key's path.
     """
-    _check_rate(cfg)
+    check_rate(cfg)
+    return validated(RunConfig, cfg)
+
+
+def validated(kind: type[SectionKind], cfg: DictConfig) -> SectionKind:
+    """A section of the given kind, its values checked.
+
+    Raises:
+        ConfigError: listing every wrong value with its key's path.
+    """
     values = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(values, dict)
     try:
-        return section.model_validate({str(key): value for key, value in values.items()})
+        return kind.model_validate({str(key): value for key, value in values.items()})
     except ValidationError as error:
         lines = [_sentence(entry) for entry in error.errors()]
         raise ConfigError("the configuration is not valid:\n  " + "\n  ".join(lines)) from None
 
 
-def _check_rate(cfg: DictConfig) -> None:
-    """Lambda and distortion come first: other values are computed from them."""
+def check_rate(cfg: DictConfig) -> None:
+    """Check lambda and distortion, which come first: other values are computed from them.
+
+    Raises:
+        ConfigError: one of them has no meaning.
+    """
     lmbda, distortion = cfg["lambda"], cfg.distortion
     problems = []
     if isinstance(lmbda, bool) or not isinstance(lmbda, int | float) or not 0 < lmbda < math.inf:

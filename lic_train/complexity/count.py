@@ -15,10 +15,10 @@ from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.errors import ConfigError
 from lic_train.models.base import Codec, build
 
-Rules = Mapping[Any, Callable[..., int]]  # operator -> flops, as FlopCounterMode's custom_mapping
+Rules = Mapping[Any, Callable[..., int]]  # operator -> flops, as FlopCounterMode takes them
 
 DEFINITIONS = {
-    "parameters": "all learned numbers, masked weights and the three quantiles a channel of a factorised density included",
+    "parameters": "all learned numbers, also masked weights and the three quantiles a channel of a factorised density",
     "quantiles": "how many of the parameters are quantiles, which coding solves for; some papers leave them out",
     "macs": "multiply-adds of one pass of every network as in training, contexts in parallel over the whole map: "
     "convolutions (transposed ones at their input positions, masked ones with all the taps that are computed), linear "

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat
 
 from lic_train.bitstream import MAX_PIXELS
-from lic_train.config import Section, checked_as, compose
+from lic_train.config import Section, check_rate, compose, validated
 from lic_train.errors import ConfigError
 
 
@@ -89,6 +89,7 @@ def read_options(overrides: Sequence[str]) -> tuple[str, Options]:
             )
     try:
         composed = compose(overrides, "complexity")
-        return str(HydraConfig.get().runtime.choices["model"]), checked_as(Options, composed)
+        check_rate(composed)
+        return str(HydraConfig.get().runtime.choices["model"]), validated(Options, composed)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"cannot compose the configuration: {error}") from error
