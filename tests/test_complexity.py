@@ -103,7 +103,7 @@ SPECIFIED = [
         ("69.269454848", "415.62"),
     ),
     ("model=elic2022", {"total": 32_074_200}, (None, None)),
-    # Of the specified 105.9 G, 1.34 are saved: coarse tokens are projected before they are cut into overlapping patches.
+    # Of the specified 105.9 G, 1.34 are saved: coarse tokens are projected once, before patches of them overlap.
     (
         "model=cwam",
         {
@@ -310,6 +310,13 @@ def test_repeat_warms_up_and_stops_in_time(monkeypatch):
     assert len(repeat(takes(0.01), budget=4.5, most=9)[0]) == 1 + 9
     now[0] = 0.0
     assert repeat(takes(3.0), budget=4.5, most=9) == ([3.0], 3.0)
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [([9.0, 1.0, 2.0, 4.0], (2000.0, 3)), ([9.0], (9000.0, 0))])
+def test_the_warm_up_counts_only_where_it_is_all_there_is(monkeypatch, seconds, expected):
+    monkeypatch.setattr("lic_train.complexity.measure.repeat", lambda action: (seconds, action()))
+    phase, _ = measure_phase("forward", HYPERPRIOR, 64, 64, "cpu", b"")
+    assert (phase.milliseconds, phase.runs) == expected
 
 
 def test_what_is_encoded_here_is_decoded_in_another_process():
