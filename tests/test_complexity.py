@@ -381,10 +381,11 @@ def test_tables_fit_80_columns():
     codec = on_meta(small_config("iblic"))
     parameters = count_parameters(codec)
     macs = [{"height": h, "width": w, **dict.fromkeys(parameters, 10**12)} for h, w in SIZES]
-    result = Complexity("iblic", small_config("iblic"), parameters, 144, macs, {})
+    machine = {"processor": "A Processor With a Long Name @ 2.70 GHz", "threads": 64}
+    result = Complexity("iblic", small_config("iblic"), parameters, 144, macs, machine)
     phases = {name: Phase(12345.6, 0, 2**34) for name in ("forward", "encode", "decode")}
     console.print(count_table(result))
-    console.print(time_table(timed(result, 512, 768, "cpu", phases).time))
+    console.print(time_table(timed(result, 512, 768, "cpu", phases)))
     text = console.export_text()
     assert f"{parameters['total']:,}" in text
     assert "first run" in text

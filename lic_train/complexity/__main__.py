@@ -64,7 +64,7 @@ def _count_one(name: str, options: Options) -> None:
     if options.time:
         phases = measure(options.model, *options.size, options.device)
         result = results.timed(result, *options.size, options.device, phases)
-        console.print(time_table(result.time or {}))
+        console.print(time_table(result))
     results.save(options.output, result)
     console.print(Text(f"results  {options.output}"), soft_wrap=True)
 

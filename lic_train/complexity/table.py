@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rich import box
 from rich.table import Table
@@ -28,9 +28,12 @@ def count_table(result: Complexity) -> Table:
     return table
 
 
-def time_table(time: Mapping[str, float | str]) -> Table:
-    """A line for each phase: milliseconds, how many runs they are the median of, peak memory."""
-    table = _table(f"{time['width']}x{time['height']} on {time['device']}, untrained weights")
+def time_table(result: Complexity) -> Table:
+    """Of a timed result a line for each phase: milliseconds, how many runs they are the median of, peak memory."""
+    assert result.time, "nothing was timed"
+    time, machine = result.time, result.environment
+    where = f"{machine['processor']}, {machine['threads']} threads" if time["device"] == "cpu" else machine["device"]
+    table = _table(f"{time['width']}x{time['height']}, untrained weights, {where}")
     table.add_column("phase", no_wrap=True)
     for heading in ("milliseconds", "median of", "peak MiB"):
         table.add_column(heading, justify="right", no_wrap=True)
