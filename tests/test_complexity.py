@@ -15,7 +15,15 @@ from torch import nn
 from lic_train.complexity import count_macs, count_parameters, multiply_adds
 from lic_train.complexity.__main__ import main
 from lic_train.complexity.count import count_quantiles, inside, on_meta
-from lic_train.complexity.measure import PHASES, MeasurementError, Phase, _in_fresh_process, measure_phase, repeat
+from lic_train.complexity.measure import (
+    PHASES,
+    MeasurementError,
+    Phase,
+    _in_fresh_process,
+    measure,
+    measure_phase,
+    repeat,
+)
 from lic_train.complexity.options import read_options
 from lic_train.complexity.results import Complexity, load, save, timed
 from lic_train.complexity.table import count_table, time_table
@@ -330,6 +338,12 @@ def test_what_is_encoded_here_is_decoded_in_another_process():
     assert 4 * (8 * 64 * 96 + 3 * 128 * 192) < decoded.peak_bytes < 2**30
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+def test_phases_on_a_gpu():
+    phases = measure(HYPERPRIOR, 100, 130, "cuda")
+    assert all(phase.milliseconds > 0 and phase.peak_bytes > 4 * 3 * 128 * 192 for phase in phases.values())
+
+
 def test_a_phase_that_dies_is_one_clear_error(monkeypatch):
     class Dies:
         def __init__(self, *_):
@@ -360,7 +374,10 @@ def test_a_result_is_read_back_as_it_was(tmp_path):
     phases = {name: Phase(1.5, runs, 2**20) for name, runs in (("forward", 3), ("encode", 0), ("decode", 1))}
     for result in (plain, timed(plain, 64, 128, "cpu", phases)):
         save(tmp_path / "a" / "small.json", result)
-        assert load(tmp_path / "a" / "small.json") == result
+        again = load(tmp_path / "a" / "small.json")
+        assert again == result
+        save(tmp_path / "b.json", again)
+        assert (tmp_path / "b.json").read_bytes() == (tmp_path / "a" / "small.json").read_bytes()
     content = json.loads((tmp_path / "a" / "small.json").read_text())
     assert (content["format"], content["peak_bytes"], content["time"]["forward_ms"]) == (1, 2**20, 1.5)
     assert {"parameters", "macs", "time", "peak_bytes"} <= content["definitions"].keys()

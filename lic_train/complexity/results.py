@@ -42,14 +42,14 @@ class Complexity:
     quantiles: int
     macs: list[dict[str, int]]
     environment: dict[str, Any]
-    time: dict[str, float | str] | None = None
+    time: dict[str, int | float | str] | None = None
     peak_bytes: int | None = None
     definitions: dict[str, str] = field(default_factory=lambda: count.DEFINITIONS | measure.DEFINITIONS)
 
 
 def timed(result: Complexity, height: int, width: int, device: str, phases: Mapping[str, measure.Phase]) -> Complexity:
     """``result`` with what `lic_train.complexity.measure.measure` found."""
-    time: dict[str, float | str] = {"height": height, "width": width, "device": device}
+    time: dict[str, int | float | str] = {"height": height, "width": width, "device": device}
     for name, phase in phases.items():
         time[f"{name}_ms"] = phase.milliseconds
         time[f"{name}_runs"] = phase.runs
