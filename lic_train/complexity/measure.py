@@ -161,11 +161,18 @@ def peak_memory(device: torch.device) -> int:
 
 
 def _with_progress(phases: Iterable[str]) -> Iterator[str]:
-    columns = (TextColumn("timing {task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("timing {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
-    clocks = (TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, *clocks, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        speed_estimate_period=3600,  # seconds: a phase may take minutes
+    ) as progress:
         task = progress.add_task("", total=len(PHASES))
+        progress.advance(task, 0)  # so that the first phase already tells how long the others take
         for phase in phases:
             progress.update(task, description=phase)
             yield phase
