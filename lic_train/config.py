@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -57,20 +57,23 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("suffix", lambda name: f"_{name}" if name else "", replace=True)
 
 
-def prepare(arguments: Sequence[str]) -> None:
+def prepare(arguments: Sequence[str], config_name: str = "config") -> None:
     """What must happen before Hydra reads the command line: resolvers, and names that it would refuse less helpfully.
 
     Raises:
         ConfigError: an override names an unknown option or key.
     """
     register_resolvers()
-    check_names(arguments)
+    check_names(arguments, config_name)
 
 
 class Section(BaseModel):
     """A part of the configuration in which unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+SectionKind = TypeVar("SectionKind", bound=Section)
 
 
 class OptimizerSection(Section):
@@ -211,18 +214,31 @@ def checked(cfg: DictConfig) -> RunConfig:
     Raises:
         ConfigError: listing every wrong value with its key's path.
     """
-    _check_rate(cfg)
+    check_rate(cfg)
+    return validated(RunConfig, cfg)
+
+
+def validated(kind: type[SectionKind], cfg: DictConfig) -> SectionKind:
+    """A section of the given kind, its values checked.
+
+    Raises:
+        ConfigError: listing every wrong value with its key's path.
+    """
     values = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(values, dict)
     try:
-        return RunConfig.model_validate({str(key): value for key, value in values.items()})
+        return kind.model_validate({str(key): value for key, value in values.items()})
     except ValidationError as error:
         lines = [_sentence(entry) for entry in error.errors()]
         raise ConfigError("the configuration is not valid:\n  " + "\n  ".join(lines)) from None
 
 
-def _check_rate(cfg: DictConfig) -> None:
-    """Lambda and distortion come first: other values are computed from them."""
+def check_rate(cfg: DictConfig) -> None:
+    """Check lambda and distortion, which come first: other values are computed from them.
+
+    Raises:
+        ConfigError: one of them has no meaning.
+    """
     lmbda, distortion = cfg["lambda"], cfg.distortion
     problems = []
     if isinstance(lmbda, bool) or not isinstance(lmbda, int | float) or not 0 < lmbda < math.inf:
@@ -243,15 +259,15 @@ def _sentence(entry: Any) -> str:
     return f"{path}: {message[0].lower()}{message[1:]}, got {entry['input']!r}"
 
 
-def compose(overrides: Sequence[str]) -> DictConfig:
+def compose(overrides: Sequence[str], config_name: str = "config") -> DictConfig:
     """Compose as train.py does, outside of Hydra's main; for tests and for other commands.
 
     Raises:
         ConfigError: an override names an unknown option or key.
     """
-    prepare(overrides)
+    prepare(overrides, config_name)
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        cfg = hydra_compose("config", overrides=list(overrides), return_hydra_config=True)
+        cfg = hydra_compose(config_name, overrides=list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
     cfg = cfg.copy()
     OmegaConf.set_struct(cfg, False)

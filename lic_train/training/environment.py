@@ -14,6 +14,7 @@ import torch
 
 import lic_train
 from lic_train import atomic
+from lic_train.machine import cpu_model
 
 NAME = "environment.json"
 DIFF_NAME = "dirty.diff"
@@ -50,7 +51,7 @@ def record(run_dir: Path, processes: list[dict[str, Any]]) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": platform.node(),
-        "cpu": {"model": _cpu_model(), "cores": os.cpu_count(), "ram_gib": _ram_gib()},
+        "cpu": {"model": cpu_model(), "cores": os.cpu_count(), "ram_gib": _ram_gib()},
         "gpus": _gpus(),
         "torch": {"version": torch.__version__, "cuda": torch.version.cuda, "build": torch.__config__.show()},
         "variables": {name: os.environ[name] for name in RECORDED_VARIABLES if name in os.environ},
@@ -105,15 +106,6 @@ def _bounded(diff: str) -> str:
     if len(diff) <= MAX_DIFF_BYTES:
         return diff
     return f"{diff[:MAX_DIFF_BYTES]}\n... cut at {MAX_DIFF_BYTES} of {len(diff)} characters\n"
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def _ram_gib() -> float | None:

@@ -6,8 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from lic_train.complexity.count import macs_by_module
+from lic_train.complexity.options import read_options
+from lic_train.complexity.variants import count_rows
 from lic_train.losses import bpp, mse
 from lic_train.models.base import build
 from lic_train.models.iblic import (
@@ -45,36 +47,31 @@ def count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def gmac(model: nn.Module, height: int = 512, width: int = 768) -> dict[str, float]:
-    """G multiply-adds of one forward by module; without the density of z."""
-    with FlopCounterMode(display=False) as counter:
-        out = model(torch.empty(1, 3, height, width, device="meta"))
-    assert out["x_hat"].shape == (1, 3, height, width)
-    found = {name.partition(".")[2]: sum(n.values()) / 2e9 for name, n in counter.get_flop_counts().items()}
-    return {**found, "total": counter.get_total_flops() / 2e9 - found["entropy_bottleneck"]}
+def gmac(model: IBLIC) -> dict[str, float]:
+    """G multiply-adds of a 768x512 picture by module, "" for all."""
+    return {name: macs / 1e9 for name, macs in macs_by_module(model, 512, 768).items()}
 
 
-# The paper's table of modules, in the specification's true multiply-adds at 768x512: switch, then parameters and GMAC
-# with it and all before it. Counters of the thop kind give 193.4, 234.1, 308.9, 349.0, 356.8, 357.5; the paper prints
-# 192, 236, -, 347, 355, 356.
+# The paper's table, with each module and all before it: parameters, true GMAC at 768x512, GMAC as a profiler of the
+# thop kind counts, GMAC in print.
 CUMULATIVE = [
-    ({}, 28_338_211, 170.75),
-    ({"fexm": True}, 28_712_966, 213.51),
-    ({"frm": True}, 28_866_646, 288.14),
-    ({"crm": True}, 31_752_790, 328.14),
-    ({"fenm": True}, 31_833_158, 335.99),
-    ({"qecm": "learned"}, 32_391_238, 336.63),
+    (28_338_211, 170.75, 193.4, 192),
+    (28_712_966, 213.51, 234.1, 236),
+    (28_866_646, 288.14, 308.9, None),
+    (31_752_790, 328.14, 349.0, 347),
+    (31_833_158, 335.99, 356.8, 355),
+    (32_391_238, 336.63, 357.5, 356),
 ]
 
 
-@pytest.mark.parametrize("row", range(len(CUMULATIVE)))
-def test_module_by_module(row):
-    switches = dict(OFF)
-    for switch, _, _ in CUMULATIVE[: row + 1]:
-        switches |= switch
-    model, (_, parameters, macs) = full(**switches), CUMULATIVE[row]
-    assert count(model) == parameters
-    assert gmac(model)["total"] == pytest.approx(macs, abs=0.0051)
+def test_module_by_module():
+    _, options = read_options(["model=iblic", "variants=iblic_modules"])
+    rows = list(count_rows(options.model, options.variants))
+    found = [(row.parameters, round(row.macs / 1e9, 2), round(row.profiler_macs / 1e9, 1)) for row in rows]
+    assert found == [row[:3] for row in CUMULATIVE]
+    assert [row.paper_macs and row.paper_macs / 1e9 for row in rows] == [row[3] for row in CUMULATIVE]
+    assert {name: rows[0].model[name] for name in OFF} == OFF
+    assert rows[-1].model == options.model  # with every module, the shipped configuration
 
 
 def test_parts():
@@ -118,7 +115,7 @@ def test_parts():
 def test_other_patches(patch, parameters, macs):
     model = full(patch=patch)
     assert count(model) == parameters
-    assert gmac(model)["total"] == pytest.approx(macs, abs=0.0051)
+    assert gmac(model)[""] == pytest.approx(macs, abs=0.0051)
 
 
 def test_tiny():
@@ -128,7 +125,7 @@ def test_tiny():
     assert [count(part) for part in parts] == [448 + 1_216, 6_928 + 2_032, 12_080, 435 + 1_203, 10_368, 10_320]
     assert sum(count(unit.refine) for unit in (*model.g_a, *model.g_s)) == 444_160
     assert count(model) == 29_366_150
-    assert gmac(model)["total"] == pytest.approx(183.80, abs=0.0051)
+    assert gmac(model)[""] == pytest.approx(183.80, abs=0.0051)
     assert count(full(size="tiny", qecm="off")) == 28_808_070
 
 

@@ -1,0 +1,95 @@
+"""What to count, from the command line's overrides of conf/complexity.yaml."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat
+
+from lic_train.bitstream import MAX_PIXELS
+from lic_train.config import Section, check_rate, compose, validated
+from lic_train.errors import ConfigError
+
+
+def _size(value: object) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9]\d{0,6})x([1-9]\d{0,6})", str(value))
+    if not match:
+        raise ValueError("expected width x height in pixels, such as 768x512")
+    width, height = map(int, match.groups())
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"expected at most {MAX_PIXELS} pixels")
+    return height, width
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ValueError("expected cpu, cuda or cuda:<number>")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"expected cpu, or a GPU of this machine: {str(error).splitlines()[0]}") from error
+    return name
+
+
+Size = Annotated[tuple[int, int], BeforeValidator(_size)]  # height and width in pixels
+
+
+class VariantRow(Section):
+    """One row of a table: what it adds to the model's configuration, and what the paper prints for it, in G."""
+
+    name: str
+    paper: PositiveFloat | None
+    model: dict[str, Any]
+
+
+class Variants(Section):
+    """A table of variants of one model, as conf/variants has it; see `lic_train.complexity.variants`."""
+
+    title: str
+    size: Size
+    output: Path
+    unseen: list[str]
+    rows: Annotated[list[VariantRow], Field(min_length=1)]
+    note: str
+
+
+class Options(Section):
+    """conf/complexity.yaml, checked."""
+
+    model: dict[str, Any]
+    variants: Variants | None = None
+    lmbda: Annotated[PositiveFloat, Field(alias="lambda")]
+    distortion: str
+    size: Size
+    time: bool
+    device: Annotated[str, AfterValidator(_device)]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$", coerce_numbers_to_str=True)] | None
+    output: Path
+
+
+def read_options(overrides: Sequence[str]) -> tuple[str, Options]:
+    """The name of the chosen conf/model file, and what all overrides together mean.
+
+    Raises:
+        ConfigError: an unknown name, with the nearest known ones, or a value without meaning.
+    """
+    for override in overrides:
+        if "=" not in override:
+            raise ConfigError(f"expected KEY=VALUE, got {override!r}; for example model=cwam size=1920x1080")
+        if re.match("model=.*,", override):
+            raise ConfigError(
+                f"model: expected one, got {override.removeprefix('model=')!r}; count one after the other"
+            )
+    try:
+        composed = compose(overrides, "complexity")
+        check_rate(composed)
+        return str(HydraConfig.get().runtime.choices["model"]), validated(Options, composed)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(f"cannot compose the configuration: {error}") from error

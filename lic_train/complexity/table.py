@@ -1,0 +1,72 @@
+"""Results on the screen, within 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Table
+
+from lic_train.complexity.measure import PHASES
+from lic_train.complexity.results import Complexity
+from lic_train.complexity.variants import Row
+
+
+def count_table(result: Complexity) -> Table:
+    """A line for each sub-network and their total: parameters, and G multiply-adds at every size."""
+    arguments = ", ".join(f"{name} {value}" for name, value in result.config.items() if name != "_target_")
+    table = _table(f"{result.model}: {arguments}")
+    table.caption = f"{result.quantiles:,} of the parameters are quantiles of the densities"
+    table.add_column("sub-network", no_wrap=True)
+    sizes = [f"GMAC {macs['width']}x{macs['height']}" for macs in result.macs]
+    for heading in ("parameters", *sizes):
+        table.add_column(heading, justify="right", no_wrap=True)
+    parts = [name for name in _names(result) if name != "total"]
+    for name in [*parts, "total"]:
+        cells = [_giga(macs.get(name, 0)) for macs in result.macs]
+        table.add_row(name, f"{result.parameters.get(name, 0):,}", *cells, end_section=name == parts[-1])
+    return table
+
+
+def time_table(result: Complexity) -> Table:
+    """Of a timed result a line for each phase: milliseconds, how many runs they are the median of, peak memory."""
+    assert result.time, "nothing was timed"
+    time, machine = result.time, result.environment
+    where = f"{machine['processor']}, {machine['threads']} threads" if time["device"] == "cpu" else machine["device"]
+    table = _table(f"{time['width']}x{time['height']}, untrained weights, {where}")
+    table.add_column("phase", no_wrap=True)
+    for heading in ("milliseconds", "median of", "peak MiB"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name in PHASES:
+        milliseconds, peak = float(time[f"{name}_ms"]), float(time[f"{name}_peak_bytes"])
+        runs = time[f"{name}_runs"]
+        table.add_row(name, f"{milliseconds:,.1f}", f"{runs} runs" if runs else "first run", f"{peak / 2**20:,.0f}")
+    return table
+
+
+def variants_table(title: str, rows: Sequence[Row]) -> Table:
+    """A line for each variant: G multiply-adds exact, as a profiler counts, and as printed; profiler over printed."""
+    table = _table(title)
+    table.add_column("variant", no_wrap=True)
+    for heading in ("parameters", "exact G", "profiler G", "paper G", "ratio"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        paper = ("-", "-")
+        if row.paper_macs is not None:
+            paper = (f"{row.paper_macs / 1e9:g}", f"{row.profiler_macs / row.paper_macs:.3f}")
+        exact, profiler = (f"{macs / 1e9:.2f}" for macs in (row.macs, row.profiler_macs))
+        table.add_row(row.name, f"{row.parameters:,}", exact, profiler, *paper)
+    return table
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+
+
+def _names(result: Complexity) -> list[str]:
+    counts = [result.parameters, *result.macs]
+    return list(dict.fromkeys(name for count in counts for name in count if name not in ("height", "width")))
+
+
+def _giga(macs: int) -> str:
+    return f"{macs / 1e9:.3f}" if macs else "-"

@@ -1,0 +1,459 @@
+"""Parameters and multiply-adds against the specifications, the counter against hand counts, timing, the command."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from lic_train.complexity import count_macs, count_parameters, multiply_adds
+from lic_train.complexity.__main__ import main
+from lic_train.complexity.count import count_quantiles, inside, on_meta
+from lic_train.complexity.measure import (
+    PHASES,
+    MeasurementError,
+    Phase,
+    _in_fresh_process,
+    measure,
+    measure_phase,
+    repeat,
+)
+from lic_train.complexity.options import read_options
+from lic_train.complexity.results import Complexity, load, save, timed
+from lic_train.complexity.table import count_table, time_table
+from lic_train.entropy.bottleneck import EntropyBottleneck
+from lic_train.errors import ConfigError, DataError
+from lic_train.models.base import Codec
+from tests.conftest import ROOT, SMALL, small_config
+from tests.tiny import HYPERPRIOR
+
+# ---- the numbers of the specifications: conf/model as it is shipped, at full width and without memory ----
+
+WIDE = {"g_a": 3_505_664, "g_s": 3_505_347, "h_a": 2_396_736}
+CONTEXT = {128: 819_456 + 451_697, 192: 1_843_584 + 1_017_344, 320: 5_120_640 + 2_822_257}
+Z = {128: 7_808, 192: 11_712, 320: 19_520}  # the factorised density
+# Overrides; parameters; G multiply-adds to all the digits that are known, at 256x256 and at 768x512.
+SPECIFIED = [
+    (
+        "model=bmshj2018_factorized",
+        {"total": 2_998_147, "g_a": 1_493_312, "g_s": 1_493_123, "entropy_bottleneck": Z[192]},
+        ("5.528092672", "33.17"),
+    ),
+    (
+        "model=bmshj2018_factorized lambda=0.0483",
+        {"total": 7_030_531, "g_a": 3_505_664, "g_s": 3_505_347, "entropy_bottleneck": Z[320]},
+        ("12.280922112", "73.69"),
+    ),
+    (
+        "model=bmshj2018_hyperprior",
+        {"total": 5_075_843, "g_a": 1_493_312, "g_s": 1_493_123, "h_a": 1_040_768, "h_s": 1_040_832},
+        ("5.706874880", "34.24"),
+    ),
+    (
+        "model=bmshj2018_hyperprior lambda=0.0483",
+        {"total": 11_816_323, **WIDE, "h_s": 2_396_864},
+        ("12.711493632", "76.27"),
+    ),
+    (
+        "model=mbt2018_mean",
+        {"total": 7_028_003, "g_a": 1_493_312, "g_s": 1_493_123, "h_a": 1_040_768, "h_s": 2_992_992},
+        ("5.970591744", "35.82"),
+    ),
+    ("model=mbt2018_mean lambda=0.025", {"total": 17_561_699, **WIDE, "h_s": 8_142_240}, ("13.474332672", "80.85")),
+    (
+        "model=mbt2018",
+        {
+            "total": 14_130_467,
+            "g_a": 2_891_136,
+            "g_s": 2_890_947,
+            "h_a": 2_175_552,
+            "h_s": 3_300_192,
+            "context": CONTEXT[192],
+        },
+        ("13.214941184", "79.29"),
+    ),
+    (
+        "model=mbt2018 lambda=0.025",
+        {"total": 25_504_596, **WIDE, "h_s": 8_142_240, "context": CONTEXT[320], "entropy_bottleneck": Z[192]},
+        ("15.506895360", "93.04"),
+    ),
+    (
+        "model=cheng2020_anchor",
+        {
+            "total": 11_833_149,
+            "g_a": 1_857_664,
+            "g_s": 5_228_812,
+            "h_a": 737_920,
+            "h_s": 2_729_792,
+            "context": CONTEXT[128],
+        },
+        ("27.959259648", "167.76"),
+    ),
+    (
+        "model=cheng2020_anchor lambda=0.013",
+        {"total": 26_598_956, "g_a": 4_175_040, "g_s": 11_750_796, "h_a": 1_659_840, "h_s": 6_140_640},
+        ("62.691737600", "376.15"),
+    ),
+    (
+        "model=cheng2020_attn",
+        {"total": 13_183_293, "g_a": 2_532_736, "g_s": 5_903_884, "h_a": 737_920, "h_s": 2_729_792},
+        ("30.882689536", "185.30"),
+    ),
+    (
+        "model=cheng2020_attn lambda=0.013",
+        {"total": 29_631_788, "g_a": 5_691_456, "g_s": 13_267_212, "h_a": 1_659_840, "h_s": 6_140_640},
+        ("69.269454848", "415.62"),
+    ),
+    ("model=elic2022", {"total": 32_074_200}, (None, None)),
+    # Of the specified 105.9 G, 1.34 are saved: coarse tokens are projected once, before patches of them overlap.
+    (
+        "model=cwam",
+        {
+            "total": 62_606_362,
+            "g_a": 16_490_211,
+            "g_s": 16_489_894,
+            "h_a": 4_609_600,
+            "h_s": 17_054_240,
+            "context": CONTEXT[320],
+            "entropy_bottleneck": Z[320],
+        },
+        ("104.55", None),
+    ),
+    # 384 quantiles that the authors' density has not; of the specified 212.27 G, 1.57 * 5/11 are taps that see nothing.
+    (
+        "model=gaacnn model.reparameterize=false model.mean_shift=trainable",
+        {
+            "total": 86_053_590 + 384,
+            "g_a": 24_046_642,
+            "h_a": 14_991_156,
+            "h_s": 16_319_090,
+            "p_net": 2_655_744,
+            "g_s": 27_332_917,
+            "entropy_bottleneck": 5_504 + 384,
+            "context": 702_537,
+        },
+        ("211.6", None),
+    ),
+    (
+        "model=gcab_gmm",
+        {
+            "total": 5_834_830,
+            "g_a": 1_500_299,
+            "g_s": 1_493_123,
+            "h_a": 1_040_768,
+            "h_s": 1_040_832,
+            "head": 752_000,
+            "entropy_bottleneck": Z[128],
+        },
+        ("5.904275456", "35.425622016"),
+    ),
+    (
+        "model=tinylic",
+        {
+            "total": 28_338_211,
+            "g_a": 7_108_144,
+            "h_a": 2_074_416,
+            "h_s": 2_627_824,
+            "g_s": 7_107_827,
+            "context": 7_355_381 + 847_308 + 1_205_599,
+            "entropy_bottleneck": Z[192],
+        },
+        (None, "170.75"),
+    ),
+    ("model=iblic", {"total": 32_391_238}, (None, "336.63")),
+    ("model=iblic_tiny", {"total": 29_366_150}, (None, "183.80")),
+]
+SIZES = ((256, 256), (512, 768))
+
+
+@pytest.mark.parametrize(("overrides", "parameters", "giga"), SPECIFIED, ids=[row[0] for row in SPECIFIED])
+def test_counts_are_those_of_the_specification(overrides, parameters, giga):
+    codec = on_meta(read_options(overrides.split())[1].model)
+    found = count_parameters(codec)
+    assert {name: found[name] for name in parameters} == parameters
+    assert sum(found.values()) == 2 * found["total"]
+    for size, expected in zip(SIZES, giga, strict=True):
+        if expected is None:
+            continue
+        macs = count_macs(codec, *size)
+        digits = len(expected.partition(".")[2])
+        assert f"{macs['total'] / 1e9:.{digits}f}" == expected
+        assert sum(macs.values()) == 2 * macs["total"]
+        assert macs.keys() == found.keys()
+        assert macs["entropy_bottleneck"] == 0
+
+
+def test_every_model_is_counted_here():
+    counted = {overrides.split()[0].removeprefix("model=") for overrides, *_ in SPECIFIED}
+    assert counted == set(SMALL)
+
+
+def test_quantiles_are_three_for_every_channel_of_a_density():
+    codec = on_meta(HYPERPRIOR)
+    assert count_quantiles(codec) == 3 * 8
+    assert count_parameters(codec)["entropy_bottleneck"] == 61 * 8
+
+
+# ---- the counter, by hand ----
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "expected"),
+    [
+        (nn.Conv2d(3, 8, 5, stride=2, padding=2), (1, 3, 16, 16), 8 * 8 * (8 * 3 * 25)),
+        (nn.Conv2d(4, 6, 3, padding=1, groups=2), (2, 4, 5, 7), 2 * 5 * 7 * (6 * 2 * 9)),
+        (nn.ConvTranspose2d(3, 8, 5, 2, 2, 1), (1, 3, 8, 8), 8 * 8 * (8 * 3 * 25)),  # at its 8x8 input positions
+        (nn.Linear(10, 4), (7, 10), 7 * 40),
+        (nn.PReLU(3), (1, 3, 9, 9), 0),
+    ],
+)
+def test_hand_counts(module, shape, expected):
+    assert multiply_adds(module.to("meta"), shape)[""] == expected
+
+
+class Pieces(Codec):
+    """1x1 convolutions in a list of lists, which nobody calls, and a product and a parameter of the codec's own."""
+
+    downsampling_factor = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nets = nn.ModuleList(nn.ModuleList([nn.Conv2d(3, 3, 1)]) for _ in range(2))
+        self.twice = nn.Sequential(nn.Conv2d(3, 3, 1))
+        self.entropy_bottleneck = EntropyBottleneck(3)
+        self.mix = nn.Parameter(torch.zeros(3, 3))
+
+    def forward(self, x):
+        for (net,) in self.nets:
+            x = net(x)
+        x = self.twice(self.twice(x))
+        z_hat, _ = self.entropy_bottleneck(x)
+        likelihoods = self.entropy_bottleneck.likelihood(z_hat)
+        return {"x_hat": self.mix @ z_hat.flatten(2), "likelihoods": {"z": likelihoods}}
+
+
+def test_lists_repeated_calls_and_the_codecs_own_work():
+    codec = Pieces().to("meta")
+    of_one = 9 * 8 * 12  # of a 1x1 convolution of 3 channels over 7 x 10 pixels, padded to 8 x 12
+    expected = {"nets": 2 * of_one, "twice": 2 * of_one, "entropy_bottleneck": 0, "itself": of_one}
+    assert count_macs(codec, 7, 10) == {"total": 5 * of_one, **expected}
+    assert count_parameters(codec) == {"total": 228, "nets": 24, "twice": 12, "entropy_bottleneck": 183, "itself": 9}
+    assert inside({"": 9, "a": 5, "a.b": 3, "ab": 1}, "a") == 5
+
+
+def test_counting_leaves_the_density_as_it_was():
+    density = EntropyBottleneck(3).to("meta")
+    assert multiply_adds(density, (1, 3, 4, 4))[""] == 0
+    assert "likelihood" not in vars(density)
+
+
+# ---- options ----
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ("model=cwan", ["cwan", "cwam"]),
+        ("model=cwam,mbt2018", ["expected one", "'cwam,mbt2018'"]),
+        ("model.n=3", ["model.n", "model.N"]),
+        ("variants=iblic_module", ["iblic_modules"]),
+        ("size=768", ["size", "such as 768x512", "768"]),
+        ("size=0x512", ["size", "'0x512'"]),
+        ("size=99999x99999", ["size", "pixels"]),
+        ("device=meta", ["device", "cpu, cuda", "'meta'"]),
+        ("device=cuda:99", ["device", "this machine", "'cuda:99'"]),
+        ("time=maybe", ["time", "'maybe'"]),
+        ("lambda=0", ["lambda", "above 0"]),
+        ("name=a/b", ["name", "'a/b'"]),
+        ("+speed=1", ["speed", "no such key"]),
+        ("model.N=[", ["cannot compose"]),
+        ("cwam", ["KEY=VALUE", "'cwam'"]),
+    ],
+)
+def test_options_without_meaning_are_refused(overrides, words):
+    with pytest.raises(ConfigError) as refusal:
+        read_options([overrides])
+    assert all(word in str(refusal.value) for word in words), str(refusal.value)
+
+
+@pytest.mark.parametrize("override", ["model.N=33", "model.N=abc", "+model.speed=1"])
+def test_a_configuration_that_builds_nothing_is_refused(override):
+    _, options = read_options(["model=cwam", override])
+    with pytest.raises(ConfigError, match="model: "):
+        on_meta(options.model)
+
+
+def test_the_file_is_named_after_model_and_name():
+    assert read_options(["model=iblic_tiny"])[1].output.as_posix() == "outputs/complexity/iblic_tiny.json"
+    name, options = read_options(["model=mbt2018", "name=2", "size=640x480", "lambda=0.025"])
+    assert (name, options.output.name, options.size, options.model["M"]) == (
+        "mbt2018",
+        "mbt2018_2.json",
+        (480, 640),
+        320,
+    )
+
+
+# ---- time and memory ----
+
+
+def test_repeat_warms_up_and_stops_in_time(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("lic_train.complexity.measure.time.perf_counter", lambda: now[0])
+
+    def takes(seconds):
+        def action():
+            now[0] += seconds
+            return now[0]
+
+        return action
+
+    assert repeat(takes(1.0), budget=4.5, most=9)[0] == [1.0] * 4
+    assert len(repeat(takes(0.01), budget=4.5, most=9)[0]) == 1 + 9
+    now[0] = 0.0
+    assert repeat(takes(3.0), budget=4.5, most=9) == ([3.0], 3.0)
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [([9.0, 1.0, 2.0, 4.0], (2000.0, 3)), ([9.0], (9000.0, 0))])
+def test_the_warm_up_counts_only_where_it_is_all_there_is(monkeypatch, seconds, expected):
+    monkeypatch.setattr("lic_train.complexity.measure.repeat", lambda action: (seconds, action()))
+    phase, _ = measure_phase("forward", HYPERPRIOR, 64, 64, "cpu", b"")
+    assert (phase.milliseconds, phase.runs) == expected
+
+
+def test_what_is_encoded_here_is_decoded_in_another_process():
+    encoded, data = measure_phase("encode", HYPERPRIOR, 100, 130, "cpu", b"")
+    assert data.startswith(b"LIC1")
+    assert encoded.milliseconds > 0
+    decoded, nothing = _in_fresh_process("decode", HYPERPRIOR, 100, 130, "cpu", data)
+    assert nothing == b""
+    assert decoded.runs >= 1
+    # The last convolution alone reads 8 channels of 64 x 96 floats and writes 3 of 128 x 192.
+    assert 4 * (8 * 64 * 96 + 3 * 128 * 192) < decoded.peak_bytes < 2**30
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+def test_phases_on_a_gpu():
+    phases = measure(HYPERPRIOR, 100, 130, "cuda")
+    assert all(phase.milliseconds > 0 and phase.peak_bytes > 4 * 3 * 128 * 192 for phase in phases.values())
+
+
+def test_a_phase_that_dies_is_one_clear_error(monkeypatch):
+    class Dies:
+        def __init__(self, *_):
+            pass
+
+        def __enter__(self):
+            raise RuntimeError("not enough memory\nfor this")
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr("lic_train.complexity.measure.ProcessPoolExecutor", Dies)
+    with pytest.raises(MeasurementError, match=r"cannot measure encode: not enough memory\. .*smaller size"):
+        _in_fresh_process("encode", HYPERPRIOR, 64, 64, "cpu", b"")
+
+
+# ---- the result ----
+
+
+def counted() -> Complexity:
+    codec = on_meta(HYPERPRIOR)
+    macs = [{"height": 64, "width": 128, **count_macs(codec, 64, 128)}]
+    return Complexity("small", HYPERPRIOR, count_parameters(codec), count_quantiles(codec), macs, {"device": "cpu"})
+
+
+def test_a_result_is_read_back_as_it_was(tmp_path):
+    plain = counted()
+    phases = {name: Phase(1.5, runs, 2**20) for name, runs in (("forward", 3), ("encode", 0), ("decode", 1))}
+    for result in (plain, timed(plain, 64, 128, "cpu", phases)):
+        save(tmp_path / "a" / "small.json", result)
+        again = load(tmp_path / "a" / "small.json")
+        assert again == result
+        save(tmp_path / "b.json", again)
+        assert (tmp_path / "b.json").read_bytes() == (tmp_path / "a" / "small.json").read_bytes()
+    content = json.loads((tmp_path / "a" / "small.json").read_text())
+    assert (content["format"], content["peak_bytes"], content["time"]["forward_ms"]) == (1, 2**20, 1.5)
+    assert {"parameters", "macs", "time", "peak_bytes"} <= content["definitions"].keys()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"format": 2}', '{"format": 1, "model": 3}', "[" * 100_000, '{"format": 1, "x": NaN}']
+)
+def test_a_foreign_file_is_refused(tmp_path, content):
+    path = tmp_path / "small.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match="expected the complexity of a model"):
+        load(path)
+
+
+def test_tables_fit_80_columns():
+    console = Console(width=80, record=True)
+    codec = on_meta(small_config("iblic"))
+    parameters = count_parameters(codec)
+    macs = [{"height": h, "width": w, **dict.fromkeys(parameters, 10**12)} for h, w in SIZES]
+    machine = {"processor": "A Processor With a Long Name @ 2.70 GHz", "threads": 64}
+    result = Complexity("iblic", small_config("iblic"), parameters, 144, macs, machine)
+    phases = {name: Phase(12345.6, 0, 2**34) for name in ("forward", "encode", "decode")}
+    console.print(count_table(result))
+    console.print(time_table(timed(result, 512, 768, "cpu", phases)))
+    text = console.export_text()
+    assert f"{parameters['total']:,}" in text
+    assert "first run" in text
+    assert "…" not in text
+
+
+# ---- the command ----
+
+
+def test_the_command_counts_and_writes(tmp_path):
+    path = tmp_path / "tiny.json"
+    overrides = ["model=mbt2018_mean", "model.N=8", "model.M=8", "size=640x480", "time=false", f"output={path}"]
+    command = [sys.executable, "-W", "ignore", "-m", "lic_train.complexity", *overrides]
+    environment = os.environ | {"COLUMNS": "80", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    result = load(path)
+    assert [(macs["width"], macs["height"]) for macs in result.macs] == [(256, 256), (640, 480)]
+    assert f"{result.parameters['total']:,}" in done.stdout
+    assert str(path) in done.stdout
+    assert result.time is None
+    # 480 rows are padded to 512: five times 256x256.
+    assert result.macs[1]["total"] == 5 * result.macs[0]["total"]
+
+
+def test_the_command_times_what_it_counts(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("lic_train.complexity.__main__.measure", lambda *_: dict.fromkeys(PHASES, Phase(2.5, 4, 2**20)))
+    main(["model=mbt2018_mean", "model.N=8", "model.M=8", "size=64x64", f"output={tmp_path / 'tiny.json'}"])
+    time = load(tmp_path / "tiny.json").time
+    assert (time["decode_ms"], time["decode_runs"], time["width"], time["device"]) == (2.5, 4, 64, "cpu")
+    assert "4 runs" in capsys.readouterr().out
+
+
+def test_the_command_writes_a_table_of_variants(tmp_path, capsys):
+    rows = "[{name: narrow, paper: 0.001, model: {M: 8}}, {name: wide, paper: null, model: {N: 16}}]"
+    overrides = ["model=mbt2018_mean", "model.N=8", "variants=iblic_modules", "variants.unseen=[h_a]"]
+    main([*overrides, f"variants.rows={rows}", "variants.size=64x64", f"variants.output={tmp_path / 'table.json'}"])
+    narrow, wide = json.loads((tmp_path / "table.json").read_text())["rows"]
+    assert [(row["model"]["N"], row["model"]["M"]) for row in (narrow, wide)] == [(8, 8), (16, 8)]  # rows add up
+    assert narrow["macs"] < wide["macs"]
+    assert narrow["parameters"] < wide["parameters"]
+    assert (narrow["paper_macs"], wide["paper_macs"]) == (10**6, None)
+    h_a = 4 * 4 * 8 * 8 * 9 + (2 * 2 + 1) * 8 * 8 * 25
+    # g_s and the first two layers of h_s are transposed, of stride 2: a profiler counts them four times.
+    transposed = 8 * 8 * 25 * (4 * 4 + 8 * 8 + 16 * 16 + 32 * 32 * 3 // 8) + 8 * 8 * 25 * (1 + 4 * 1.5)
+    assert narrow["profiler_macs"] == narrow["macs"] - h_a + 3 * transposed
+    assert "wide" in capsys.readouterr().out
+
+
+def test_the_command_fails_in_one_line(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["model=cwam", "size=large"])
+    assert exit_.value.code == 2
+    assert "size: expected width x height in pixels" in capsys.readouterr().err
