@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pydantic import (
@@ -28,7 +26,7 @@ from pydantic import (
 from lic_train.errors import ConfigError
 from lic_train.evaluate.sets import SetOptions
 from lic_train.models.base import find_model
-from lic_train.overrides import CONF_DIR, check_names
+from lic_train.overrides import SWEEP_SECTIONS, check_mode, check_names, composed, for_every_job, is_sweep
 from lic_train.recipes.recipe import Recipe
 
 # The rungs q1 .. q8 that the field's networks choose their widths by (CompressAI documentation).
@@ -51,25 +49,36 @@ def by_quality(lmbda: float, distortion: str, widths: dict[int, int]) -> int:
 
 
 def register_resolvers() -> None:
-    """Make ``${by_quality:...}`` and ``${suffix:...}`` known to OmegaConf; idempotent."""
+    """Make ``${by_quality:...}``, ``${highest:...}``, ``${number:...}`` and ``${suffix:...}`` known; idempotent."""
     OmegaConf.register_new_resolver("by_quality", by_quality, replace=True)
+    OmegaConf.register_new_resolver("highest", max, replace=True)
+    # 220 and 220.0 are one lambda and one directory.
+    OmegaConf.register_new_resolver("number", lambda value: str(float(value)).removesuffix(".0"), replace=True)
     OmegaConf.register_new_resolver("suffix", lambda name: f"_{name}" if name else "", replace=True)
 
 
-def prepare(arguments: Sequence[str]) -> None:
+def prepare(arguments: Sequence[str]) -> list[str]:
     """What must happen before Hydra reads the command line: resolvers, and names that it would refuse less helpfully.
 
+    Returns:
+        The command line for Hydra.
+
     Raises:
-        ConfigError: an override names an unknown option or key.
+        ConfigError: an override names an unknown option or key, or belongs to a sweep only.
     """
     register_resolvers()
+    check_mode(arguments)
     check_names(arguments)
+    return for_every_job(arguments) if is_sweep(arguments) else list(arguments)
 
 
 class Section(BaseModel):
     """A part of the configuration in which unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+SectionKind = TypeVar("SectionKind", bound=Section)
 
 
 class OptimizerSection(Section):
@@ -141,6 +150,7 @@ class RunConfig(Section):
     crop: PositiveInt
     accumulate: PositiveInt
     precision: Literal["auto", "32", "bf16-mixed"]
+    lr_scale: PositiveFloat
     compile: bool
     channels_last: bool
     ema: Annotated[float, Field(gt=0, lt=1)] | None
@@ -148,6 +158,7 @@ class RunConfig(Section):
     validate_: Annotated[ValidateSection, Field(alias="validate")]
     init_from: str | None
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] | None
+    group: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] | None
     fresh: bool
     output: str
 
@@ -201,7 +212,7 @@ class RunConfig(Section):
 
     def make_recipe(self) -> Recipe:
         """The recipe, rescaled to this run's steps."""
-        stages = [stage.model_dump() for stage in self.recipe.stages]
+        stages = [stage.model_dump() | {"lr": stage.lr * self.lr_scale} for stage in self.recipe.stages]
         return Recipe(stages, self.steps, self.lmbda, self.distortion, self.recipe.optimizer.model_dump())
 
 
@@ -212,10 +223,19 @@ def checked(cfg: DictConfig) -> RunConfig:
         ConfigError: listing every wrong value with its key's path.
     """
     _check_rate(cfg)
+    return validated(RunConfig, OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in SWEEP_SECTIONS]))
+
+
+def validated(kind: type[SectionKind], cfg: DictConfig) -> SectionKind:
+    """A section of the given kind, its values checked.
+
+    Raises:
+        ConfigError: listing every wrong value with its key's path.
+    """
     values = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(values, dict)
     try:
-        return RunConfig.model_validate({str(key): value for key, value in values.items()})
+        return kind.model_validate({str(key): value for key, value in values.items()})
     except ValidationError as error:
         lines = [_sentence(entry) for entry in error.errors()]
         raise ConfigError("the configuration is not valid:\n  " + "\n  ".join(lines)) from None
@@ -249,9 +269,9 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     Raises:
         ConfigError: an override names an unknown option or key.
     """
-    prepare(overrides)
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        cfg = hydra_compose("config", overrides=list(overrides), return_hydra_config=True)
+    register_resolvers()
+    check_names(overrides)
+    cfg = composed("config", overrides, with_hydra=True)
     HydraConfig.instance().set_config(cfg)
     cfg = cfg.copy()
     OmegaConf.set_struct(cfg, False)

@@ -1,0 +1,207 @@
+"""Which runs a sweep has: every one composed and checked, and in its own directory, before the first is started."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import PositiveFloat
+
+from lic_train.config import RunConfig, Section, checked, compose, validated
+from lic_train.errors import ConfigError
+from lic_train.overrides import CONF_DIR, SWEEP_SECTIONS, key_of
+from lic_train.training.run_directory import refuse_another_run
+
+
+class WarmStart(Section):
+    """One lambda is trained in full; all others start from its weights, under further overrides."""
+
+    parent: PositiveFloat
+    overrides: list[str]
+
+
+class SweepSection(Section):
+    """conf/sweep: what a sweep adds to each of the typed jobs.
+
+    Attributes:
+        overrides: of every run.
+        rows: one list of overrides for each row of a table.
+        grid: values by key; every row is run with every combination.
+    """
+
+    overrides: list[str] = []
+    rows: list[list[str]] = [[]]
+    grid: dict[str, list[Any]] = {}
+    warm_start: WarmStart | None = None
+
+    def points(self) -> Iterator[list[list[str]]]:
+        """For each row of the table, the overrides of each of its runs."""
+        values = itertools.product(*self.grid.values())
+        grid = [[f"{key}={value}" for key, value in zip(self.grid, point, strict=True)] for point in values]
+        return ([[*self.overrides, *row, *point] for point in grid] for row in self.rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One run of a sweep.
+
+    Attributes:
+        overrides: what is typed after ``python train.py`` to get this run and no other.
+        parent: the run that this one starts from, and waits for.
+        fresh: an earlier run in the directory is moved aside first.
+    """
+
+    overrides: list[str]
+    config: RunConfig
+    parent: Job | None = None
+    fresh: bool = False
+
+    @property
+    def directory(self) -> Path:
+        """The run directory."""
+        return Path(self.config.output)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of a sweep, every parent before its children; ``name`` is also W&B's group."""
+
+    name: str
+    jobs: list[Job]
+
+
+def plan(typed: Sequence[Sequence[str]]) -> Plan:
+    """Expand the jobs of the command line by their sweep section.
+
+    Raises:
+        ConfigError: naming all runs whose configuration is wrong, whose directory is that of another run of this sweep,
+            or holds a run with another configuration.
+    """
+    bases = [_base(overrides) for overrides in typed]
+    name = next((base.group for base in bases if base.group), _name(bases))
+    problems: list[str] = []
+    jobs = [job for base in bases for points in base.sweep.points() for job in _jobs(base, points, name, problems)]
+    if problems:
+        raise ConfigError(f"{len(problems)} of the sweep's runs cannot be started; none was.\n" + "\n".join(problems))
+    _refuse_shared_directories(jobs)
+    return Plan(name, jobs)
+
+
+@dataclass(frozen=True)
+class _Base:
+    """One job as it was typed, with what its sweep section makes of it."""
+
+    overrides: list[str]
+    sweep: SweepSection
+    choices: dict[str, str | None]
+    group: str | None
+    fresh: bool
+
+
+def _base(typed: Sequence[str]) -> _Base:
+    cfg = compose(typed)
+    choices = dict(HydraConfig.get().runtime.choices)
+    sweep = validated(SweepSection, cfg.sweep if "sweep" in cfg else OmegaConf.create())
+    own = [text for text in typed if key_of(text).partition(".")[0] not in (*SWEEP_SECTIONS, "fresh", "group")]
+    if "model" not in map(key_of, own):
+        own.insert(0, f"model={choices['model']}")
+    swept = {key_of(text) for row in sweep.rows for text in row} | sweep.grid.keys()
+    if clash := [text for text in own if key_of(text) in swept]:
+        key = key_of(clash[0])
+        raise ConfigError(
+            f"{clash[0]}: expected a key that sweep={choices['sweep']} leaves open, got one that it varies\n"
+            f"what to do: leave it out, or give the sweep other values: 'sweep.grid.{key}=[...]'"
+        )
+    return _Base(own, sweep, choices, cfg.group, bool(cfg.fresh))
+
+
+def _name(bases: Sequence[_Base]) -> str:
+    """For example ``rd_curve-cwam-iblic``."""
+    parts = [base.choices.get("sweep") for base in bases[:1]]
+    for base in bases:
+        model, recipe = base.choices["model"], base.choices["recipe"]
+        parts.append(model if recipe == model else f"{model}_{recipe}")
+    return "-".join(part for part in dict.fromkeys(parts) if part)
+
+
+def _jobs(base: _Base, points: list[list[str]], name: str, problems: list[str]) -> Iterator[Job]:
+    """The runs of one row, the parent of a warm start first; what is wrong with them is added to ``problems``."""
+
+    def attempt(more: list[str], parent: Job | None = None) -> Iterator[Job]:
+        overrides = merged(base.overrides, [*more, f"group={name}"])
+        try:
+            yield Job(overrides, _config(overrides, base.fresh), parent, base.fresh)
+        except (ConfigError, HydraException, OmegaConfBaseException) as error:
+            problems.append(f"{' '.join(overrides)}\n  {_told(error)}")
+
+    if (warm_start := base.sweep.warm_start) is None:
+        yield from itertools.chain.from_iterable(map(attempt, points))
+        return
+    first, others = _split(points, warm_start)
+    for parent in attempt(first):
+        yield parent
+        start = [*warm_start.overrides, f"init_from={parent.directory}"]
+        for point in others:
+            yield from attempt(merged(point, start), parent)
+
+
+def _split(points: list[list[str]], warm_start: WarmStart) -> tuple[list[str], list[list[str]]]:
+    """The point of the parent's lambda, and the others."""
+    recipe = next((text.partition("=")[2] for text in warm_start.overrides if key_of(text) == "recipe"), None)
+    if recipe is not None and not (CONF_DIR / "recipe" / f"{recipe}.yaml").exists():
+        raise ConfigError(
+            f"sweep=warm_start: expected a recipe {recipe} for the runs that start from the first, there is none\n"
+            f"what to do: write conf/recipe/{recipe}.yaml, or say how they are trained, for example by\n"
+            "'sweep.warm_start.overrides=[steps=300000]'"
+        )
+    lambdas = [next(float(text.partition("=")[2]) for text in point if key_of(text) == "lambda") for point in points]
+    if warm_start.parent not in lambdas:
+        raise ConfigError(f"sweep.warm_start.parent: expected one of {lambdas}, got {warm_start.parent}")
+    place = lambdas.index(warm_start.parent)
+    return points[place], points[:place] + points[place + 1 :]
+
+
+def merged(overrides: Sequence[str], more: Sequence[str]) -> list[str]:
+    """``overrides`` followed by ``more``, which wins where both have a key."""
+    keys = {key_of(text) for text in more}
+    return [*(text for text in overrides if key_of(text) not in keys), *more]
+
+
+def _config(overrides: list[str], fresh: bool) -> RunConfig:
+    config = checked(compose(overrides))
+    if not fresh:
+        refuse_another_run(Path(config.output), config.plain())
+    return config
+
+
+def _told(error: Exception) -> str:
+    """The message, with the cause that Hydra keeps apart, indented."""
+    cause = f"\n{error.__cause__}" if isinstance(error, HydraException) and error.__cause__ else ""
+    return f"{error}{cause}".strip().replace("\n", "\n  ")
+
+
+def _refuse_shared_directories(jobs: Sequence[Job]) -> None:
+    by_directory: dict[Path, list[Job]] = {}
+    for job in jobs:
+        by_directory.setdefault(job.directory.resolve(), []).append(job)
+    shared = [group for group in by_directory.values() if len(group) > 1]
+    if not shared:
+        return
+    lines = [
+        f"{group[0].directory}\n" + "\n".join(f"    {' '.join(job.overrides)}" for job in group) for group in shared
+    ]
+    first, second = ({*job.overrides} for job in shared[0][:2])
+    key = next((key_of(text) for text in shared[0][0].overrides if text in first - second), None)
+    advice = f"for example 'name={key.replace('.', '_')}_${{{key}}}'" if key else "or leave one of the two out"
+    raise ConfigError(
+        "Runs of this sweep would share a directory.\nexpected: one run to a directory\ngot:\n  "
+        + "\n  ".join(lines)
+        + f"\nwhat to do: give each its own name, {advice}"
+    )
