@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import PositiveFloat
+from pydantic import Field, PositiveFloat
 
 from lic_train.config import RunConfig, Section, checked, compose, validated
 from lic_train.errors import ConfigError
@@ -36,9 +36,9 @@ class SweepSection(Section):
         grid: values by key; every row is run with every combination.
     """
 
-    overrides: list[str] = []
-    rows: list[list[str]] = [[]]
-    grid: dict[str, list[Any]] = {}
+    overrides: list[str] = Field(default_factory=list)
+    rows: list[list[str]] = Field(default_factory=lambda: [[]])
+    grid: dict[str, list[Any]] = Field(default_factory=dict)
     warm_start: WarmStart | None = None
 
     def points(self) -> Iterator[list[list[str]]]:

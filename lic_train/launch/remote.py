@@ -17,7 +17,7 @@ LOG = "log.txt"  # in the run directory
 
 
 def train_in_pool(arguments: Sequence[str], home: Path, log: Path, parent: int | None = 0) -> int | None:
-    """A task of Ray, which interrupts it to have it stop; the run then saves and ends, and at once upon the second time.
+    """A task of Ray, which interrupts it to have it stop: the run then saves and ends, or at the second time aborts.
 
     Args:
         arguments: the command.

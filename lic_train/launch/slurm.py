@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import time
@@ -101,29 +102,29 @@ class Slurm(Engine):
         numbers = [str(one.job_id) for one in submitted]
         for job, number in zip(jobs, numbers, strict=True):
             atomic.replace_text(job.directory / JOB_ID, number)
-        say(
-            f"Slurm: {len(jobs)} runs queued as job {numbers[0].partition('_')[0]}"
-            + (f" after {parent}" * bool(parent))
-        )
+        say(f"Slurm job {numbers[0].partition('_')[0]}: {len(jobs)} runs{f', after {parent}' if parent else ''}")
         return numbers
 
     def _watch(self, ids: dict[Job, str], stop: StopRequest, progress: SweepProgress) -> Iterator[tuple[Job, Outcome]]:
         """Ask for the queue until none of the jobs is in it."""
-        misses = dict.fromkeys(ids, 0)
-        while misses:
-            queue = _queue()
+        misses, queue = dict.fromkeys(ids, 0), dict.fromkeys(ids.values(), "PENDING")
+        while True:
+            with contextlib.suppress(ConfigError):  # the controller may be away for a while
+                queue = _queue()
             for job in list(misses):
                 misses[job] = 0 if ids[job] in queue else misses[job] + 1
                 if misses[job] and (read_state(job.directory).finished or misses[job] > MISSES):
                     del misses[job]
                     yield job, "waiting" if must_wait(job) else outcome(job, 0, stop)
+            if not misses:
+                return
             running = [job for job in misses if queue.get(ids[job]) == "RUNNING"]
             progress.update(f"{len(running)} running, {len(misses) - len(running)} queued")
             if stop.requested or not self.wait:
                 say(f"In the queue until they end, or: scancel {' '.join(sorted({ids[job] for job in misses}))}")
                 yield from ((job, "running" if job in running else "queued") for job in misses)
                 return
-            time.sleep(POLL_SECONDS if misses else 0)
+            time.sleep(POLL_SECONDS)
 
 
 def _recorded(job: Job) -> str | None:
@@ -143,7 +144,7 @@ def _queue() -> dict[str, str]:
     except (OSError, subprocess.CalledProcessError) as error:
         got = getattr(error, "stderr", "").strip() or error
         raise ConfigError(
-            f"launcher=slurm: expected squeue to answer, got: {got}\nwhat to do: start it where it does"
+            f"launcher=slurm: expected squeue to answer, got: {got}\nwhat to do: start the sweep on a login node"
         ) from error
     return dict(line.split(maxsplit=1) for line in told.splitlines())
 

@@ -78,7 +78,7 @@ class Sweep:
         return planned.name, planned.jobs
 
     def _close(self, name: str, found: list[Row]) -> None:
-        """Show and write the table, say where everything lies and how to go on, and end the process unless all is well."""
+        """Show and write the table, say where it lies and how to go on, and end the process unless all is well."""
         jobs = list(self.jobs.values())
         cost, path = warm_start_cost(jobs), self.directory / f"{name}.json"
         write(path, name, ["python", *sys.argv], found, cost)
