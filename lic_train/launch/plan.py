@@ -37,7 +37,7 @@ class SweepSection(Section):
     """
 
     overrides: list[str] = Field(default_factory=list)
-    rows: list[list[str]] = Field(default_factory=lambda: [[]])
+    rows: list[list[str]] = Field(default=[[]])
     grid: dict[str, list[Any]] = Field(default_factory=dict)
     warm_start: WarmStart | None = None
 
