@@ -14,6 +14,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
 from lic_train.errors import ConfigError
@@ -23,10 +24,19 @@ SWEEP_SECTIONS = ("sweep", "launcher")  # of the configuration: they say what -m
 
 
 def composed(config_name: str, overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
-    """A configuration of conf/, composed by the Hydra that runs this program, or by one for the purpose."""
+    """A configuration of conf/, composed by the Hydra that runs this program, or by one for the purpose.
+
+    Raises:
+        ConfigError: a group option is missing.
+    """
     runs = GlobalHydra.instance().is_initialized()
-    with contextlib.nullcontext() if runs else initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        return compose(config_name, overrides=list(overrides), return_hydra_config=with_hydra)
+    try:
+        with contextlib.nullcontext() if runs else initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            return compose(config_name, overrides=list(overrides), return_hydra_config=with_hydra)
+    except MissingConfigException as error:
+        raise ConfigError(
+            f"{error}\nwhat to do: install the package that has it; hydra/sweeper/optuna: pip install hydra-optuna-sweeper"
+        ) from error
 
 
 def is_sweep(arguments: Sequence[str]) -> bool:
@@ -56,16 +66,18 @@ def for_every_job(arguments: Sequence[str]) -> list[str]:
     """
     parser = OverridesParser.create()
 
+    def is_swept(argument: str) -> bool:
+        return "=" in argument and not argument.startswith("-") and parser.parse_override(argument).is_sweep_override()
+
     def hidden(argument: str) -> str:
         section, dot, _ = key_of(argument).partition(".")
-        if argument.startswith("-") or not dot or section in ("hydra", *SWEEP_SECTIONS):
-            return argument
-        if parser.parse_override(argument).is_sweep_override():
+        if not dot or section in ("hydra", *SWEEP_SECTIONS) or is_swept(argument):
             return argument
         key, _, value = argument.partition("=")
         return f"{key}=choice({value})"
 
-    return [hidden(argument) for argument in arguments]
+    sweeps_a_group = any((CONF_DIR / key_of(argument)).is_dir() and is_swept(argument) for argument in arguments)
+    return [hidden(argument) for argument in arguments] if sweeps_a_group else list(arguments)
 
 
 def key_of(override: str) -> str:

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, model_validator
 
 from lic_train.config import RunConfig, Section, checked, compose, validated
 from lic_train.errors import ConfigError
@@ -40,6 +40,15 @@ class SweepSection(Section):
     rows: list[list[str]] = Field(default=[[]])
     grid: dict[str, list[Any]] = Field(default_factory=dict)
     warm_start: WarmStart | None = None
+
+    @model_validator(mode="after")
+    def _parent_is_of_the_grid(self) -> SweepSection:
+        if self.warm_start is not None and self.warm_start.parent not in self.grid.get("lambda", []):
+            raise ValueError(
+                f"warm_start.parent: expected one of grid.lambda {self.grid.get('lambda', [])}, got "
+                f"{self.warm_start.parent}"
+            )
+        return self
 
     def points(self) -> Iterator[list[list[str]]]:
         """For each row of the table, the overrides of each of its runs."""
@@ -112,12 +121,13 @@ def _base(typed: Sequence[str]) -> _Base:
     own = [text for text in typed if key_of(text).partition(".")[0] not in (*SWEEP_SECTIONS, "fresh", "group")]
     if "model" not in map(key_of, own):
         own.insert(0, f"model={choices['model']}")
-    swept = {key_of(text) for row in sweep.rows for text in row} | sweep.grid.keys()
-    if clash := [text for text in own if key_of(text) in swept]:
+    fixed = {key_of(text) for some in (sweep.overrides, *sweep.rows) for text in some} | sweep.grid.keys()
+    if clash := [text for text in own if key_of(text) in fixed]:
         key = key_of(clash[0])
+        others = f", or give the sweep other values: 'sweep.grid.{key}=[...]'" if key in sweep.grid else ""
         raise ConfigError(
-            f"{clash[0]}: expected a key that sweep={choices['sweep']} leaves open, got one that it varies\n"
-            f"what to do: leave it out, or give the sweep other values: 'sweep.grid.{key}=[...]'"
+            f"{clash[0]}: expected a key that sweep={choices['sweep']} leaves open, got one that it sets\n"
+            f"what to do: leave it out{others}"
         )
     return _Base(own, sweep, choices, cfg.group, bool(cfg.fresh))
 
@@ -159,13 +169,16 @@ def _split(points: list[list[str]], warm_start: WarmStart) -> tuple[list[str], l
         raise ConfigError(
             f"sweep=warm_start: expected a recipe {recipe} for the runs that start from the first, there is none\n"
             f"what to do: write conf/recipe/{recipe}.yaml, or say how they are trained, for example by\n"
-            "'sweep.warm_start.overrides=[steps=300000]'"
+            "'sweep.warm_start.overrides=[\"steps=300000\"]'"
         )
     lambdas = [next(float(text.partition("=")[2]) for text in point if key_of(text) == "lambda") for point in points]
-    if warm_start.parent not in lambdas:
-        raise ConfigError(f"sweep.warm_start.parent: expected one of {lambdas}, got {warm_start.parent}")
     place = lambdas.index(warm_start.parent)
     return points[place], points[:place] + points[place + 1 :]
+
+
+def counted(number: int) -> str:
+    """``1 run``, ``2 runs``."""
+    return f"{number} run{'s' if number != 1 else ''}"
 
 
 def merged(overrides: Sequence[str], more: Sequence[str]) -> list[str]:

@@ -15,7 +15,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from lic_train import atomic
 from lic_train.errors import ConfigError
 from lic_train.launch.engine import Engine, Outcome, must_wait, outcome
-from lic_train.launch.plan import Job
+from lic_train.launch.plan import Job, counted
 from lic_train.launch.process import TRAIN, StopRequest, command
 from lic_train.launch.progress import SweepProgress
 from lic_train.launch.remote import SlurmTask
@@ -102,7 +102,7 @@ class Slurm(Engine):
         numbers = [str(one.job_id) for one in submitted]
         for job, number in zip(jobs, numbers, strict=True):
             atomic.replace_text(job.directory / JOB_ID, number)
-        say(f"Slurm job {numbers[0].partition('_')[0]}: {len(jobs)} runs{f', after {parent}' if parent else ''}")
+        say(f"Slurm job {numbers[0].partition('_')[0]}: {counted(len(jobs))}{f', after {parent}' if parent else ''}")
         return numbers
 
     def _watch(self, ids: dict[Job, str], stop: StopRequest, progress: SweepProgress) -> Iterator[tuple[Job, Outcome]]:

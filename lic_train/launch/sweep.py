@@ -13,7 +13,7 @@ from rich import get_console
 
 from lic_train.config import validated
 from lic_train.launch.engine import Engine, Outcome
-from lic_train.launch.plan import Job, plan
+from lic_train.launch.plan import Job, counted, plan
 from lic_train.launch.process import StopRequest
 from lic_train.launch.state import read_state, validation_loss
 from lic_train.launch.table import Row, hours_unit, render, rows, warm_start_cost, write
@@ -67,7 +67,7 @@ class Sweep:
         engine = make_engine(self.engine_section)
         self.jobs |= {job.directory: job for job in planned.jobs}
         missing = [job for job in planned.jobs if job.fresh or not read_state(job.directory).finished]
-        say(f"Sweep {planned.name}: {len(planned.jobs)} runs, {len(planned.jobs) - len(missing)} of them finished")
+        say(f"Sweep {planned.name}: {counted(len(planned.jobs))}, {len(planned.jobs) - len(missing)} finished before")
         for job in missing:
             if job.fresh:
                 claim(job.directory, job.config.plain(), True, job.overrides).release()
