@@ -35,7 +35,7 @@ def composed(config_name: str, overrides: Sequence[str], with_hydra: bool = Fals
             return compose(config_name, overrides=list(overrides), return_hydra_config=with_hydra)
     except MissingConfigException as error:
         raise ConfigError(
-            f"{error}\nwhat to do: install the package that has it; hydra/sweeper/optuna: pip install hydra-optuna-sweeper"
+            f"{error}\nwhat to do: install the package that brings it, for Optuna: pip install hydra-optuna-sweeper"
         ) from error
 
 

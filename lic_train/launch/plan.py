@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -18,6 +18,8 @@ from lic_train.config import RunConfig, Section, checked, compose, validated
 from lic_train.errors import ConfigError
 from lic_train.overrides import CONF_DIR, SWEEP_SECTIONS, key_of
 from lic_train.training.run_directory import refuse_another_run
+
+Made = TypeVar("Made")
 
 
 class WarmStart(Section):
@@ -93,9 +95,9 @@ def plan(typed: Sequence[Sequence[str]]) -> Plan:
         ConfigError: naming all runs whose configuration is wrong, whose directory is that of another run of this sweep,
             or holds a run with another configuration.
     """
-    bases = [_base(overrides) for overrides in typed]
-    name = next((base.group for base in bases if base.group), _name(bases))
     problems: list[str] = []
+    bases = [base for overrides in typed for base in _collecting(problems, overrides, _base, overrides)]
+    name = next((base.group for base in bases if base.group), _name(bases))
     jobs = [job for base in bases for points in base.sweep.points() for job in _jobs(base, points, name, problems)]
     if problems:
         raise ConfigError(f"{len(problems)} of the sweep's runs cannot be started; none was.\n" + "\n".join(problems))
@@ -144,12 +146,9 @@ def _name(bases: Sequence[_Base]) -> str:
 def _jobs(base: _Base, points: list[list[str]], name: str, problems: list[str]) -> Iterator[Job]:
     """The runs of one row, the parent of a warm start first; what is wrong with them is added to ``problems``."""
 
-    def attempt(more: list[str], parent: Job | None = None) -> Iterator[Job]:
+    def attempt(more: list[str], parent: Job | None = None) -> list[Job]:
         overrides = merged(base.overrides, [*more, f"group={name}"])
-        try:
-            yield Job(overrides, _config(overrides, base.fresh), parent, base.fresh)
-        except (ConfigError, HydraException, OmegaConfBaseException) as error:
-            problems.append(f"{' '.join(overrides)}\n  {_told(error)}")
+        return _collecting(problems, overrides, _job, overrides, parent, base.fresh)
 
     if (warm_start := base.sweep.warm_start) is None:
         yield from itertools.chain.from_iterable(map(attempt, points))
@@ -187,11 +186,22 @@ def merged(overrides: Sequence[str], more: Sequence[str]) -> list[str]:
     return [*(text for text in overrides if key_of(text) not in keys), *more]
 
 
-def _config(overrides: list[str], fresh: bool) -> RunConfig:
+def _job(overrides: list[str], parent: Job | None, fresh: bool) -> Job:
     config = checked(compose(overrides))
     if not fresh:
         refuse_another_run(Path(config.output), config.plain())
-    return config
+    return Job(overrides, config, parent, fresh)
+
+
+def _collecting(
+    problems: list[str], overrides: Sequence[str], make: Callable[..., Made], *arguments: object
+) -> list[Made]:
+    """What ``make`` gives, or nothing and another problem."""
+    try:
+        return [make(*arguments)]
+    except (ConfigError, HydraException, OmegaConfBaseException) as error:
+        problems.append(f"{' '.join(overrides)}\n  {_told(error)}")
+        return []
 
 
 def _told(error: Exception) -> str:
@@ -210,11 +220,11 @@ def _refuse_shared_directories(jobs: Sequence[Job]) -> None:
     lines = [
         f"{group[0].directory}\n" + "\n".join(f"    {' '.join(job.overrides)}" for job in group) for group in shared
     ]
-    first, second = ({*job.overrides} for job in shared[0][:2])
-    key = next((key_of(text) for text in shared[0][0].overrides if text in first - second), None)
-    advice = f"for example 'name={key.replace('.', '_')}_${{{key}}}'" if key else "or leave one of the two out"
+    first, second = shared[0][:2]
+    key = next((key_of(text) for text in first.overrides if text not in second.overrides), "")
+    advice = f"give each its own name, for example 'name={key.replace('.', '_')}_${{{key}}}'"
     raise ConfigError(
         "Runs of this sweep would share a directory.\nexpected: one run to a directory\ngot:\n  "
         + "\n  ".join(lines)
-        + f"\nwhat to do: give each its own name, {advice}"
+        + f"\nwhat to do: {'leave one of the two out' if first.config == second.config else advice}"
     )

@@ -16,7 +16,7 @@ from lic_train.launch.engine import Engine, Outcome
 from lic_train.launch.plan import Job, counted, plan
 from lic_train.launch.process import StopRequest
 from lic_train.launch.state import read_state, validation_loss
-from lic_train.launch.table import Row, hours_unit, render, rows, warm_start_cost, write
+from lic_train.launch.table import Row, common_directory, hours_unit, render, rows, warm_start_cost, write
 from lic_train.screen import errors_without_traceback
 from lic_train.training.console import say
 from lic_train.training.run_directory import claim
@@ -88,6 +88,7 @@ class Sweep:
         for row in found:
             if row.outcome == "failed":
                 say(f"failed    {row.job.directory}: {row.log or 'its messages are above'}", "red")
+        say(f"runs      {common_directory(found)}")
         say(f"table     {path}")
         unfinished = any(row.outcome != "finished" for row in found)
         if unfinished:

@@ -108,7 +108,7 @@ def hours_unit(found: Sequence[Row]) -> str:
 def render(name: str, found: Sequence[Row], with_loss: bool) -> Table:
     """The table for a terminal of 80 columns; ``with_loss`` for a search, whose objective it is."""
     home = common_directory(found)
-    table = Table(title=f"{name}: the runs in {home}", title_justify="left")
+    table = Table(title=name, title_justify="left")
     table.add_column("run", overflow="fold")
     table.add_column("state")
     numbers = ["step", "bpp_file", "PSNR", hours_unit(found)]
