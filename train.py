@@ -34,5 +34,5 @@ def main(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     with errors_without_traceback():
-        prepare(sys.argv[1:])
+        sys.argv[1:] = prepare(sys.argv[1:])
         main()

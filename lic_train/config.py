@@ -9,8 +9,6 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pydantic import (
@@ -28,7 +26,7 @@ from pydantic import (
 from lic_train.errors import ConfigError
 from lic_train.evaluate.sets import SetOptions
 from lic_train.models.base import find_model
-from lic_train.overrides import CONF_DIR, check_names
+from lic_train.overrides import SWEEP_SECTIONS, check_mode, check_names, composed, for_every_job, is_sweep
 from lic_train.recipes.recipe import Recipe
 
 # The rungs q1 .. q8 that the field's networks choose their widths by (CompressAI documentation).
@@ -51,20 +49,28 @@ def by_quality(lmbda: float, distortion: str, widths: dict[int, int]) -> int:
 
 
 def register_resolvers() -> None:
-    """Make ``${by_quality:...}``, ``${product:...}`` and ``${suffix:...}`` known to OmegaConf; idempotent."""
+    """Make ``${by_quality:...}``, ``${highest:...}``, ``${number:...}``, ... known to OmegaConf; idempotent."""
     OmegaConf.register_new_resolver("by_quality", by_quality, replace=True)
+    OmegaConf.register_new_resolver("highest", max, replace=True)
+    # 220 and 220.0 are one lambda and one directory.
+    OmegaConf.register_new_resolver("number", lambda value: str(float(value)).removesuffix(".0"), replace=True)
     OmegaConf.register_new_resolver("product", lambda *factors: math.prod(factors), replace=True)
     OmegaConf.register_new_resolver("suffix", lambda name: f"_{name}" if name else "", replace=True)
 
 
-def prepare(arguments: Sequence[str], config_name: str = "config") -> None:
+def prepare(arguments: Sequence[str]) -> list[str]:
     """What must happen before Hydra reads the command line: resolvers, and names that it would refuse less helpfully.
 
+    Returns:
+        The command line for Hydra.
+
     Raises:
-        ConfigError: an override names an unknown option or key.
+        ConfigError: an override names an unknown option or key, or belongs to a sweep only.
     """
     register_resolvers()
-    check_names(arguments, config_name)
+    check_mode(arguments)
+    check_names(arguments)
+    return for_every_job(arguments) if is_sweep(arguments) else list(arguments)
 
 
 class Section(BaseModel):
@@ -144,6 +150,7 @@ class RunConfig(Section):
     crop: PositiveInt
     accumulate: PositiveInt
     precision: Literal["auto", "32", "bf16-mixed"]
+    lr_scale: PositiveFloat
     compile: bool
     channels_last: bool
     ema: Annotated[float, Field(gt=0, lt=1)] | None
@@ -151,6 +158,7 @@ class RunConfig(Section):
     validate_: Annotated[ValidateSection, Field(alias="validate")]
     init_from: str | None
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] | None
+    group: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] | None
     fresh: bool
     output: str
 
@@ -204,7 +212,7 @@ class RunConfig(Section):
 
     def make_recipe(self) -> Recipe:
         """The recipe, rescaled to this run's steps."""
-        stages = [stage.model_dump() for stage in self.recipe.stages]
+        stages = [stage.model_dump() | {"lr": stage.lr * self.lr_scale} for stage in self.recipe.stages]
         return Recipe(stages, self.steps, self.lmbda, self.distortion, self.recipe.optimizer.model_dump())
 
 
@@ -215,7 +223,7 @@ def checked(cfg: DictConfig) -> RunConfig:
         ConfigError: listing every wrong value with its key's path.
     """
     check_rate(cfg)
-    return validated(RunConfig, cfg)
+    return validated(RunConfig, OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in SWEEP_SECTIONS]))
 
 
 def validated(kind: type[SectionKind], cfg: DictConfig) -> SectionKind:
@@ -265,9 +273,9 @@ def compose(overrides: Sequence[str], config_name: str = "config") -> DictConfig
     Raises:
         ConfigError: an override names an unknown option or key.
     """
-    prepare(overrides, config_name)
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        cfg = hydra_compose(config_name, overrides=list(overrides), return_hydra_config=True)
+    register_resolvers()
+    check_names(overrides, config_name)
+    cfg = composed(config_name, overrides, with_hydra=True)
     HydraConfig.instance().set_config(cfg)
     cfg = cfg.copy()
     OmegaConf.set_struct(cfg, False)

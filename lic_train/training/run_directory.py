@@ -32,6 +32,7 @@ FREE_KEYS = (
     "data.num_workers",
     "eval",
     "fresh",
+    "group",
     "logger",
     "output",
     "trainer",
@@ -198,22 +199,31 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [f"{key}: {before.get(key, ABSENT)} -> {after.get(key, ABSENT)}" for key in keys if not _is_free(key)]
 
 
-def _check_or_write(run_dir: Path, config: dict[str, Any], overrides: list[str]) -> None:
-    """Compare with the configuration on disk; write it if it is new, or differs in free keys only."""
-    file = run_dir / CONFIG
-    old = _read_config(run_dir)
-    if old == config:
-        return
-    if old is not None and (lines := difference(old, config)):
+def refuse_another_run(run_dir: Path, config: dict[str, Any]) -> dict[str, Any] | None:
+    """Compare with the configuration on disk, which is returned, None for a new run; nothing is written.
+
+    Raises:
+        ConfigError: the directory holds a run with another configuration, or one that cannot be read.
+    """
+    old, config = _read_config(run_dir), _plain(config)
+    if old is not None and old != config and (lines := difference(old, config)):
         raise ConfigError(
             f"{run_dir} holds a run with another configuration.\nexpected: the configuration that it began with\n"
             "got (old -> new):\n  " + "\n  ".join(lines) + "\n"
             "what to do: name=... gives this one its own directory; fresh=true moves the old run aside and starts anew"
         )
+    return old
+
+
+def _check_or_write(run_dir: Path, config: dict[str, Any], overrides: list[str]) -> None:
+    """Write the configuration if it is new, or differs from the one on disk in free keys only."""
+    old = refuse_another_run(run_dir, config)
+    if old == config:
+        return
     if old is not None and (run_dir / FINISHED).exists():
         return  # the record of a finished run stays as it was
     atomic.replace_text(run_dir / OVERRIDES, yaml.safe_dump(overrides))
-    atomic.replace_text(file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    atomic.replace_text(run_dir / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
 
 def _read_config(run_dir: Path) -> dict[str, Any] | None:

@@ -28,6 +28,7 @@ from lic_train.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpo
 from lic_train.training.callbacks.data_watch import DataWatch
 from lic_train.training.callbacks.ema import WeightAveraging
 from lic_train.training.callbacks.guard import NonFiniteGuard
+from lic_train.training.callbacks.hours import DeviceHours
 from lic_train.training.callbacks.interrupt import GracefulStop, stopping_at_once
 from lic_train.training.callbacks.pictures import Pictures
 from lic_train.training.callbacks.progress import ProgressBar
@@ -82,7 +83,7 @@ def loggers(config: RunConfig, run: ResumeState) -> Iterator[list[Logger]]:
         yield []
         return
     tags = [config.model_name, config.distortion, f"lambda={config.lmbda:g}", config.data_name]
-    group = config.model_name
+    group = config.group or config.model_name
     active = build_loggers(
         config.logger["kind"], run.run_dir, config=config.plain(), group=group, tags=tags, resume_step=run.step
     )
@@ -149,6 +150,7 @@ def make_trainer(config: RunConfig, run: ResumeState, active: list[Logger], data
     every = min(config.validate_.every, config.steps)
     callbacks: list[L.Callback] = [
         DataWatch(run_dir),
+        DeviceHours(),
         NonFiniteGuard(run_dir),
         Pictures(run_dir / "pictures", lambda: data.whole_images(1)),
         RateDistortion(run_dir / "pictures", f"{config.model_name}, lambda {config.lmbda:g}", config.eval.name),

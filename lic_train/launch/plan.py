@@ -1,0 +1,230 @@
+"""Which runs a sweep has: every one composed and checked, and in its own directory, before the first is started."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import Field, PositiveFloat, model_validator
+
+from lic_train.config import RunConfig, Section, checked, compose, validated
+from lic_train.errors import ConfigError
+from lic_train.overrides import CONF_DIR, SWEEP_SECTIONS, key_of
+from lic_train.training.run_directory import refuse_another_run
+
+Made = TypeVar("Made")
+
+
+class WarmStart(Section):
+    """One lambda is trained in full; all others start from its weights, under further overrides."""
+
+    parent: PositiveFloat
+    overrides: list[str]
+
+
+class SweepSection(Section):
+    """conf/sweep: what a sweep adds to each of the typed jobs.
+
+    Attributes:
+        overrides: of every run.
+        rows: one list of overrides for each row of a table.
+        grid: values by key; every row is run with every combination.
+    """
+
+    overrides: list[str] = Field(default_factory=list)
+    rows: list[list[str]] = Field(default=[[]])
+    grid: dict[str, list[Any]] = Field(default_factory=dict)
+    warm_start: WarmStart | None = None
+
+    @model_validator(mode="after")
+    def _parent_is_of_the_grid(self) -> SweepSection:
+        if self.warm_start is not None and self.warm_start.parent not in self.grid.get("lambda", []):
+            raise ValueError(
+                f"warm_start.parent: expected one of grid.lambda {self.grid.get('lambda', [])}, got "
+                f"{self.warm_start.parent}"
+            )
+        return self
+
+    def points(self) -> Iterator[list[list[str]]]:
+        """For each row of the table, the overrides of each of its runs."""
+        values = itertools.product(*self.grid.values())
+        grid = [[f"{key}={value}" for key, value in zip(self.grid, point, strict=True)] for point in values]
+        return ([[*self.overrides, *row, *point] for point in grid] for row in self.rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One run of a sweep.
+
+    Attributes:
+        overrides: what is typed after ``python train.py`` to get this run and no other.
+        parent: the run that this one starts from, and waits for.
+        fresh: an earlier run in the directory is moved aside first.
+    """
+
+    overrides: list[str]
+    config: RunConfig
+    parent: Job | None = None
+    fresh: bool = False
+
+    @property
+    def directory(self) -> Path:
+        """The run directory."""
+        return Path(self.config.output)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of a sweep, every parent before its children; ``name`` is also W&B's group."""
+
+    name: str
+    jobs: list[Job]
+
+
+def plan(typed: Sequence[Sequence[str]]) -> Plan:
+    """Expand the jobs of the command line by their sweep section.
+
+    Raises:
+        ConfigError: naming all runs whose configuration is wrong, whose directory is that of another run of this sweep,
+            or holds a run with another configuration.
+    """
+    problems: list[str] = []
+    bases = [base for overrides in typed for base in _collecting(problems, overrides, _base, overrides)]
+    name = next((base.group for base in bases if base.group), _name(bases))
+    jobs = [job for base in bases for points in base.sweep.points() for job in _jobs(base, points, name, problems)]
+    if problems:
+        raise ConfigError(f"{len(problems)} of the sweep's runs cannot be started; none was.\n" + "\n".join(problems))
+    _refuse_shared_directories(jobs)
+    return Plan(name, jobs)
+
+
+@dataclass(frozen=True)
+class _Base:
+    """One job as it was typed, with what its sweep section makes of it."""
+
+    overrides: list[str]
+    sweep: SweepSection
+    choices: dict[str, str | None]
+    group: str | None
+    fresh: bool
+
+
+def _base(typed: Sequence[str]) -> _Base:
+    cfg = compose(typed)
+    choices = dict(HydraConfig.get().runtime.choices)
+    sweep = validated(SweepSection, cfg.sweep if "sweep" in cfg else OmegaConf.create())
+    own = [text for text in typed if key_of(text).partition(".")[0] not in (*SWEEP_SECTIONS, "fresh", "group")]
+    if "model" not in map(key_of, own):
+        own.insert(0, f"model={choices['model']}")
+    fixed = {key_of(text) for some in (sweep.overrides, *sweep.rows) for text in some} | sweep.grid.keys()
+    if clash := [text for text in own if key_of(text) in fixed]:
+        key = key_of(clash[0])
+        others = f", or give the sweep other values: 'sweep.grid.{key}=[...]'" if key in sweep.grid else ""
+        raise ConfigError(
+            f"{clash[0]}: expected a key that sweep={choices['sweep']} leaves open, got one that it sets\n"
+            f"what to do: leave it out{others}"
+        )
+    return _Base(own, sweep, choices, cfg.group, bool(cfg.fresh))
+
+
+def _name(bases: Sequence[_Base]) -> str:
+    """For example ``rd_curve-cwam-iblic``."""
+    parts = [base.choices.get("sweep") for base in bases[:1]]
+    for base in bases:
+        model, recipe = base.choices["model"], base.choices["recipe"]
+        parts.append(model if recipe == model else f"{model}_{recipe}")
+    return "-".join(part for part in dict.fromkeys(parts) if part)
+
+
+def _jobs(base: _Base, points: list[list[str]], name: str, problems: list[str]) -> Iterator[Job]:
+    """The runs of one row, the parent of a warm start first; what is wrong with them is added to ``problems``."""
+
+    def attempt(more: list[str], parent: Job | None = None) -> list[Job]:
+        overrides = merged(base.overrides, [*more, f"group={name}"])
+        return _collecting(problems, overrides, _job, overrides, parent, base.fresh)
+
+    if (warm_start := base.sweep.warm_start) is None:
+        yield from itertools.chain.from_iterable(map(attempt, points))
+        return
+    first, others = _split(points, warm_start)
+    for parent in attempt(first):
+        yield parent
+        start = [*warm_start.overrides, f"init_from={parent.directory}"]
+        for point in others:
+            yield from attempt(merged(point, start), parent)
+
+
+def _split(points: list[list[str]], warm_start: WarmStart) -> tuple[list[str], list[list[str]]]:
+    """The point of the parent's lambda, and the others."""
+    recipe = next((text.partition("=")[2] for text in warm_start.overrides if key_of(text) == "recipe"), None)
+    if recipe is not None and not (CONF_DIR / "recipe" / f"{recipe}.yaml").exists():
+        raise ConfigError(
+            f"sweep=warm_start: expected a recipe {recipe} for the runs that start from the first, there is none\n"
+            f"what to do: write conf/recipe/{recipe}.yaml, or say how they are trained, for example by\n"
+            "'sweep.warm_start.overrides=[\"steps=300000\"]'"
+        )
+    lambdas = [next(float(text.partition("=")[2]) for text in point if key_of(text) == "lambda") for point in points]
+    place = lambdas.index(warm_start.parent)
+    return points[place], points[:place] + points[place + 1 :]
+
+
+def counted(number: int) -> str:
+    """``1 run``, ``2 runs``."""
+    return f"{number} run{'s' if number != 1 else ''}"
+
+
+def merged(overrides: Sequence[str], more: Sequence[str]) -> list[str]:
+    """``overrides`` followed by ``more``, which wins where both have a key."""
+    keys = {key_of(text) for text in more}
+    return [*(text for text in overrides if key_of(text) not in keys), *more]
+
+
+def _job(overrides: list[str], parent: Job | None, fresh: bool) -> Job:
+    config = checked(compose(overrides))
+    if not fresh:
+        refuse_another_run(Path(config.output), config.plain())
+    return Job(overrides, config, parent, fresh)
+
+
+def _collecting(
+    problems: list[str], overrides: Sequence[str], make: Callable[..., Made], *arguments: object
+) -> list[Made]:
+    """What ``make`` gives, or nothing and another problem."""
+    try:
+        return [make(*arguments)]
+    except (ConfigError, HydraException, OmegaConfBaseException) as error:
+        problems.append(f"{' '.join(overrides)}\n  {_told(error)}")
+        return []
+
+
+def _told(error: Exception) -> str:
+    """The message, with the cause that Hydra keeps apart, indented."""
+    cause = f"\n{error.__cause__}" if isinstance(error, HydraException) and error.__cause__ else ""
+    return f"{error}{cause}".strip().replace("\n", "\n  ")
+
+
+def _refuse_shared_directories(jobs: Sequence[Job]) -> None:
+    by_directory: dict[Path, list[Job]] = {}
+    for job in jobs:
+        by_directory.setdefault(job.directory.resolve(), []).append(job)
+    shared = [group for group in by_directory.values() if len(group) > 1]
+    if not shared:
+        return
+    lines = [
+        f"{group[0].directory}\n" + "\n".join(f"    {' '.join(job.overrides)}" for job in group) for group in shared
+    ]
+    first, second = shared[0][:2]
+    key = next((key_of(text) for text in first.overrides if text not in second.overrides), "")
+    advice = f"give each its own name, for example 'name={key.replace('.', '_')}_${{{key}}}'"
+    raise ConfigError(
+        "Runs of this sweep would share a directory.\nexpected: one run to a directory\ngot:\n  "
+        + "\n  ".join(lines)
+        + f"\nwhat to do: {'leave one of the two out' if first.config == second.config else advice}"
+    )

@@ -1,0 +1,116 @@
+"""A pool of GPUs, on one machine or many: Ray gives every run its own, and starts the next where some are free."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import NonNegativeFloat, PositiveFloat
+
+from lic_train.errors import ConfigError
+from lic_train.launch.engine import Engine, Outcome, must_wait, outcome
+from lic_train.launch.plan import Job
+from lic_train.launch.process import StopRequest, command
+from lic_train.launch.progress import SweepProgress
+from lic_train.launch.remote import LOG, train_in_pool
+
+POLL_SECONDS = 1.0
+
+
+class Ray(Engine):
+    """One Ray task for each run; the output goes to the run directory.
+
+    Attributes:
+        address: of a running Ray; None for RAY_ADDRESS, or one of our own on this machine.
+        gpus: of a run; None for ``trainer.devices``, where the pool has GPUs and the run is not for the CPU.
+        cpus: of a run.
+    """
+
+    address: str | None
+    gpus: NonNegativeFloat | None
+    cpus: PositiveFloat
+
+    def run(self, jobs: Sequence[Job], directory: Path, stop: StopRequest) -> Iterator[tuple[Job, Outcome]]:
+        """See `Engine`."""
+        ray = _import_ray()
+        with _connected(ray, self.address), SweepProgress(jobs) as progress:
+            options = {job: self._resources(ray, job) for job in jobs}
+            remote = ray.remote(max_retries=0)(train_in_pool)
+            refs: dict[Any, Job] = {}
+            by_job: dict[Job, Any] = {}
+            for job in jobs:
+                parent = by_job.get(job.parent) if job.parent else None
+                log, home = job.directory.absolute() / LOG, Path.cwd()
+                by_job[job] = remote.options(**options[job]).remote(command(job.overrides), home, log, parent)
+                refs[by_job[job]] = job
+            yield from self._collect(ray, refs, stop, progress)
+
+    def _collect(
+        self, ray: Any, refs: dict[Any, Job], stop: StopRequest, progress: SweepProgress
+    ) -> Iterator[tuple[Job, Outcome]]:
+        """Wait for the tasks; every stop request is passed on to each."""
+        pending, passed_on = list(refs), 0
+        while pending:
+            done, pending = ray.wait(pending, timeout=POLL_SECONDS)
+            progress.update(f"{len(refs) - len(pending)} of {len(refs)} runs ended")
+            if passed_on < stop.count:
+                passed_on = stop.count
+                for ref in pending:
+                    ray.cancel(ref)
+            for ref in done:
+                job = refs[ref]
+                try:
+                    code = ray.get(ref)
+                except ray.exceptions.TaskCancelledError:
+                    continue  # it had not begun
+                except ray.exceptions.RayError:
+                    code = 1  # the machine, or the worker on it, went away
+                yield job, "waiting" if code is None and must_wait(job) else outcome(job, code or 0, stop)
+
+    def _resources(self, ray: Any, job: Job) -> dict[str, float]:
+        """What one run takes of the pool, refused where no machine has as much."""
+        trainer, machines = job.config.trainer, [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if trainer.num_nodes > 1:
+            raise ConfigError(
+                f"launcher=ray: expected trainer.num_nodes=1, got {trainer.num_nodes}; launcher=slurm spreads one run "
+                "over several machines"
+            )
+        most = {name: max(machine.get(name, 0) for machine in machines) for name in ("GPU", "CPU")}
+        gpus = self.gpus
+        if gpus is None:
+            gpus = float(trainer.devices) if most["GPU"] and trainer.accelerator != "cpu" else 0.0
+        if gpus > most["GPU"] or self.cpus > most["CPU"]:
+            raise ConfigError(
+                f"launcher=ray: expected a machine with {gpus:g} GPUs and {self.cpus:g} CPUs for a run, the largest of "
+                f"{len(machines)} has {most['GPU']:g} and {most['CPU']:g}\n"
+                "what to do: fewer trainer.devices, launcher.gpus=... or launcher.cpus=..., or a larger machine"
+            )
+        return {"num_gpus": gpus, "num_cpus": self.cpus}
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError(
+            "launcher=ray: expected an installed Ray, there is none; what to do: pip install 'ray>=2.40'"
+        ) from error
+    return ray
+
+
+@contextlib.contextmanager
+def _connected(ray: Any, address: str | None) -> Iterator[None]:
+    try:
+        ray.init(address=address, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    except ConnectionError as error:
+        raise ConfigError(
+            f"launcher=ray: expected a running Ray at {address or os.environ.get('RAY_ADDRESS')}, there is none "
+            "to connect to\nwhat to do: `ray start --head` on one machine and `ray start --address=...` on the others"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,160 @@
+"""A cluster under Slurm: an array job, each run in its own directory, queued again when its time is over."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+
+from lic_train import atomic
+from lic_train.errors import ConfigError
+from lic_train.launch.engine import Engine, Outcome, must_wait, outcome
+from lic_train.launch.plan import Job, counted
+from lic_train.launch.process import TRAIN, StopRequest, command
+from lic_train.launch.progress import SweepProgress
+from lic_train.launch.remote import SlurmTask
+from lic_train.launch.state import read_state
+from lic_train.training.console import say
+
+JOB_ID = "slurm_job.txt"  # in the run directory
+POLL_SECONDS = 2.0
+MISSES = 3  # polls for which a shared file system may show an old state of the run
+
+
+class Slurm(Engine):
+    """conf/launcher/slurm.yaml tells of the keys.
+
+    The jobs outlive this process. Ctrl-C leaves them in the queue, and the same command finds them there again.
+    """
+
+    partition: str | None
+    account: str | None
+    hours: PositiveFloat
+    signal_seconds: PositiveInt
+    requeues: NonNegativeInt
+    gpus: NonNegativeInt | None
+    cpus: PositiveInt
+    memory_gb: PositiveFloat
+    parallel: PositiveInt
+    sbatch: dict[str, Any]
+    wait: bool
+
+    def run(self, jobs: Sequence[Job], directory: Path, stop: StopRequest) -> Iterator[tuple[Job, Outcome]]:
+        """See `Engine`; on a stop request nothing is stopped, and what is not over is yielded as it stands."""
+        ids = self._submit(jobs, directory)
+        with SweepProgress(jobs) as progress:
+            yield from self._watch(ids, stop, progress)
+
+    def _submit(self, jobs: Sequence[Job], directory: Path) -> dict[Job, str]:
+        """Queue what is not in the queue from an earlier start. Returns Slurm's number of every job."""
+        queued = _queue()
+        ids = {job: number for job in jobs if (number := _recorded(job)) in queued}
+        groups: dict[tuple[Job | None, int, int, int], list[Job]] = {}
+        for job in jobs:
+            if job not in ids:
+                trainer = job.config.trainer
+                groups.setdefault((job.parent, trainer.num_nodes, trainer.devices, self._gpus(job)), []).append(job)
+        for (parent, nodes, tasks, gpus), members in groups.items():
+            shape = {"nodes": nodes, "tasks_per_node": tasks, "slurm_gpus_per_node": gpus or None}
+            numbers = self._submit_array(members, directory, ids.get(parent) if parent else None, shape)
+            ids |= dict(zip(members, numbers, strict=True))
+        return ids
+
+    def _gpus(self, job: Job) -> int:
+        if self.gpus is not None:
+            return self.gpus
+        return 0 if job.config.trainer.accelerator == "cpu" else job.config.trainer.devices
+
+    def _submit_array(
+        self, jobs: Sequence[Job], directory: Path, parent: str | None, shape: dict[str, int | None]
+    ) -> list[str]:
+        """One array of jobs of one shape, which wait for the same parent."""
+        submitit = _import_submitit()
+        # A child of a parent that failed would else stand in the queue for ever.
+        after = {"dependency": f"afterok:{parent}", "kill-on-invalid-dep": "yes"} if parent else {}
+        executor = submitit.AutoExecutor(directory / "slurm", cluster="slurm", slurm_max_num_timeout=self.requeues)
+        executor.update_parameters(
+            name=directory.name,
+            timeout_min=round(60 * self.hours),
+            cpus_per_task=self.cpus,
+            mem_gb=self.memory_gb,
+            slurm_partition=self.partition,
+            slurm_account=self.account,
+            slurm_array_parallelism=self.parallel,
+            slurm_signal_delay_s=self.signal_seconds,
+            slurm_setup=[f"export PYTHONPATH={TRAIN.parent}${{PYTHONPATH:+:$PYTHONPATH}}"],
+            slurm_additional_parameters={"requeue": True, **self.sbatch, **after},
+            **shape,
+        )
+        try:
+            with executor.batch():
+                submitted = [executor.submit(SlurmTask(command(job.overrides), job.directory)) for job in jobs]
+        except submitit.core.utils.FailedJobError as error:
+            raise ConfigError(
+                f"launcher=slurm: expected sbatch to take the jobs, got:\n{error}\nwhat to do: conf/launcher/slurm.yaml"
+            ) from error
+        numbers = [str(one.job_id) for one in submitted]
+        for job, number in zip(jobs, numbers, strict=True):
+            atomic.replace_text(job.directory / JOB_ID, number)
+        say(f"Slurm job {numbers[0].partition('_')[0]}: {counted(len(jobs))}{f', after {parent}' if parent else ''}")
+        return numbers
+
+    def _watch(self, ids: dict[Job, str], stop: StopRequest, progress: SweepProgress) -> Iterator[tuple[Job, Outcome]]:
+        """Ask for the queue until none of the jobs is in it."""
+        misses, queue = dict.fromkeys(ids, 0), dict.fromkeys(ids.values(), "PENDING")
+        while True:
+            with contextlib.suppress(ConfigError):  # the controller may be away for a while
+                queue = _queue()
+            for job in list(misses):
+                misses[job] = 0 if ids[job] in queue else misses[job] + 1
+                if misses[job] and (read_state(job.directory).finished or misses[job] > MISSES):
+                    del misses[job]
+                    yield job, "waiting" if must_wait(job) else outcome(job, 0, stop)
+            if not misses:
+                return
+            running = [job for job in misses if queue.get(ids[job]) == "RUNNING"]
+            progress.update(f"{len(running)} running, {len(misses) - len(running)} queued")
+            if stop.requested or not self.wait:
+                say(f"In the queue until they end, or: scancel {' '.join(sorted({ids[job] for job in misses}))}")
+                yield from ((job, "running" if job in running else "queued") for job in misses)
+                return
+            time.sleep(POLL_SECONDS)
+
+
+def _recorded(job: Job) -> str | None:
+    path = job.directory / JOB_ID
+    return path.read_text() if path.exists() else None
+
+
+def _queue() -> dict[str, str]:
+    """State by number of all jobs of this user.
+
+    Raises:
+        ConfigError: Slurm is not there, or does not answer.
+    """
+    arguments = ["squeue", "--array", "--noheader", "--format=%i %T", f"--user={os.getuid()}"]
+    try:
+        told = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        got = getattr(error, "stderr", "").strip() or error
+        raise ConfigError(
+            f"launcher=slurm: expected squeue to answer, got: {got}\nwhat to do: start the sweep on a login node"
+        ) from error
+    return dict(line.split(maxsplit=1) for line in told.splitlines())
+
+
+def _import_submitit() -> Any:
+    os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"  # read when it is imported, here and in the jobs
+    try:
+        import submitit
+    except ImportError as error:
+        raise ConfigError(
+            "launcher=slurm: expected an installed submitit, there is none; what to do: pip install submitit"
+        ) from error
+    return submitit

@@ -1,0 +1,104 @@
+"""``python train.py -m``: skip what is finished, train the rest through an engine, end with a table of all runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+from rich import get_console
+
+from lic_train.config import validated
+from lic_train.launch.engine import Engine, Outcome
+from lic_train.launch.plan import Job, counted, plan
+from lic_train.launch.process import StopRequest
+from lic_train.launch.state import read_state, validation_loss
+from lic_train.launch.table import Row, common_directory, hours_unit, render, rows, warm_start_cost, write
+from lic_train.screen import errors_without_traceback
+from lic_train.training.console import say
+from lic_train.training.run_directory import claim
+
+INTERRUPTED = 130  # exit code, as a shell reports Ctrl-C
+FAILED = 1  # exit code: at least one run is not finished
+
+
+def make_engine(section: DictConfig) -> Engine:
+    """The engine that conf/launcher names.
+
+    Raises:
+        ConfigError: a key has a wrong value.
+    """
+    kind = get_class(section["_target_"])
+    return validated(kind, OmegaConf.masked_copy(section, [str(key) for key in section if key != "_target_"]))
+
+
+class Sweep:
+    """All runs of one command.
+
+    Args:
+        config: as Hydra composed it for the command as a whole.
+    """
+
+    def __init__(self, config: DictConfig) -> None:
+        self.engine_section = config.launcher
+        self.directory = Path(config.hydra.sweep.dir)
+        # Any sweeper but Hydra's own chooses the next runs by the results of those before.
+        self.searching = "basic_sweeper" not in config.hydra.sweeper["_target_"]
+        self.jobs: dict[Path, Job] = {}
+        self.outcomes: dict[Job, Outcome] = {}
+
+    def launch(self, typed: Sequence[Sequence[str]]) -> list[JobReturn]:
+        """Train the jobs that Hydra expanded. The process ends here if a run failed or was stopped, after the table.
+
+        Returns:
+            One result for each job: its validation loss for a search, None if it did not finish.
+        """
+        with errors_without_traceback():
+            name, jobs = self._train(typed)
+        found = rows(list(self.jobs.values()), self.outcomes)
+        self._close(name, found)
+        return [_returned(job) for job in jobs]
+
+    def _train(self, typed: Sequence[Sequence[str]]) -> tuple[str, list[Job]]:
+        planned = plan(typed)
+        engine = make_engine(self.engine_section)
+        self.jobs |= {job.directory: job for job in planned.jobs}
+        missing = [job for job in planned.jobs if job.fresh or not read_state(job.directory).finished]
+        say(f"Sweep {planned.name}: {counted(len(planned.jobs))}, {len(planned.jobs) - len(missing)} finished before")
+        for job in missing:
+            if job.fresh:
+                claim(job.directory, job.config.plain(), True, job.overrides).release()
+        with StopRequest() as self.stop:
+            for job, outcome in engine.run(missing, self.directory / planned.name, self.stop):
+                self.outcomes[job] = outcome
+                say(f"{outcome}: {job.directory}", "green" if outcome == "finished" else "yellow")
+        return planned.name, planned.jobs
+
+    def _close(self, name: str, found: list[Row]) -> None:
+        """Show and write the table, say where it lies and how to go on, and end the process unless all is well."""
+        jobs = list(self.jobs.values())
+        cost, path = warm_start_cost(jobs), self.directory / f"{name}.json"
+        write(path, name, ["python", *sys.argv], found, cost)
+        get_console().print(render(name, found, self.searching))
+        if cost:
+            say(f"cost      {cost.told(hours_unit(found))}")
+        for row in found:
+            if row.outcome == "failed":
+                say(f"failed    {row.job.directory}: {row.log or 'its messages are above'}", "red")
+        say(f"runs      {common_directory(found)}")
+        say(f"table     {path}")
+        unfinished = any(row.outcome != "finished" for row in found)
+        if unfinished:
+            say("The same command goes on: it skips what is finished, resumes the rest and retries what failed.")
+        if self.stop.requested:
+            sys.exit(INTERRUPTED)
+        if any(row.outcome in ("failed", "waiting", "stopped") for row in found) and not self.searching:
+            sys.exit(FAILED)
+
+
+def _returned(job: Job) -> JobReturn:
+    loss = validation_loss(job.directory) if read_state(job.directory).finished else None
+    return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=loss)

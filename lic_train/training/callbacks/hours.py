@@ -1,0 +1,45 @@
+"""What a run costs: the hours of its devices, over all of its starts."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+METRICS = {"gpu": "train/gpu_hours", "cpu": "train/cpu_hours"}
+
+
+class DeviceHours(Callback):
+    """Logs the time since the run began, validations included, times the number of devices.
+
+    What a killed process did after its last checkpoint is trained again and counts once.
+
+    Args:
+        clock: seconds from any start.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self._before = 0.0
+        self._started: float | None = None
+        self._devices = 1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to count, from what the checkpoint brought."""
+        self._started, self._devices = self.clock(), trainer.world_size
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """A value for the step's row."""
+        pl_module.log(METRICS["gpu" if pl_module.device.type == "cuda" else "cpu"], self._hours())
+
+    def state_dict(self) -> dict[str, float]:
+        """The hours so far."""
+        return {"hours": self._hours()}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """Take over the hours of the run that is continued."""
+        self._before = state_dict["hours"]
+
+    def _hours(self) -> float:
+        now = 0.0 if self._started is None else self.clock() - self._started
+        return self._before + now * self._devices / 3600

@@ -1,0 +1,71 @@
+"""Stands in for train.py where only what is above a run is tested: the same arguments, files, signals and exit codes.
+
+Seeds choose the behaviour: 0 trains; 1 fails; 2 waits for a signal, then saves and ends as train.py does; 3 waits until
+a second run of the sweep has begun; 4 is as 2 upon its first start, and trains upon its second. What happened is
+appended to calls.txt beside the run directory, one line of JSON for each event.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+LIMIT_SECONDS = 120
+EXIT_CODES = {signal.SIGTERM: 130, signal.SIGINT: 130, signal.SIGUSR1: 75}
+
+
+def main() -> int:
+    given = dict(argument.partition("=")[::2] for argument in sys.argv[1:])
+    run = Path(given["output"].replace("${lambda}", given["lambda"]))
+    calls, again = run.parent / "calls.txt", (run / "metrics.csv").exists()
+    run.mkdir(parents=True, exist_ok=True)
+    received: list[int] = []
+
+    def note(what: str, **more: object) -> None:
+        line = json.dumps({"what": what, "run": run.name, "overrides": sys.argv[1:], **more}) + "\n"
+        with calls.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.write(line)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    for number in EXIT_CODES:
+        signal.signal(number, stop)
+    parent = given.get("init_from")
+    finished = parent is None or (Path(parent) / "finished.json").exists()
+    note("begins", gpus=os.environ.get("CUDA_VISIBLE_DEVICES"), parent_finished=finished)
+    (run / "metrics.csv").write_text("step,train/cpu_hours\n5,0.25\n")
+    print(f"training {run}", flush=True)
+    seed = int(given.get("seed", 0))
+    if seed == 1:
+        print("error: as asked", file=sys.stderr, flush=True)
+        return 2
+    end = time.monotonic() + LIMIT_SECONDS
+    waits = seed == 2 or (seed == 4 and not again)
+    while time.monotonic() < end and not received and (waits or (seed == 3 and len(begun(calls)) < 2)):
+        time.sleep(0.02)
+    if received:
+        note("saved", signal=signal.Signals(received[0]).name)
+        return EXIT_CODES[signal.Signals(received[0])]
+    (run / "metrics.csv").write_text("step,train/cpu_hours\n10,0.5\n")
+    results = {"bpp_file": 0.5, "psnr": 30.0, "equal": True, "eval": "heldout"}
+    (run / "finished.json").write_text(json.dumps({"step": 10, "results": results}))
+    note("ends")
+    return 0
+
+
+def begun(calls: Path) -> set[str]:
+    """Names of the runs with seed 3 that have begun."""
+    events = [json.loads(line) for line in calls.read_text().splitlines()]
+    return {event["run"] for event in events if event["what"] == "begins" and "seed=3" in event["overrides"]}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

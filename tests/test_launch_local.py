@@ -1,0 +1,170 @@
+"""A sweep on this machine: fresh processes in order, skipped and retried, stopped by Ctrl-C, told in a table."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lic_train.errors import ConfigError
+from lic_train.launch import process
+from lic_train.launch.sweep import make_engine
+from tests.sweeps import FAKE_TRAIN, FakeSweep
+
+MODEL = "model=bmshj2018_factorized"
+
+
+@pytest.fixture(autouse=True)
+def _fake(monkeypatch):
+    monkeypatch.setattr(process, "TRAIN", FAKE_TRAIN)
+
+
+@pytest.fixture
+def when():
+    """A function (condition, action): calls the action as soon as the condition holds."""
+    threads = []
+
+    def watch(condition: Callable[[], bool], action: Callable[[], None]) -> None:
+        def run() -> None:
+            end = time.monotonic() + 60
+            while not condition() and time.monotonic() < end:
+                time.sleep(0.02)
+            action()
+
+        threads.append(threading.Thread(target=run))
+        threads[-1].start()
+
+    yield watch
+    for thread in threads:
+        thread.join()
+
+
+def interrupt(number: int = signal.SIGINT) -> None:
+    os.kill(os.getpid(), number)
+
+
+def test_one_failed_run_does_not_stop_the_others_and_the_exit_code_tells(tmp_path, capfd):
+    sweep = FakeSweep(tmp_path)
+    states = sweep.run(f"{MODEL} lambda=0.1", f"{MODEL} lambda=0.2 seed=1", f"{MODEL} lambda=0.3")
+    assert states == {"lambda_0.1": "finished", "lambda_0.2": "failed", "lambda_0.3": "finished"}
+    assert sweep.code == 1
+    assert sweep.told("begins") == ["lambda_0.1", "lambda_0.2", "lambda_0.3"]
+    told = capfd.readouterr()
+    assert "error: as asked" in told.err  # the run's own output, on the terminal
+    assert "run 2 of 3" in told.out
+
+
+def test_started_again_it_skips_what_is_finished_and_retries_the_rest(tmp_path):
+    sweep = FakeSweep(tmp_path)
+    sweep.run(f"{MODEL} lambda=0.1", f"{MODEL} lambda=0.2 seed=1")
+    again = sweep.run(f"{MODEL} lambda=0.1", f"{MODEL} lambda=0.2 seed=0")
+    assert again == {"lambda_0.1": "finished", "lambda_0.2": "finished"}
+    assert sweep.code == 0
+    assert sweep.told("begins") == ["lambda_0.1", "lambda_0.2", "lambda_0.2"]
+
+
+def test_fresh_moves_the_earlier_runs_aside_once(tmp_path):
+    sweep = FakeSweep(tmp_path)
+    sweep.run(f"{MODEL} lambda=0.1")
+    sweep.run(f"{MODEL} lambda=0.1 fresh=true")
+    assert sweep.told("ends") == ["lambda_0.1", "lambda_0.1"]
+    assert (tmp_path / "runs" / "lambda_0.1.old-1" / "finished.json").exists()
+    assert not any(text.startswith("fresh") for event in sweep.events() for text in event["overrides"])
+
+
+def test_each_process_gets_its_own_lambda_and_the_sweeps_group(tmp_path):
+    sweep = FakeSweep(tmp_path)
+    sweep.run(f"{MODEL} sweep=rd_curve sweep.grid.lambda=[0.1,0.2]")
+    given = [event["overrides"] for event in sweep.events() if event["what"] == "begins"]
+    assert [{text for text in overrides if "lambda=" in text} for overrides in given] == [
+        {"lambda=0.1"},
+        {"lambda=0.2"},
+    ]
+    assert all("group=rd_curve-bmshj2018_factorized" in overrides for overrides in given)
+    assert not any(text.startswith(("-", "sweep", "launcher")) for overrides in given for text in overrides)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_saves_the_running_run_and_ends_with_the_table(tmp_path, when, capfd, number):
+    sweep = FakeSweep(tmp_path)
+    when(lambda: bool(sweep.told("begins")), lambda: interrupt(number))
+    states = sweep.run(f"{MODEL} lambda=0.1 seed=2", f"{MODEL} lambda=0.2")
+    assert states == {"lambda_0.1": "stopped", "lambda_0.2": "not started"}
+    assert sweep.code == 130
+    assert [event["signal"] for event in sweep.events() if event["what"] == "saved"] == ["SIGTERM"]
+    assert "The same command goes on" in capfd.readouterr().out
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_terminals_control_c_reaches_the_run_once(tmp_path, when):
+    """The terminal signals the foreground process group, of which the run is no part."""
+    sweep = FakeSweep(tmp_path)
+    groups: list[int] = []
+
+    def look() -> None:
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        groups.extend(os.getpgid(int(child)) for child in children)
+        interrupt()
+
+    when(lambda: bool(sweep.told("begins")), look)
+    sweep.run(f"{MODEL} lambda=0.1 seed=2")
+    assert groups
+    assert os.getpgid(0) not in groups
+
+
+def test_children_wait_for_their_parent_and_start_from_it(tmp_path):
+    sweep = FakeSweep(tmp_path)
+    warm = 'sweep=warm_start sweep.grid.lambda=[0.1,0.2,0.4] sweep.warm_start.overrides=["seed=0"]'
+    assert set(sweep.run(f"{MODEL} {warm}").values()) == {"finished"}
+    assert sweep.told("begins") == ["lambda_0.4", "lambda_0.1", "lambda_0.2"]
+    assert all(event["parent_finished"] for event in sweep.events() if event["what"] == "begins")
+    cost = sweep.table()["cost"]
+    assert (cost["steps"], cost["independent_steps"]) == (30, 30)
+    assert (cost["hours"], cost["independent_hours"]) == (1.5, 1.5)
+    assert [row["parent"] for row in sweep.table()["runs"]][1:] == [str(tmp_path / "runs" / "lambda_0.4")] * 2
+
+
+def test_children_of_a_failed_parent_are_not_started(tmp_path):
+    sweep = FakeSweep(tmp_path)
+    warm = 'sweep=warm_start sweep.grid.lambda=[0.1,0.4] sweep.warm_start.overrides=["seed=0"]'
+    states = sweep.run(f"{MODEL} seed=1 {warm}")
+    assert states == {"lambda_0.4": "failed", "lambda_0.1": "waiting"}
+    assert sweep.told("begins") == ["lambda_0.4"]
+    assert sweep.code == 1
+
+
+def test_the_table_fits_80_columns_and_says_where_everything_lies(tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    sweep = FakeSweep(tmp_path)
+    sweep.run(f"{MODEL} lambda=0.1", f"{MODEL} lambda=0.2 seed=1")
+    out = capfd.readouterr().out
+    table = [line for line in out.splitlines() if set(line) & set("┃│┏┡└")]
+    assert table
+    assert max(map(len, table)) <= 80
+    for part in ("lambda_0.1", "finished", "10", "0.5000", "30.00", "0.50", "failed 50%", "CPU-h"):
+        assert any(part in line for line in table), part
+    (path,) = (tmp_path / "sweeps").glob("*.json")
+    assert str(path) in out
+    first = sweep.table()["runs"][0]
+    assert (first["bpp_file"], first["psnr"], first["step"], first["hours"]) == (0.5, 30.0, 10, 0.5)
+
+
+def test_wrong_values_of_a_launcher_are_refused(tmp_path):
+    section = {"_target_": "lic_train.launch.ray.Ray", "address": None, "gpus": -1, "cpus": "many"}
+    with pytest.raises(ConfigError) as caught:
+        make_engine(FakeSweep(tmp_path, section).config.launcher)
+    assert "gpus" in str(caught.value)
+    assert "cpus" in str(caught.value)
+
+
+def test_what_runs_on_a_cluster_imports_nothing_heavy():
+    code = "import sys, lic_train.launch.remote; print([m for m in ('torch', 'hydra', 'pydantic') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

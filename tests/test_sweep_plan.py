@@ -1,0 +1,251 @@
+"""Which runs a sweep has: each paper's own list, each run in its own directory, and all checked before the first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from lic_train.config import checked, compose, prepare
+from lic_train.errors import ConfigError
+from lic_train.launch.plan import Job, plan
+from lic_train.launch.table import warm_start_cost
+from lic_train.models.base import build
+from lic_train.training.run_directory import claim
+from tests.test_config import options
+
+FULL = ["data=folder", "data.root=somewhere"]  # the recipes' own steps, which data=demo shortens
+
+
+def jobs_of(*typed: str) -> list[Job]:
+    """The runs of jobs as Hydra hands them over, each written as on the command line."""
+    return plan([job.split() for job in typed]).jobs
+
+
+def lambdas(jobs: Sequence[Job]) -> list[float]:
+    return [job.config.lmbda for job in jobs]
+
+
+def refusal(*typed: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        jobs_of(*typed)
+    return str(caught.value)
+
+
+# --- grids and ladders -----------------------------------------------------------------------------------------------
+
+
+def test_every_model_gets_its_own_ladder():
+    planned = plan([["model=cwam", "sweep=rd_curve"], ["model=iblic", "sweep=rd_curve"]])
+    assert planned.name == "rd_curve-cwam-iblic"
+    assert lambdas(planned.jobs[:6]) == [0.0045, 0.00975, 0.0175, 0.0483, 0.09, 0.14]
+    assert lambdas(planned.jobs[6:]) == [0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483]
+    assert [job.config.model_name for job in planned.jobs] == ["cwam"] * 6 + ["iblic"] * 6
+    assert len({job.directory for job in planned.jobs}) == 12
+    assert {job.config.group for job in planned.jobs} == {"rd_curve-cwam-iblic"}
+
+
+def test_the_ladder_is_that_of_the_distortion():
+    assert lambdas(jobs_of("model=cwam sweep=rd_curve distortion=ms_ssim crop=192")) == [8.73, 16.64, 31.73, 60.5]
+
+
+def test_a_job_is_the_command_of_the_single_run():
+    (job,) = jobs_of("model=cwam lambda=0.0067 launcher=slurm launcher.hours=3 group=mine")
+    assert job.overrides == ["model=cwam", "lambda=0.0067", "group=mine"]
+    assert prepare(job.overrides) == job.overrides
+    assert checked(compose(job.overrides)) == job.config
+    assert job.directory == Path("outputs/cwam/cwam/lambda_0.0067")
+
+
+def test_one_lambda_has_one_directory_however_it_is_written():
+    directories = {jobs_of(f"model=cwam lambda={text}")[0].directory for text in ("220", "220.0", "220.00", "2.2e2")}
+    assert directories == {Path("outputs/cwam/cwam/lambda_220")}
+
+
+def test_the_learning_rate_can_be_scaled():
+    config = jobs_of("model=cwam lr_scale=0.5")[0].config
+    assert [stage.lr for stage in config.make_recipe().stages] == [5e-5, 5e-6, 5e-7]
+
+
+# --- refused before anything starts ----------------------------------------------------------------------------------
+
+
+def test_runs_that_would_share_a_directory_are_refused_with_a_way_out_that_works():
+    told = refusal("model=cwam lr_scale=1", "model=cwam lr_scale=2")
+    assert "outputs/cwam/cwam/lambda_0.0067" in told
+    assert "lr_scale=1" in told
+    assert "lr_scale=2" in told
+    assert "'name=lr_scale_${lr_scale}'" in told
+    named = jobs_of(*(f"model=cwam lr_scale={scale} name=lr_scale_${{lr_scale}}" for scale in (1, 2)))
+    assert [job.directory.name for job in named] == ["lambda_0.0067_lr_scale_1", "lambda_0.0067_lr_scale_2"]
+    assert "leave one of the two out" in refusal("model=cwam lambda=0.013", "model=cwam lambda=0.0130")
+
+
+def test_everything_wrong_is_told_with_its_overrides_and_nothing_is_started(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = refusal("model=cwam lambda=0.0067", "model=cwam lambda=-1", "model=iblic crop=100", "model=cwam model.x=1")
+    assert "3 of the sweep's runs cannot be started; none was" in told
+    for part in ("cwam lambda=-1", "above 0, got -1", "iblic crop=100", "64 or 128", "cwam model.x=1", "'model.x'"):
+        assert part in told
+    assert "lambda=0.0067 " not in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_with_another_configuration_is_refused_unless_fresh(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (job,) = jobs_of("model=cwam lambda=0.0067 seed=5")
+    claim(job.directory, job.config.plain(), False).release()
+    told = refusal("model=cwam lambda=0.0067", "model=cwam lambda=0.0130")
+    assert "1 of the sweep's runs" in told
+    assert "seed: 5 -> 0" in told
+    fresh = jobs_of("model=cwam lambda=0.0067 fresh=true", "model=cwam lambda=0.0130")
+    assert [job.fresh for job in fresh] == [True, False]
+    assert not any("fresh" in text for job in fresh for text in job.overrides)
+
+
+def test_what_a_sweep_sets_is_not_typed_beside_it():
+    told = refusal("model=cwam sweep=rd_curve lambda=0.1")
+    assert "lambda=0.1" in told
+    assert "'sweep.grid.lambda=[...]'" in told
+    assert lambdas(jobs_of("model=cwam sweep=rd_curve sweep.grid.lambda=[0.1,0.2]")) == [0.1, 0.2]
+    assert "name=mine" in refusal("sweep=gcab_components name=mine")
+
+
+def test_sweep_and_launcher_need_m():
+    for argument in ("sweep=rd_curve", "launcher=slurm", "launcher.hours=3"):
+        with pytest.raises(ConfigError, match=r"train.py -m model=cwam "):
+            prepare(["model=cwam", argument])
+        assert prepare(["-m", "model=cwam", *(["launcher=slurm"] if "." in argument else []), argument])
+
+
+def test_a_key_of_one_of_the_models_alone_is_refused_naming_the_other():
+    with pytest.raises(ConfigError, match=r"'model.patch' under model=cwam"):
+        prepare(["-m", "model=iblic,cwam", "model.patch=2"])
+
+
+def test_a_key_that_the_default_model_lacks_can_be_given_to_swept_models():
+    given = ["-m", "model=iblic,iblic_tiny", "model.patch=4", "lambda=0.0067", "launcher=ray", "launcher.cpus=2"]
+    assert prepare(given) == [*given[:2], "model.patch=choice(4)", *given[3:]]
+    assert prepare(["-m", "model=iblic", "model.patch=4"]) == ["-m", "model=iblic", "model.patch=4"]
+
+
+# --- warm start ------------------------------------------------------------------------------------------------------
+
+
+def test_the_cost_of_gcabs_chain_is_the_papers():
+    jobs = jobs_of(f"model=gcab_gmm sweep=warm_start {' '.join(FULL)}")
+    cost = warm_start_cost(jobs)
+    assert cost is not None
+    assert (cost.steps, cost.independent_steps) == (2_500_000 + 7 * 500_000, 8 * 2_500_000)
+    assert cost.told("GPU-h") == "6,000,000 steps instead of 20,000,000 (0.30)"
+
+
+def test_children_start_from_the_highest_rate_with_the_finetuning_recipe():
+    parent, *children = jobs_of(f"model=gcab_gmm sweep=warm_start {' '.join(FULL)}")
+    assert parent.parent is None
+    assert parent.config.lmbda == 0.12598
+    assert str(parent.directory) == "outputs/gcab_gmm/gcab_gmm/lambda_0.12598"
+    assert len(children) == 7
+    for child in children:
+        assert child.parent is parent
+        assert child.config.init_from == str(parent.directory)
+        assert child.directory.parent == Path("outputs/gcab_gmm/gcab_gmm_finetune")
+        assert [stage.lr for stage in child.config.make_recipe().stages] == [1e-5]
+
+
+def test_the_parent_and_the_shorter_training_can_be_chosen():
+    overrides = 'sweep.warm_start.parent=0.0175 sweep.warm_start.overrides=["steps=300000"]'
+    parent, *children = jobs_of(f"model=cwam sweep=warm_start {overrides} {' '.join(FULL)}")
+    assert (parent.config.lmbda, parent.config.steps) == (0.0175, 1_500_000)
+    assert {child.config.steps for child in children} == {300_000}
+    assert lambdas(children) == [0.0045, 0.00975, 0.0483, 0.09, 0.14]
+    assert "warm_start.parent" in refusal("model=gcab_gmm sweep=warm_start sweep.warm_start.parent=0.5")
+
+
+def test_a_recipe_without_finetuning_is_told():
+    told = refusal("model=cwam sweep=warm_start")
+    assert "conf/recipe/cwam_finetune.yaml" in told
+    assert "sweep.warm_start.overrides" in told
+
+
+# --- the papers' tables ----------------------------------------------------------------------------------------------
+
+OFF = {"fexm": False, "frm": False, "crm": False, "fenm": False, "qecm": "off"}
+ON = {"fexm": True, "frm": True, "crm": True, "fenm": True, "qecm": "learned"}
+TABLE_V = [0.0035, 0.0067, 0.0130, 0.0483]
+
+# Sweep: lambdas, and for each row its name, what is switched in the model, and its parameters by the specification.
+TABLES: dict[str, tuple[list[float], list[tuple[str, dict[str, object], int]]]] = {
+    "iblic_ablation": (
+        TABLE_V,
+        [
+            ("baseline", OFF, 28_338_211),
+            ("fexm_frm", {**ON, "fenm": False, "qecm": "off"}, 31_752_790),
+            ("fenm_without_loss", {**ON, "qecm": "off"}, 31_833_158),
+            ("fenm", {**ON, "qecm": "off"}, 31_833_158),
+            ("qecm", ON, 32_391_238),
+        ],
+    ),
+    "iblic_patch": (
+        TABLE_V,
+        [
+            ("patch_1", {"patch": 1}, 32_157_574),
+            ("patch_2", {"patch": 2}, 32_391_238),
+            ("patch_4", {"patch": 4}, 33_324_358),
+            ("patch_8", {"patch": 8}, 37_053_766),
+        ],
+    ),
+    "gcab_components": (
+        [0.0315],
+        [
+            ("K1", {"K": 1}, 5_465_038),
+            ("K2", {"K": 2}, 5_649_934),
+            ("K3", {"K": 3}, 5_834_830),
+            ("K4", {"K": 4}, 6_019_726),
+        ],
+    ),
+    "gcab_modules": (
+        [0.0315],
+        [
+            ("hyperprior", {"mixture": False, "gcab_after": []}, 5_075_843),
+            ("gcab", {"mixture": False, "gcab_after": [1, 2, 3]}, 5_075_843 + 3 * 2_329),
+            ("mixture", {"mixture": True, "gcab_after": []}, 5_834_830 - 3 * 2_329),
+            ("gcab_mixture", {"mixture": True, "gcab_after": [1, 2, 3]}, 5_834_830),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_papers_sweep_is_the_papers_table_and_builds_its_networks(name):
+    lmbdas, rows = TABLES[name]
+    jobs = jobs_of(f"sweep={name} {' '.join(FULL)}")
+    assert len(jobs) == len(rows) * len(lmbdas)
+    for place, job in enumerate(jobs):
+        label, switched, _ = rows[place // len(lmbdas)]
+        assert job.config.lmbda == lmbdas[place % len(lmbdas)]
+        assert job.directory.name == f"lambda_{job.config.lmbda:g}_{label}"
+        assert {key: job.config.model[key] for key in switched} == switched
+
+    with torch.device("meta" if name.startswith("iblic") else "cpu"):
+        networks = [build(job.config.model) for job in jobs[:: len(lmbdas)]]
+    counted = [sum(parameter.numel() for parameter in network.parameters()) for network in networks]
+    assert counted == [parameters for _, _, parameters in rows]
+
+
+def test_the_row_without_the_enhancement_loss_is_without_it_alone():
+    without, with_loss = jobs_of(f"sweep=iblic_ablation sweep.grid.lambda=[0.0035] {' '.join(FULL)}")[2:4]
+    assert without.config.make_recipe().extra_weights(0) == {"feature_enhancement": 0}
+    assert with_loss.config.make_recipe().extra_weights(0) == {"feature_enhancement": 1}
+    assert without.config.model == with_loss.config.model
+
+
+def test_a_tables_model_can_be_replaced_by_its_relative():
+    jobs = jobs_of("sweep=iblic_ablation model=iblic_tiny sweep.grid.lambda=[0.0035]")
+    assert {job.config.model["size"] for job in jobs} == {"tiny"}
+
+
+def test_every_shipped_sweep_has_a_test():
+    assert set(options("sweep")) == {*TABLES, "rd_curve", "warm_start", "search"}
