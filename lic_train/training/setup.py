@@ -18,6 +18,7 @@ from rich.table import Table
 
 from lic_train.checkpoint import load_run
 from lic_train.config import RunConfig, quality
+from lic_train.data import manifest
 from lic_train.data.module import Photographs
 from lic_train.errors import ConfigError
 from lic_train.models.base import Codec, build
@@ -28,22 +29,38 @@ from lic_train.training.callbacks.guard import NonFiniteGuard
 from lic_train.training.callbacks.interrupt import GracefulStop
 from lic_train.training.callbacks.pictures import Pictures
 from lic_train.training.callbacks.progress import ProgressBar
+from lic_train.training.console import is_first_process
 from lic_train.training.environment import record
 from lic_train.training.loggers import build_loggers, finish
 from lic_train.training.module import LitCodec
 from lic_train.training.run_directory import ResumeState, claim
 
 
-def claim_directory(config: RunConfig) -> ResumeState:
+def claim_directory(config: RunConfig, data: Photographs) -> ResumeState:
     """Take the run directory and note what this run is made of; see `claim`.
 
     Raises:
         ConfigError: the directory is not writable, in use, or holds a run with another configuration.
+        DataError: it holds a run on other photographs.
     """
     run = claim(Path(config.output), config.plain(), config.fresh, sys.argv[1:])
     if not run.finished:
-        record(run.run_dir)
+        try:
+            keep_manifest(run, data)
+            record(run.run_dir)
+        except BaseException:
+            run.release()
+            raise
     return run
+
+
+def keep_manifest(run: ResumeState, data: Photographs) -> None:
+    """Note what the photographs are; a run that goes on must go on with those that it began with."""
+    path = run.run_dir / manifest.NAME
+    if run.checkpoint is not None and path.exists():
+        manifest.require_same(path, data.manifest())
+    elif is_first_process():
+        manifest.write(path, data.manifest())
 
 
 @contextmanager
@@ -173,7 +190,7 @@ def show_start(config: RunConfig, model: Codec, trainer: L.Trainer, data: Photog
     for key, value in (
         ("model", f"{config.model_name}({arguments}), {parameters:,} parameters"),
         ("lambda", f"{config.lmbda:g} ({config.distortion}, quality {rung} of 8)"),
-        ("data", f"{photographs} photographs, {data.root or 'from the installed packages'}"),
+        ("data", f"{photographs} photographs, {data.place}"),
         ("batch", batch + (split if config.accumulate * trainer.world_size > 1 else "")),
         ("device", f"{trainer.strategy.root_device}, {trainer.precision}{', compiled' if config.compile else ''}"),
         ("output", config.output),
