@@ -171,6 +171,7 @@ class Index:
     def save(self, path: Path) -> None:
         """Write the file, all or nothing. Raises OSError."""
         text = json.dumps(self._header).encode()
+        text += b" " * (-(HEAD.size + len(text)) % ALIGNMENT)
         checksum = 0
         for name in COLUMNS:
             checksum = zlib.crc32(self._columns[name].data, checksum)
@@ -178,7 +179,7 @@ class Index:
 
         def write(temporary: Path) -> None:
             with temporary.open("wb") as file:
-                file.write(head + bytes(-len(head) % ALIGNMENT))
+                file.write(head)
                 for name, kind in COLUMNS.items():
                     file.write(self._columns[name].astype(kind, copy=False).data)
 
@@ -237,9 +238,7 @@ def _sorted(listing: Listing) -> list[int]:
     """Order of the entries by name, without those that a later entry of the same archive replaces."""
     names, parts = listing.names, listing.numbers[::3]
     order = sorted(range(len(names)), key=names.__getitem__)
-    return [
-        i for i, j in zip_longest(order, order[1:]) if j is None or (names[i], parts[i]) != (names[j], parts[j])
-    ]
+    return [i for i, j in zip_longest(order, order[1:]) if j is None or (names[i], parts[i]) != (names[j], parts[j])]
 
 
 def _counts(header: dict[str, Any]) -> dict[str, int]:
@@ -258,8 +257,7 @@ def _read_header(head: bytes, file: Any) -> tuple[dict[str, Any], int, int]:
     text = file.read(min(length, os.fstat(file.fileno()).st_size))
     if zlib.crc32(text) != header_checksum:
         raise DamagedIndex("its header has changed")
-    end = HEAD.size + length
-    return json.loads(text), end + -end % ALIGNMENT, checksum
+    return json.loads(text), HEAD.size + length, checksum
 
 
 def _crc(file: Any) -> int:

@@ -70,14 +70,14 @@ def exists(root: str) -> bool:
     if "://" not in root:
         return Path(root).expanduser().exists()
     remote = Remote(root)
-    return remote.exists(remote.path(root))
+    return remote.kind(remote.path(root)) is not None
 
 
 def _open_remote(root: str, cache: Cache) -> Indexed:
     """The pictures of a remote folder, or of the tars that a remote folder or a pattern means."""
     remote = Remote(root)
     paths = [remote.path(address) for address in expand(root, remote.glob)]
-    if len(paths) == 1 and remote.is_folder(paths[0]):
+    if len(paths) == 1 and remote.kind(paths[0]) == "directory":
         files = remote.find(paths[0])
         index = list_remote(paths[0], files)
         if len(index):

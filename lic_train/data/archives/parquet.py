@@ -72,8 +72,8 @@ class ParquetReader:
                     batches.append(batch.column(0))
                     size += batch.nbytes
                     if size > MAX_GROUP:
-                        raise OSError("its row group holds more than it declares")
-        except arrow.ArrowException as error:
+                        raise OSError("it holds more than it declares")
+        except (arrow.ArrowException, OSError) as error:
             raise OSError(f"its row group is damaged: {error}") from error
         return batches
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from lic_train.errors import DataError
 
 BRACES = re.compile(r"\{([^{}]*)\}")
-MAX_FILES = 10**6
+MAX_FILES = 10**5
 GLOB = re.compile(r"[*?\[]")
 
 

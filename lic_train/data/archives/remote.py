@@ -49,13 +49,17 @@ class Remote:
         """The paths that fit a pattern."""
         return self.ask(pattern, lambda system: system.glob(pattern), FIRST_DELAYS)
 
-    def is_folder(self, path: str) -> bool:
-        """Whether there are files below the path."""
-        return self.ask(path, lambda system: system.isdir(path), FIRST_DELAYS)
+    def kind(self, path: str) -> str | None:
+        """ "file", "directory" or None for nothing. (fsspec's own ``isdir`` takes a failing network for a no.)"""
+        try:
+            return self.ask(path, lambda system: system.info(path), FIRST_DELAYS)["type"]
+        except FINAL:
+            return None
 
-    def exists(self, path: str) -> bool:
-        """Whether there is anything at the path."""
-        return self.ask(path, lambda system: system.exists(path), FIRST_DELAYS)
+    def part(self, path: str, delays: Sequence[float]) -> Part:
+        """What identifies the file. For the errors see `ask`."""
+        info = self.ask(path, lambda system: system.info(path), delays)
+        return Part(path, info["size"], _stamp(info))
 
     def find(self, path: str) -> dict[str, Any]:
         """All files below the path, with what fsspec says of them."""
@@ -113,7 +117,7 @@ class RemoteFiles:
 
     def _fetch(self, part: int, path: str, start: int, end: int) -> bytes:
         if part not in self._seen:
-            if (now := remote_parts(self.system, [path])[0]) != self.parts[part]:
+            if (now := self.system.part(path, DELAYS)) != self.parts[part]:
                 raise DataError(f"{path} has changed since it was indexed ({now} now).\n  to do     start again")
             self._seen.add(part)
         return self.system.ask(path, lambda system: system.cat_file(path, start=start, end=end))
@@ -146,14 +150,9 @@ class RemoteFolderReader:
 
 def remote_parts(remote: Remote, paths: Sequence[str]) -> list[Part]:
     """What identifies these files. Raises DataError if one is not there."""
-
-    def one(path: str) -> Part:
-        info = remote.ask(path, lambda system: system.info(path), FIRST_DELAYS)
-        return Part(path, info["size"], _stamp(info))
-
     try:
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            return list(pool.map(one, paths))
+            return list(pool.map(lambda path: remote.part(path, FIRST_DELAYS), paths))
     except FINAL as error:
         raise DataError(f"no file {error} of {remote.address}.\n  to do     correct data.root") from error
 
