@@ -67,4 +67,4 @@ class Scan:
         """Note damage because of which the bytes from ``start`` to ``end`` cannot be reached."""
         where = f"{self.label}: {printable(folder)}" if folder else self.label
         lost = end - start
-        self.listing.report(where, f"{reason}; {lost:,} bytes from there on are not used", lost)
+        self.listing.report(where, f"{reason}; {lost:,} bytes from there on are not used" if lost else reason, lost)

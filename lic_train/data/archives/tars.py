@@ -60,17 +60,19 @@ def walk_tar(scan: Scan) -> None:
 
 def _walk(scan: Scan, start: int, end: int, folder: bytes) -> None:
     """Over the headers from ``start`` to ``end``: those of the file, or of the inner tar that is called ``folder``."""
+    used = start
     try:
         for member in members(scan.read, start, end):
             scan.tell(member.offset)
             last = member.offset + member.size
             if not folder and member.kind in FILES and member.name.lower().endswith(b".tar"):
-                _walk(scan, member.offset, min(last, end), member.name[:-4] + b"/")
+                used = min(last, end)
+                _walk(scan, member.offset, used, member.name[:-4] + b"/")
             elif member.kind in (*FILES, SPARSE):
                 unusable = _unusable(member, last - end)
                 scan.take(member.name, member.offset, member.size, folder=folder, unusable=unusable)
     except Damage as damage:
-        scan.lose(str(damage), damage.position, end, folder)
+        scan.lose(str(damage), max(damage.position, used), end, folder)  # what an inner tar lost, it has told itself
 
 
 def members(read: ReadAt, start: int, end: int) -> Iterator[Member]:
