@@ -17,7 +17,7 @@ import numpy as np
 
 from lic_train.data import imagenet_layouts
 from lic_train.data.archives.index import Index
-from lic_train.data.archives.indexed import Cache, FolderSource, Indexed, require_folder
+from lic_train.data.archives.indexed import Cache, FolderSource, Indexed, reading, require_folder
 from lic_train.data.archives.names import SUFFIXES, printable
 from lic_train.data.archives.opening import open_source
 from lic_train.data.splits import Integers, Source, Split, Subset, divide, join
@@ -59,6 +59,7 @@ class FileSource:
         return printable(self._paths[index].name)
 
 
+@reading()
 def folder(
     root: str | Sequence[str] | None,
     val_ratio: float = 0.05,
@@ -92,6 +93,7 @@ def folder(
     return join(splits, _labels(roots), weights) if len(splits) > 1 else splits[0]
 
 
+@reading()
 def imagenet(root: str | None, val_ratio: float = 0.01, cache: str | None = None, cache_gib: float = 0) -> Split:
     """ILSVRC 2012 as folders, or as it is shipped, in tars that stay packed; see `imagenet_layouts`.
 

@@ -14,7 +14,7 @@ from lic_train.data.archives.progress import number_found
 from lic_train.data.archives.storage import read_file
 from lic_train.errors import DataError
 
-LOOKED_AT = 2**15  # files whose size is compared before an old listing is used; above that, evenly spaced ones
+LOOKED_AT = 2**13  # files whose size is compared before an old listing is used; above that, evenly spaced ones
 SETTLED = 2 * 10**9  # nanoseconds after which a folder's time stamp must have moved if the folder has changed
 UNSETTLED = -1  # stands for a time stamp that proves nothing
 

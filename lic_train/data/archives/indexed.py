@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -12,6 +14,18 @@ from lic_train.data.archives.fetched import ByteCache
 from lic_train.data.archives.index import Entry, Index
 from lic_train.data.archives.names import printable
 from lic_train.errors import DataError
+
+
+@contextmanager
+def reading(what: str = "data.root") -> Iterator[None]:
+    """Tell a disk's or a network's refusal as a DataError. Also a decorator, for functions that open collections."""
+    try:
+        yield
+    except OSError as error:
+        where = printable(str(error.filename)) if error.filename else what
+        raise DataError(
+            f"cannot read {where}: {error.strerror or error}.\n  to do     mend its permissions, or correct data.root"
+        ) from error
 
 
 class Cache(NamedTuple):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lic_train.data.archives import folders
 from lic_train.data.archives.folders import NoPicture
-from lic_train.data.archives.indexed import Cache, FolderSource, Indexed, Reader, nothing_there
+from lic_train.data.archives.indexed import Cache, FolderSource, Indexed, Reader, nothing_there, reading
 from lic_train.data.archives.names import SUFFIXES, is_picture, printable
 from lic_train.data.archives.parquet import ParquetReader, walk_parquet
 from lic_train.data.archives.patterns import expand, is_pattern
@@ -29,6 +29,7 @@ KINDS: dict[str, tuple[Walk, Callable[[LocalFiles], Reader]]] = {
 }
 
 
+@reading()
 def open_source(root: str, cache: Cache) -> Indexed:
     """The pictures at ``root``: a folder, an archive, a pattern for several archives, or the address of such.
 
@@ -55,12 +56,7 @@ def open_archives(paths: Sequence[Path], cache: Cache) -> Indexed:
     Raises:
         DataError: a file is not there, is no archive or of another kind; too much is damaged; there is no picture.
     """
-    try:
-        parts = local_parts([path.resolve() for path in paths])
-        kind = _kind(paths)
-    except OSError as error:
-        raise DataError(f"cannot read {error.filename}: {error.strerror}.\n  to do     correct data.root") from error
-    files = LocalFiles(parts)
+    kind, files = _kind(paths), LocalFiles(local_parts([path.resolve() for path in paths]))
     walk, reader = KINDS[kind]
     return Indexed(index_archives(walk, files, cache, kind), reader(files))
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from lic_train.data.archives.cached import cached
 from lic_train.data.archives.index import Index, Listing
-from lic_train.data.archives.indexed import Cache
+from lic_train.data.archives.indexed import Cache, reading
 from lic_train.data.archives.names import SUFFIXES, printable, raw
 from lic_train.data.archives.progress import share_done
 from lic_train.data.archives.scan import Scan
@@ -70,17 +70,15 @@ def _build(walk: Walk, files: Files) -> Index:
         return scan.listing
 
     total = sum(part.size for part in files.parts)
-    with share_done(f"Indexing {places(paths)}", total) as advance, ThreadPoolExecutor(_at_once(files)) as pool:
-        try:
-            for found in pool.map(one, range(len(paths))):
-                listing.extend(found)
-        except OSError as error:
-            raise DataError(f"cannot read {places(paths)}: {error.strerror or error}") from error
+    title = f"Indexing {places(paths)}"
+    with (
+        reading(places(paths)),
+        share_done(title, total) as advance,
+        ThreadPoolExecutor(REMOTE_AT_ONCE if files.remote else 1) as pool,
+    ):
+        for found in pool.map(one, range(len(paths))):
+            listing.extend(found)
     return Index.of(listing, files.parts)
-
-
-def _at_once(files: Files) -> int:
-    return REMOTE_AT_ONCE if files.remote else 1
 
 
 def _prefixes(paths: list[str]) -> list[bytes]:
