@@ -126,9 +126,9 @@ class Summary:
         shorter = np.asarray(self._sides).reshape(-1, 2).min(1)
         return int(shorter.min()), int(np.median(shorter)), int(shorter.max())
 
-    def worst(self, kind: str) -> list[int]:
-        """The worst pictures of a kind: "small", "flat" or "bits" (fewest per pixel), worst first."""
-        return [number for _, number in sorted(self._worst[kind], reverse=True)]
+    def worst(self, kind: str) -> list[tuple[int, float]]:
+        """The worst pictures of a kind, worst first: by shorter side ("small"), spread ("flat"), or bits per pixel."""
+        return [(number, -badness) for badness, number in sorted(self._worst[kind], reverse=True)]
 
     def _keep(self, kind: str, badness: float, number: int) -> None:
         heapq.heappush(self._worst[kind], (badness, number))

@@ -7,11 +7,11 @@ import io
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from PIL import ImageFile
+from PIL import Image, ImageFile
 
 from lic_train.data.archives.indexed import Indexed
 from lic_train.data.check_looks import KINDS, WORST, Summary
-from lic_train.data.images import MAX_PIXELS, open_header
+from lic_train.data.images import MAX_PIXELS, UnreadableImage, open_header, open_rgb
 
 SIDE = 160  # of a thumbnail, pixels
 MAX_NAMED = 500  # damaged files on the page; all are in report.json
@@ -41,10 +41,10 @@ def page(root: str, source: Indexed, summary: Summary, crop: int) -> str:
         _counts(source, summary),
         _archives(source),
         _section("Damaged: what could still be decoded", source, damaged[:WORST]),
-        _section("Smallest", source, [(index, "") for index in summary.worst("small")]),
-        _section("Nearly one colour", source, [(index, "") for index in summary.worst("flat")]),
+        _section("Smallest", source, [(index, "") for index, _ in summary.worst("small")]),
+        _section("Nearly one colour", source, [(index, "") for index, _ in summary.worst("flat")]),
         _section("Exact copies", source, [(i, f"as {source.name(first)}") for i, first in summary.copies()[:WORST]]),
-        _section("Fewest bits per pixel", source, [(index, "") for index in summary.worst("bits")]),
+        _section("Fewest bits per pixel", source, [(i, f"{bits:.2f} bits") for i, bits in summary.worst("bits")]),
         _list("All damaged files", [(source.name(index), reason) for index, reason in damaged]),
     ]
     head = f'<meta charset=utf-8><meta name=viewport content="width=device-width"><title>{escape(root)}</title>'
@@ -88,18 +88,28 @@ def _figure(source: Indexed, index: int, remark: str) -> str:
 
 def _thumbnail(source: Indexed, index: int) -> tuple[str, str]:
     """The picture as far as it can be decoded, as a data address, and its size; empty if there is nothing."""
-    strict, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
     try:
-        image = open_header(source.read(index))
-        size = f"{image.width} x {image.height}"
-        if image.width * image.height > MAX_PIXELS:
-            return "", size
-        small = image.convert("RGB")
-        small.thumbnail((SIDE, SIDE))
-        file = io.BytesIO()
-        small.save(file, "JPEG", quality=80)
+        data = source.read(index)
+        try:
+            image = open_rgb(data)
+        except UnreadableImage:
+            image = _remains(data)
     except Exception:  # whatever damaged bytes lead to: it is on this page because of it
         return "", ""
+    size = f"{image.width} x {image.height}"
+    image.thumbnail((SIDE, SIDE))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}", size
+
+
+def _remains(data: bytes) -> Image.Image:
+    """What can be decoded of a damaged picture. Raises anything."""
+    strict, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
+    try:
+        image = open_header(data)
+        if image.width * image.height > MAX_PIXELS:
+            raise UnreadableImage("too large to look at")
+        return image.convert("RGB")
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = strict
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}", size
