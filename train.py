@@ -14,7 +14,7 @@ from lic_train.training.closing import close
 def train(config: RunConfig) -> int:
     """Build, fit, evaluate. Returns the exit code."""
     data = setup.make_data(config)
-    with setup.claim_directory(config) as run:
+    with setup.claim_directory(config, data) as run:
         if not run.finished:
             model = setup.make_model(config)
             with setup.loggers(config, run) as loggers:

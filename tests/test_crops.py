@@ -21,6 +21,7 @@ from lic_train.data.crops import (
     replacement,
     splitmix64,
 )
+from lic_train.data.draws import Shuffled
 from lic_train.data.images import decode
 from lic_train.data.stream import MAX_ATTEMPTS, CropLoader, StreamSampler, training_crops, validation_crops
 from lic_train.errors import DataError
@@ -153,7 +154,7 @@ def test_cut_equals_slicing_the_photograph_padded_by_reflection(size, flip):
 
 
 def test_stream_visits_every_item_once_an_epoch_and_batches_cross_the_boundary():
-    sampler = StreamSampler(size=7, seed=1, batch_size=4)
+    sampler = StreamSampler(Shuffled(7, seed=1), batch_size=4)
     stream = [sample for batch in itertools.islice(sampler, 7) for sample in batch]
     assert [sample.epoch for sample in stream] == [k // 7 for k in range(28)]
     for epoch in range(4):
@@ -161,20 +162,20 @@ def test_stream_visits_every_item_once_an_epoch_and_batches_cross_the_boundary()
 
 
 def test_a_batch_larger_than_the_data_set():
-    batch = StreamSampler(size=3, seed=0, batch_size=8).batch(0)
+    batch = StreamSampler(Shuffled(3, seed=0), batch_size=8).batch(0)
     assert [sample.epoch for sample in batch] == [0, 0, 0, 1, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize("start", [0, 1, 4, 5, 1000])
 def test_starting_later_equals_having_skipped(start):
-    whole = list(itertools.islice(StreamSampler(10, 2, 6), 0, start + 3))
-    assert list(itertools.islice(StreamSampler(10, 2, 6, start=start), 3)) == whole[start:]
+    whole = list(itertools.islice(StreamSampler(Shuffled(10, 2), 6), 0, start + 3))
+    assert list(itertools.islice(StreamSampler(Shuffled(10, 2), 6, start=start), 3)) == whole[start:]
 
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_ranks_are_disjoint_and_together_complete(world):
-    whole = StreamSampler(size=10, seed=0, batch_size=6)
-    ranks = [StreamSampler(10, 0, 6, rank=rank, world=world) for rank in range(world)]
+    whole = StreamSampler(Shuffled(10, seed=0), batch_size=6)
+    ranks = [StreamSampler(Shuffled(10, 0), 6, rank=rank, world=world) for rank in range(world)]
     for number in range(8):
         shares = [rank.batch(number) for rank in ranks]
         assert {len(share) for share in shares} == {6 // world}
@@ -183,7 +184,7 @@ def test_ranks_are_disjoint_and_together_complete(world):
 
 def test_has_no_length():
     with pytest.raises(TypeError):
-        len(StreamSampler(10, 0, 2))
+        len(StreamSampler(Shuffled(10, 0), 2))
 
 
 SIZES = [(20, 24), None, (9, 40), (16, 16), (33, 17)]
@@ -192,7 +193,7 @@ SIZES = [(20, 24), None, (9, 40), (16, 16), (33, 17)]
 def loader(workers, start=0, small="reflect", sizes=SIZES, **options):
     source = Pictures(sizes)
     crops = training_crops(source, 16, seed=4, small=small, **options)
-    return CropLoader(crops, StreamSampler(len(source), 4, 3, start), workers, pin_memory=False)
+    return CropLoader(crops, StreamSampler(Shuffled(len(source), 4), 3, start), workers, pin_memory=False)
 
 
 def same(one, other):
@@ -231,7 +232,7 @@ def test_small_ones_are_reflected_or_passed_over_and_counted():
     (batch,) = take(skipped, 1)
     assert batch["small"] >= 1
     assert batch["failures"] == []
-    for number, sample in enumerate(StreamSampler(3, 4, 3).batch(0)):
+    for number, sample in enumerate(StreamSampler(Shuffled(3, 4), 3).batch(0)):
         attempts = (replacement(sample, attempt, 3, 4) for attempt in range(MAX_ATTEMPTS))
         used = next((i, item) for i, item in enumerate(attempts) if item != 1)
         window = random_window(large_only[used[1]], 16, sample, used[0], seed=4, flip=True)

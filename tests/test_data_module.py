@@ -89,18 +89,21 @@ def trainer(folder: Path, steps: int, accumulate: int = 1) -> lightning.Trainer:
 # ---- resume
 
 
-@pytest.mark.parametrize(("accumulate", "workers"), [(1, 0), (2, 0), (1, 2)])
-def test_a_resumed_trainer_sees_what_an_uninterrupted_one_sees(photographs, tmp_path, accumulate, workers):
+# Step 11 is the last of an epoch: 44 samples are four times 11 photographs.
+@pytest.mark.parametrize(("accumulate", "workers", "stop"), [(1, 0, 4), (2, 0, 4), (1, 2, 4), (1, 0, 11), (2, 2, 11)])
+def test_a_resumed_trainer_sees_what_an_uninterrupted_one_sees(photographs, tmp_path, accumulate, workers, stop):
+    steps = stop + 5
+
     def data(count=workers):
         return module(photographs, accumulate=accumulate, num_workers=count)
 
     whole, first, second = Watcher(), Watcher(), Watcher()
-    trainer(tmp_path, 9, accumulate).fit(whole, data())  # 9 steps of 4 over 11 photographs: three epochs
-    stopped = trainer(tmp_path, 4, accumulate)
+    trainer(tmp_path, steps, accumulate).fit(whole, data())
+    stopped = trainer(tmp_path, stop, accumulate)
     stopped.fit(first, data())
-    stopped.save_checkpoint(tmp_path / "four.ckpt")
-    trainer(tmp_path, 9, accumulate).fit(second, data(2 - workers), ckpt_path=tmp_path / "four.ckpt")
-    assert len(whole.seen) == 9 * accumulate
+    stopped.save_checkpoint(tmp_path / "stop.ckpt")
+    trainer(tmp_path, steps, accumulate).fit(second, data(2 - workers), ckpt_path=tmp_path / "stop.ckpt")
+    assert len(whole.seen) == steps * accumulate
     assert first.seen + second.seen == whole.seen
     assert torch.equal(second.weight, whole.weight)
     assert len(set(whole.seen)) == len(whole.seen)
@@ -145,10 +148,10 @@ def test_options_are_checked_when_the_data_is_set_up(photographs, options, said)
 def test_workers_outlive_ctrl_c(photographs):
     loader = module(photographs, num_workers=2).stream()
     batches = iter(loader)
-    got = [next(batches)]
+    got = [next(batches), next(batches)]  # one from each worker: both are ready now
     for worker in loader._iterator._workers:
         os.kill(worker.pid, signal.SIGINT)
-    got += [next(batches) for _ in range(20)]
+    got += [next(batches) for _ in range(19)]
     assert trace(got) == trace(take(module(photographs).stream(), 21))
 
 

@@ -37,6 +37,7 @@ def test_report_names_each_file_once_and_counts(tmp_path):
         "samples": 8,
         "replaced": 3,
         "small": 3,
+        "archives": [],
         "damaged": [{"file": "[b]a.png", "reason": "truncated"}, {"file": "c.png", "reason": "empty"}],
     }
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lic_train.data.images import MAX_PIXELS, UnreadableImage, decode, read_image, save_png
+from lic_train.data.images import FORMATS, MAX_PIXELS, UnreadableImage, decode, read_image, save_png
 
 RANDOM = np.random.default_rng(5)
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -167,6 +167,15 @@ def test_first_frame_of_an_animation():
     assert decode(data)[:, 0, 0].tolist() == [255, 0, 0]
 
 
+def test_every_format_that_is_listed_is_read():
+    flat = Image.new("RGB", (16, 16), "#336699")
+    kinds = [*FORMATS, "MPO"]  # several JPEGs in one file, as cameras write them
+    options = {"JPEG2000": {"irreversible": False}, "WEBP": {"lossless": True}}
+    for kind in kinds:
+        x = decode(encoded(flat, kind, **options.get(kind, {})))
+        assert (x.float().mean((1, 2)) - torch.tensor([0x33, 0x66, 0x99])).abs().max() < 3, kind
+
+
 @pytest.mark.parametrize("pillow_limit", ["as it is", None])
 @pytest.mark.parametrize("size", [(60000, 60000), (16384, 10923)])  # the second is just above the limit
 def test_decompression_bomb(size, pillow_limit, monkeypatch):
@@ -184,6 +193,7 @@ def test_decompression_bomb(size, pillow_limit, monkeypatch):
         (b"just some text, long enough to hold a header", "not an image"),
         (bytes(1000), "not an image"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n", "not an image"),
     ],
 )
 def test_foreign_bytes(data, reason):

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lic_train.data.sources import FolderSource, Subset, demo, divide, folder, imagenet
+from lic_train.data.sources import FolderSource, demo, folder, imagenet
+from lic_train.data.splits import Subset, divide
 from lic_train.errors import ConfigError, DataError
+from tests.made_up import tar_bytes, write_tree, zip_bytes
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -81,10 +83,10 @@ def test_names_that_are_no_text_are_printable_and_readable(tmp_path):
     ("root", "said"),
     [
         (None, "data.root is not given"),
-        ("missing/deeper", "no folder .*missing/deeper"),
+        ("missing/deeper", "no folder or archive .*missing/deeper"),
         ("empty", "no image below"),
         ("texts", "2 other files"),
-        ("file.tar", "expected a folder, got the file"),
+        ("file.tar", "expected a folder, "),
     ],
 )
 def test_roots_that_cannot_be_used(tmp_path, root, said):
@@ -93,7 +95,7 @@ def test_roots_that_cannot_be_used(tmp_path, root, said):
     for make in (FolderSource, folder, imagenet):
         reason = "layout" if make is imagenet and root in ("empty", "texts") else said
         with pytest.raises(DataError, match=reason) as caught:
-            make(tmp_path / root if root else None)
+            make(str(tmp_path / root) if root else None)
         assert "to do" in str(caught.value)
 
 
@@ -152,6 +154,68 @@ def test_both_sides_get_at_least_one(tmp_path, split):
 def test_split_options_are_checked(tmp_path, options, said):
     with pytest.raises(ConfigError, match=said):
         folder(str(put(tmp_path, "a.png")), **options)
+
+
+# ---- splits by name
+
+
+def test_archives_that_are_called_train_and_val_are_used_as_such(tmp_path):
+    shards = {f"data/{side}-0000{i}-of-00002.tar": tar_bytes({f"{side}{i}.png": b""}) for side in SIDES for i in (0, 1)}
+    train, val, note = folder(str(write_tree(tmp_path, shards)))
+    assert names(train) == ["train-00000-of-00002/train0.png", "train-00001-of-00002/train1.png"]
+    assert names(val) == ["validation-00000-of-00002/validation0.png", "validation-00001-of-00002/validation1.png"]
+    assert "2 pictures are neither in train nor in val" in note
+
+
+SIDES = ("train", "validation", "test")
+
+
+@pytest.mark.parametrize("home", ["", "DIV2K/", "a/b/"])
+@pytest.mark.parametrize("val", ["val", "valid", "validation"])
+def test_folders_train_and_val_inside_an_archive_are_used(tmp_path, home, val):
+    files = {f"{home}train/{i}.png": b"" for i in range(3)} | {f"{home}{val}/x.png": b""}
+    expected = [f"{home}train/{i}.png" for i in range(3)], [f"{home}{val}/x.png"], ""
+    packed = write_tree(tmp_path, {"x.zip": zip_bytes(files), "x.tar": tar_bytes(files)})
+    for root in (packed / "x.zip", packed / "x.tar", *([write_tree(tmp_path / "tree", files)] if home else [])):
+        train, found, note = folder(str(root))
+        assert (names(train), names(found), note) == expected
+
+
+def test_folders_that_only_sound_like_it_are_not(tmp_path):
+    put(tmp_path, "train station/a.png", "val d'isere/b.png", "x.png", "training/c.png")
+    train, val, _ = folder(str(tmp_path), val_ratio=0.5)
+    assert sorted(names(train) + names(val)) == ["train station/a.png", "training/c.png", "val d'isere/b.png", "x.png"]
+
+
+def test_train_and_val_may_hold_archives(tmp_path):
+    write_tree(tmp_path, {"train/0.tar": tar_bytes({"a.png": b"a"}), "validation/0.tar": tar_bytes({"b.png": b"b"})})
+    train, val, _ = folder(str(tmp_path))
+    assert (names(train), names(val)) == (["a.png"], ["b.png"])
+
+
+# ---- several roots
+
+
+def test_several_roots_are_joined_under_their_names(tmp_path):
+    put(tmp_path / "one/photos", *MANY[:60])
+    put(tmp_path / "two/photos", *MANY[:20])
+    write_tree(tmp_path, {"more.tar": tar_bytes({name: name.encode() for name in MANY[:40]})})
+    roots = [f"{tmp_path}/one/photos", f"{tmp_path}/two/photos/", f"{tmp_path}/more.tar"]
+    train, val, _ = folder(roots, val_ratio=0.2, weights=[1, 2, 1])
+    for side in (train, val):
+        assert {name.partition("/")[0] for name in names(side)} == {"photos(0)", "photos(1)", "more.tar"}
+        assert contents(side) == [name.partition("/")[2] for name in names(side)]
+        assert len(set(names(side))) == len(side)
+    assert len(train) + len(val) == 120
+    first = [name.partition("/")[0] for name in names(val)[:6]]
+    assert len(set(first)) == 3  # the few that are looked at are from all of them
+
+
+@pytest.mark.parametrize("weights", [[1], [1, 0], [1, -2], [1, 2, 3]])
+def test_weights_must_fit_the_roots(tmp_path, weights):
+    root = str(put(tmp_path, "a.png"))
+    with pytest.raises(ConfigError, match=r"data\.source\.weights: expected 2 numbers above 0"):
+        folder([root, root], weights=weights)
 
 
 # ---- ImageNet

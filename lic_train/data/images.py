@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import warnings
@@ -17,6 +18,8 @@ from lic_train import atomic
 from lic_train.errors import DataError
 
 MAX_PIXELS = 178_956_970  # 512 MiB as 8-bit RGB; also the number above which Pillow itself refuses to open a file
+# Pillow would also hand PostScript to an interpreter, whatever the name of the file.
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
 ORIENTATION = 0x0112  # EXIF tag
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -102,8 +105,20 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(np.asarray(image).transpose(2, 0, 1), order="C"))
 
 
+def open_header(data: bytes) -> Image.Image:
+    """The picture before any of its pixels is decoded. Raises what Pillow raises."""
+    return Image.open(io.BytesIO(data), formats=_known_formats())
+
+
+@functools.cache
+def _known_formats() -> tuple[str, ...]:
+    """Those of FORMATS that this build of Pillow reads."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
 def _load(data: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(data))
+    image = open_header(data)
     if image.width * image.height > MAX_PIXELS:  # Pillow's own limit may be switched off by somebody else
         raise UnreadableImage(f"{image.width}x{image.height} is more than the limit of {MAX_PIXELS:,} pixels")
     low = _low_bytes(image, data)

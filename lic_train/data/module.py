@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import lightning
@@ -11,9 +11,11 @@ import rich
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from lic_train.data.draws import draws_of
 from lic_train.data.images import UnreadableImage, decode
+from lic_train.data.manifest import Manifest, manifest_of
 from lic_train.data.report import DataReport
-from lic_train.data.sources import Source, Split
+from lic_train.data.splits import Source, Split
 from lic_train.data.stream import (
     SMALL,
     CropLoader,
@@ -36,7 +38,7 @@ class Photographs(lightning.LightningDataModule):
 
     Args:
         source: turns ``root`` into a `Split`; one of the functions of `lic_train.data.sources`.
-        root: where the data set lies; null where it is already on the machine.
+        root: where the data set lies, or several places; null where it is already on the machine.
         crop: side of the crops in pixels.
         batch_size: samples of one optimiser step, over all devices and accumulated micro-batches.
         accumulate: micro-batches of one optimiser step.
@@ -50,9 +52,9 @@ class Photographs(lightning.LightningDataModule):
 
     def __init__(
         self,
-        source: Callable[[str | None], Split],
+        source: Callable[[str | list[str] | None], Split],
         *,
-        root: str | None,
+        root: str | Sequence[str] | None,
         crop: int,
         batch_size: int,
         accumulate: int = 1,
@@ -64,7 +66,8 @@ class Photographs(lightning.LightningDataModule):
         val_batch: int = 8,
     ) -> None:
         super().__init__()
-        self.source, self.root, self.crop, self.seed = source, root, crop, seed
+        self.source, self.crop, self.seed = source, crop, seed
+        self.root = root if root is None or isinstance(root, str) else list(root)
         self.batch_size, self.accumulate, self.num_workers = batch_size, accumulate, num_workers
         self.flip, self.small, self.val_crops, self.val_batch = flip, small, val_crops, val_batch
         self._split: Split | None = None
@@ -82,6 +85,15 @@ class Photographs(lightning.LightningDataModule):
         self._split = self.source(self.root)
         if self._split.note and self._is_first():
             rich.get_console().print(self._split.note, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+    @property
+    def place(self) -> str:
+        """The root for the eye."""
+        return "the installed packages" if not self.root else ", ".join(self._roots())
+
+    def manifest(self) -> Manifest:
+        """What the photographs are, to be compared when the run goes on."""
+        return manifest_of(self._ready(), self.place)
 
     @property
     def train(self) -> Source:
@@ -115,7 +127,7 @@ class Photographs(lightning.LightningDataModule):
                 f"{self.batch_size}; to do: take {legal}"
             )
         size = self.batch_size // self.accumulate
-        sampler = StreamSampler(len(self.train), self.seed, size, start, rank, world)
+        sampler = StreamSampler(draws_of(self.train, self.seed), size, start, rank, world)
         crops = training_crops(self.train, self.crop, self.seed, self.small, self.flip)
         return CropLoader(crops, sampler, self.workers(), self._on_gpu())
 
@@ -146,7 +158,7 @@ class Photographs(lightning.LightningDataModule):
         """The record of damaged files of a run; processes other than the first keep theirs beside it."""
         rank = self.trainer.global_rank if self.trainer is not None else 0
         path = output / (f"data_report_rank{rank}.json" if rank else "data_report.json")
-        return DataReport(path, self.root or "the installed packages", len(self.train) + len(self.val))
+        return DataReport(path, self.place, len(self.train) + len(self.val), problems=self._ready().problems)
 
     def workers(self) -> int:
         """Worker processes of this device's training loader."""
@@ -156,6 +168,9 @@ class Photographs(lightning.LightningDataModule):
         if cores <= 2 and not self._on_gpu():  # measured: there, workers only take the cores away from the training
             return 0
         return max(min(cores, MAX_AUTO_WORKERS), 1)
+
+    def _roots(self) -> list[str]:
+        return [self.root] if isinstance(self.root, str) else self.root or []
 
     def _check(self) -> None:
         if self.small not in SMALL:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import rich
 from rich.console import Console
 
 from lic_train import atomic
+from lic_train.data.archives.index import Problem
 from lic_train.data.stream import Batch
 from lic_train.errors import DataError
 
@@ -26,17 +28,30 @@ class DataReport:
 
     Args:
         path: of the JSON file; null to keep none.
-        root: the folder of the data set, for messages.
+        root: where the data set lies, for messages.
         size: photographs in it.
         console: where to print; rich's global one by default, so that a live progress bar stays whole.
+        problems: what is wrong with its archives; told at once.
     """
 
-    def __init__(self, path: Path | None, root: str, size: int, console: Console | None = None) -> None:
-        self.path, self.root, self.size = path, root, size
+    def __init__(
+        self,
+        path: Path | None,
+        root: str,
+        size: int,
+        console: Console | None = None,
+        problems: Sequence[Problem] = (),
+    ) -> None:
+        self.path, self.root, self.size, self.problems = path, root, size, problems
         self.damaged: dict[str, str] = {}
         self.samples = self.replaced = self.small = 0
         self._earlier = _read(path)
         self._console = console or rich.get_console()
+        for problem in problems[:NAMED]:
+            self._say(f"left out: {problem.file} ({problem.reason})")
+        if problems:
+            self._say(f"{len(problems)} problems of the archives in all: see {self.path or 'above'}")
+            self.write()
 
     def add(self, batch: Batch) -> None:
         """Take note of one batch.
@@ -68,6 +83,7 @@ class DataReport:
             "samples": self.samples,
             "replaced": self.replaced,
             "small": self.small,
+            "archives": [problem._asdict() for problem in self.problems],
             "damaged": [{"file": name, "reason": reason} for name, reason in self._all().items()],
         }
         atomic.replace_bytes(self.path, (json.dumps(content, indent=1) + "\n").encode())
@@ -82,6 +98,9 @@ class DataReport:
         text = f"damaged, left out: {name} ({reason})"
         if number > NAMED:
             text = f"more damaged files: see {self.path or 'the batches'}"
+        self._say(text)
+
+    def _say(self, text: str) -> None:
         self._console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def _too_many(self) -> str:

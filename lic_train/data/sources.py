@@ -1,6 +1,7 @@
-"""Where photographs come from: numbered bytes with names, and how a set is cut into training and validation.
+"""The data sets by name: each function turns ``data.root`` into training and validation photographs.
 
-Everything above this file sees a `Source` only. A tar, a zip or a Parquet table joins by fulfilling its three methods.
+Everything above this file sees a `Source` only. What may lie at a root, and how it is read in place, is told by
+`lic_train.data.archives.opening`.
 """
 
 from __future__ import annotations
@@ -8,16 +9,23 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from collections.abc import Callable, Sequence
-from hashlib import blake2b
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
 
+import numpy as np
+
+from lic_train.data import imagenet_layouts
+from lic_train.data.archives.index import Index
+from lic_train.data.archives.indexed import Cache, FolderSource, Indexed, reading, require_folder
+from lic_train.data.archives.names import SUFFIXES, printable
+from lic_train.data.archives.opening import open_source
+from lic_train.data.splits import Integers, Source, Split, Subset, divide, join
 from lic_train.errors import ConfigError, DataError
 
-# Compared in lower case.
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
-SYSTEM_NAMES = frozenset({"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"})
+__all__ = ["SUFFIXES", "FolderSource", "Source", "Split", "demo", "folder", "imagenet"]
+
+VALIDATION = ("val", "valid", "validation")  # names of folders and words in names of archives
 
 # scikit-image (skimage/data) and matplotlib (mpl-data/sample_data) carry these inside their wheels.
 DEMO_TRAIN = (
@@ -31,41 +39,6 @@ DEMO_TRAIN = (
     ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
 )
 DEMO_VAL = (("skimage", "data/chelsea.png"), ("skimage", "data/coffee.png"))
-
-
-class Source(Protocol):
-    """Photographs as numbered byte strings. Worker processes get their own copy by fork."""
-
-    def __len__(self) -> int: ...
-
-    def read(self, index: int) -> bytes:
-        """The encoded file. Raises OSError if it cannot be read."""
-
-    def name(self, index: int) -> str:
-        """A printable name, unique in this source and the same on every machine."""
-
-
-class FolderSource:
-    """Every image file in the tree below ``root``, sorted by name; hidden and system files are left out.
-
-    Raises:
-        DataError: ``root`` is missing, is no folder, cannot be listed or holds no image.
-    """
-
-    def __init__(self, root: str | os.PathLike[str] | None) -> None:
-        self.root = require_folder(root)
-        self._names = list_images(self.root)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def read(self, index: int) -> bytes:
-        """The encoded file."""
-        return (self.root / self._names[index]).read_bytes()
-
-    def name(self, index: int) -> str:
-        """The path below the root, with forward slashes."""
-        return printable(self._names[index])
 
 
 class FileSource:
@@ -86,64 +59,55 @@ class FileSource:
         return printable(self._paths[index].name)
 
 
-class Subset:
-    """Some items of another source, in the given order."""
+@reading()
+def folder(
+    root: str | Sequence[str] | None,
+    val_ratio: float = 0.05,
+    split: str = "hash",
+    weights: Sequence[float] | None = None,
+    cache: str | None = None,
+    cache_gib: float = 0,
+) -> Split:
+    """Any photographs: a tree, tars, zips or Parquet files, patterns of such, addresses; or a list of any of these.
 
-    def __init__(self, source: Source, indices: Sequence[int]) -> None:
-        self._source, self._indices = source, list(indices)
+    Of a root, ``train`` and ``val`` are used if both exist, as folders or in the names of its archives or in an
+    archive; else validation photographs are cut off by ratio (see `divide`).
 
-    def __len__(self) -> int:
-        return len(self._indices)
+    Args:
+        root: what is typed as data.root.
+        val_ratio: share of the photographs that serve as validation.
+        split: "hash" or "sorted", see `divide`.
+        weights: of several roots: shares of the training samples.
+        cache: folder for indexes and fetched bytes; None keeps none.
+        cache_gib: limit of what is fetched from addresses and kept.
 
-    def read(self, index: int) -> bytes:
-        """The encoded file."""
-        return self._source.read(self._indices[index])
-
-    def name(self, index: int) -> str:
-        """The name that the whole source gives it."""
-        return self._source.name(self._indices[index])
-
-
-class Split(NamedTuple):
-    """Training and validation photographs, and what the user should be told once about them."""
-
-    train: Source
-    val: Source
-    note: str = ""
-
-
-def folder(root: str | None, val_ratio: float = 0.05, split: str = "hash") -> Split:
-    """Any tree of photographs: its ``train/`` and ``val/`` if both exist, else cut off by ratio (see `divide`)."""
-    base = require_folder(root)
-    train, val = base / "train", base / "val"
-    if not train.is_dir():
-        return divide(FolderSource(base), val_ratio, split)
-    if val.is_dir():
-        return Split(FolderSource(train), FolderSource(val))
-    return divide(FolderSource(train), val_ratio, split, note=f"{base} has train/ but no val/. ")
+    Raises:
+        DataError: there is nothing that can be used.
+        ConfigError: an option has no meaning.
+    """
+    if not root:
+        require_folder(None)
+    roots = [root] if isinstance(root, str) else [str(each) for each in root or ()]
+    _check_weights(weights, len(roots))
+    splits = [_split_of(each, kept_in(cache, cache_gib), val_ratio, split) for each in roots]
+    return join(splits, _labels(roots), weights) if len(splits) > 1 else splits[0]
 
 
-def imagenet(root: str | None, val_ratio: float = 0.01) -> Split:
-    """ILSVRC: ``train/<wnid>/*.JPEG`` and ``val/``, flat or in class folders, also below ``Data/CLS-LOC``.
+@reading()
+def imagenet(root: str | None, val_ratio: float = 0.01, cache: str | None = None, cache_gib: float = 0) -> Split:
+    """ILSVRC 2012 as folders, or as it is shipped, in tars that stay packed; see `imagenet_layouts`.
 
-    Without validation photographs a hash split of the training photographs stands in.
+    Without validation photographs a hash split of the training photographs stands in. For the arguments see `folder`.
 
     Raises:
         DataError: the layout is another one.
     """
-    base = require_folder(root)
-    places = [base / below for below in ("", "Data/CLS-LOC", "ILSVRC/Data/CLS-LOC")]
-    home = next((place for place in places if _has_class_folders(place / "train")), None)
-    if home is None:
-        raise DataError(
-            f"{base} has not ImageNet's layout.\n  expected  train/n01440764/*.JPEG (or Data/CLS-LOC/train/...)\n"
-            f"  got       {_listing(base)}\n"
-            "  to do     point data.root at the folder that holds train/, unpack the classes' tars, or use data=folder"
-        )
-    train = FolderSource(home / "train")
-    if (home / "val").is_dir() and list_images(home / "val", required=False):
-        return Split(train, FolderSource(home / "val"))
-    return divide(train, val_ratio, "hash", note=f"{home} has no validation photographs in val/. ")
+    if root is None:
+        require_folder(None)
+    train, val = imagenet_layouts.open_imagenet(str(root), kept_in(cache, cache_gib))
+    if val is None:
+        return divide(train, val_ratio, "hash", note=f"{root} has no validation photographs in val/. ")
+    return Split(train, val)
 
 
 def demo(root: str | None = None) -> Split:
@@ -157,119 +121,63 @@ def demo(root: str | None = None) -> Split:
     return Split(FileSource([_packaged(*entry) for entry in DEMO_TRAIN]), FileSource([_packaged(*e) for e in DEMO_VAL]))
 
 
-def divide(source: Source, val_ratio: float, split: str = "hash", note: str = "") -> Split:
-    """Cut ``source`` into training and validation photographs; both get at least one.
-
-    ``split="hash"`` looks at each name alone, so adding files moves none of the others to the other side.
-    ``split="sorted"`` takes the last ones by name: the split of CWAM and of InvCompress at ``val_ratio=0.01``.
-
-    Raises:
-        ConfigError: an unknown ``split``, or a ratio outside (0, 1).
-    """
-    if split not in SPLITS:
-        raise ConfigError(f"data.source.split: expected one of {', '.join(SPLITS)}, got {split!r}")
-    if not 0 < val_ratio < 1:
-        raise ConfigError(f"data.source.val_ratio: expected a number between 0 and 1, got {val_ratio}")
-    chosen = SPLITS[split](source, val_ratio)
-    rest = sorted(set(range(len(source))) - set(chosen)) or chosen
-    told = f"{note}{len(chosen)} of its {len(source)} photographs serve as validation." if note else ""
-    return Split(Subset(source, rest), Subset(source, chosen), told)
+def kept_in(cache: str | None, gib: float) -> Cache:
+    """The cache that the configuration means. Raises ConfigError for a limit below 0."""
+    if gib < 0:
+        raise ConfigError(f"data.source.cache_gib: expected 0 or more, got {gib}")
+    return Cache(Path(cache).expanduser() if cache else None, int(gib * 2**30))
 
 
-def split_by_hash(source: Source, ratio: float) -> list[int]:
-    """Items whose name's hash lies in the lowest ``ratio`` of all hashes; the lowest one if there is none."""
-    hashes = [blake2b(source.name(i).encode(), digest_size=8).digest() for i in range(len(source))]
-    bound = int(ratio * 2**64).to_bytes(8, "big")
-    return [i for i, value in enumerate(hashes) if value < bound] or [hashes.index(min(hashes))]
+def _split_of(root: str, cache: Cache, val_ratio: float, split: str) -> Split:
+    """Training and validation photographs of one root."""
+    base = Path(root).expanduser()
+    if not (base / "train").is_dir():
+        source = open_source(root, cache)
+        return _named_split(source) or divide(source, val_ratio, split)
+    train = open_source(str(base / "train"), cache)
+    val = next((base / name for name in VALIDATION if (base / name).is_dir()), None)
+    if val is not None:
+        return Split(train, open_source(str(val), cache))
+    return divide(train, val_ratio, split, note=f"{base} has train/ but no val/. ")
 
 
-def split_sorted(source: Source, ratio: float) -> list[int]:
-    """The last ``ratio`` of the items (sources are sorted by name), at least one."""
-    first = min(int(len(source) * (1 - ratio)), len(source) - 1)
-    return list(range(first, len(source)))
+def _named_split(source: Indexed) -> Split | None:
+    """What a collection calls train and val: archives by their names, or folders inside; None if it does not."""
+    has_names = len(source.index.parts) > 1 and not isinstance(source, FolderSource)
+    sides = (_sides_of_archives if has_names else _sides_of_folders)(source.index)
+    if not all(map(len, sides)):
+        return None
+    train, val = (Subset(source, side) for side in sides)
+    left = len(source) - len(train) - len(val)
+    return Split(train, val, f"{left:,} pictures are neither in train nor in val and not used." if left else "")
 
 
-SPLITS: dict[str, Callable[[Source, float], list[int]]] = {"hash": split_by_hash, "sorted": split_sorted}
+def _sides_of_archives(index: Index) -> tuple[Integers, Integers]:
+    """Pictures of the archives whose names hold the word train, and those of val."""
+    words = [set(re.split(r"[^a-z]+", Path(part.path).stem.lower())) for part in index.parts]
+    train = [number for number, said in enumerate(words) if "train" in said]
+    val = [number for number, said in enumerate(words) if said & set(VALIDATION)]
+    return np.flatnonzero(np.isin(index.part_numbers, train)), np.flatnonzero(np.isin(index.part_numbers, val))
 
 
-def require_folder(root: str | os.PathLike[str] | None) -> Path:
-    """``root`` as a path, with ``~`` replaced. Raises DataError if it is not given, not there, or no folder."""
-    if root is None:
-        raise DataError("data.root is not given.\n  to do     add data.root=/where/the/photographs/are")
-    path = Path(root).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise DataError(f"expected a folder, got the file {path}.\n  to do     unpack it, or give the folder around it")
-    parent = next((p for p in path.absolute().parents if p.exists()), Path("/"))
-    raise DataError(f"no folder {path}.\n  got       {parent} with {_listing(parent)}\n  to do     correct data.root")
+def _sides_of_folders(index: Index) -> tuple[Integers, Integers]:
+    """Pictures below train/ and those below val/, in the folder that holds everything."""
+    first, last = (os.path.dirname(index.name(number)) for number in (0, len(index) - 1))  # in order
+    home = os.path.join(os.path.commonpath([first, last]), b"")
+    val = [index.below(home + name.encode() + b"/") for name in VALIDATION]
+    return index.below(home + b"train/"), max(val, key=len)
 
 
-def list_images(root: Path, required: bool = True) -> list[str]:
-    """Paths of all image files below ``root``, relative to it and sorted; each real folder is entered once.
-
-    Raises:
-        DataError: a folder cannot be listed, or there is no image although one is ``required``.
-    """
-    found: list[str] = []
-    others, entered, pending = 0, set(), [""]
-    while pending:
-        below = pending.pop()
-        status = os.stat(root / below)
-        if (status.st_dev, status.st_ino) in entered:  # a symbolic link back into the tree
-            continue
-        entered.add((status.st_dev, status.st_ino))
-        folders, images, rest = _look_into(root, below)
-        found += images
-        others += rest
-        pending += reversed(folders)  # in order, so that a folder reached twice always gets the same name
-    if required and not found:
-        raise DataError(
-            f"no image below {root}.\n  expected  files ending in {' '.join(SUFFIXES)}\n"
-            f"  got       {others} other files\n  to do     correct data.root, or unpack the archive that lies there"
-        )
-    return sorted(found)
+def _check_weights(weights: Sequence[float] | None, roots: int) -> None:
+    if weights is not None and (len(weights) != roots or not all(weight > 0 for weight in weights)):
+        raise ConfigError(f"data.source.weights: expected {roots} numbers above 0, one for each root, got {weights}")
 
 
-def _look_into(root: Path, below: str) -> tuple[list[str], list[str], int]:
-    """Sub-folders, images and the number of other files of one folder."""
-    folders, images, others = [], [], 0
-    try:
-        entries = sorted(os.scandir(root / below), key=lambda entry: entry.name)
-    except OSError as error:
-        raise DataError(f"cannot list {root / below}: {error.strerror}.\n  to do     mend its permissions") from error
-    for entry in entries:
-        path = f"{below}/{entry.name}" if below else entry.name
-        if entry.name.startswith(".") or entry.name.lower() in SYSTEM_NAMES:
-            continue
-        if _is_folder(entry):
-            folders.append(path)
-        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and (entry.is_symlink() or entry.is_file()):
-            images.append(path)  # a broken link stays in, to be named as unreadable rather than vanish
-        else:
-            others += 1
-    return folders, images, others
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def printable(name: str) -> str:
-    """``name`` with undecodable bytes replaced, and with forward slashes."""
-    return os.fsencode(name).decode("utf-8", "replace").replace(os.sep, "/")
-
-
-def _has_class_folders(path: Path) -> bool:
-    return path.is_dir() and any(re.fullmatch(r"n\d{8}", entry.name) and entry.is_dir() for entry in os.scandir(path))
-
-
-def _listing(path: Path, most: int = 6) -> str:
-    names = sorted(printable(entry.name) for entry in os.scandir(path) if not entry.name.startswith("."))
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "nothing"
+def _labels(roots: Sequence[str]) -> list[str]:
+    """The last parts of the roots, with a number where several have the same."""
+    names = [printable(root.rstrip("/").rpartition("/")[2]) for root in roots]
+    often = Counter(names)
+    return [name if often[name] == 1 else f"{name}({number})" for number, name in enumerate(names)]
 
 
 def _packaged(package: str, below: str) -> Path:

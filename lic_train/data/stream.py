@@ -1,6 +1,6 @@
 """Training as one endless stream of samples, cut into batches that do not know of epochs, workers or restarts.
 
-Sample number k = 0, 1, 2, ... is photograph ``order(epoch)[k % n]`` of epoch ``k // n``; batch number b of B samples is
+`lic_train.data.draws` says which photograph is sample number k = 0, 1, 2, ...; batch number b of B samples is
 k = b*B ... (b+1)*B - 1, wherever the epochs end. Rank r of W takes every W-th sample of a batch, from the r-th on.
 """
 
@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lic_train.data.crops import Sample, Window, centre_window, cut, order, random_window, replacement
+from lic_train.data.crops import Sample, Window, centre_window, cut, random_window, replacement
+from lic_train.data.draws import Draws
 from lic_train.data.images import UnreadableImage, open_rgb
-from lic_train.data.sources import Source
+from lic_train.data.splits import Source
 from lic_train.errors import DataError
 
 MAX_ATTEMPTS = 32  # photographs that may be unusable in a row before training stops
@@ -48,18 +49,15 @@ class StreamSampler(Sampler[list[Sample]]):
     """One rank's share of the endless stream of batches, from batch number ``start`` on. It has no length.
 
     Args:
-        size: photographs in the data set.
-        seed: of the run.
+        draws: the stream of samples.
         batch_size: samples of one batch over all ranks, a multiple of ``world``.
         start: number of the first batch.
         rank: of this process.
         world: number of processes.
     """
 
-    def __init__(self, size: int, seed: int, batch_size: int, start: int = 0, rank: int = 0, world: int = 1) -> None:
-        self.size, self.seed, self.batch_size = size, seed, batch_size
-        self.start, self.rank, self.world = start, rank, world
-        self._epoch, self._order = -1, np.empty(0, np.int64)
+    def __init__(self, draws: Draws, batch_size: int, start: int = 0, rank: int = 0, world: int = 1) -> None:
+        self.draws, self.batch_size, self.start, self.rank, self.world = draws, batch_size, start, rank, world
 
     def __iter__(self) -> Iterator[list[Sample]]:
         return map(self.batch, itertools.count(self.start))
@@ -67,13 +65,7 @@ class StreamSampler(Sampler[list[Sample]]):
     def batch(self, number: int) -> list[Sample]:
         """This rank's samples of batch ``number``."""
         first = number * self.batch_size
-        return [self._sample(k) for k in range(first + self.rank, first + self.batch_size, self.world)]
-
-    def _sample(self, k: int) -> Sample:
-        epoch, position = divmod(k, self.size)
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, order(self.size, self.seed, epoch)
-        return Sample(epoch, int(self._order[position]))
+        return [self.draws(k) for k in range(first + self.rank, first + self.batch_size, self.world)]
 
 
 class Crops(Dataset[Batch]):

@@ -30,6 +30,8 @@ FREE_KEYS = (
     "checkpoint",
     "compile",
     "data.num_workers",
+    "data.source.cache",
+    "data.source.cache_gib",
     "eval",
     "fresh",
     "group",

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from lic_train.checkpoint import load_run
 from lic_train.config import RunConfig, quality
+from lic_train.data import manifest
 from lic_train.data.module import Photographs
 from lic_train.errors import ConfigError
 from lic_train.models.base import Codec, build
@@ -42,11 +43,12 @@ from lic_train.training.run_directory import ResumeState, claim, difference, ful
 
 
 @contextmanager
-def claim_directory(config: RunConfig) -> Iterator[ResumeState]:
+def claim_directory(config: RunConfig, data: Photographs) -> Iterator[ResumeState]:
     """Bring the processes of the run together; the first one takes the directory and notes what the run is made of.
 
     Raises:
         ConfigError: the directory is not writable, in use, or holds a run with another configuration.
+        DataError: it holds a run on other photographs.
         TrainingError: another process of the run ended.
     """
     overrides = list(HydraConfig.get().overrides.task)  # of this job; the command line may be a whole sweep
@@ -58,6 +60,7 @@ def claim_directory(config: RunConfig) -> Iterator[ResumeState]:
         if ranks.is_first:
             with claim(Path(config.output), config.plain(), config.fresh, overrides) as run:
                 if not run.finished:
+                    keep_manifest(run, data)
                     record(run.run_dir, processes)
                 ranks.gather("run", run.plain())
                 yield run
@@ -74,6 +77,15 @@ def _check_that_all_are_equal(configurations: list[dict[str, Any]]) -> None:
                 f"Process {rank} was started with another configuration.\nexpected: that of process 0\n"
                 "got (process 0 -> this one):\n  " + "\n  ".join(lines) + "\nwhat to do: start all with one command"
             )
+
+
+def keep_manifest(run: ResumeState, data: Photographs) -> None:
+    """Note what the photographs are; a run that goes on must go on with those that it began with."""
+    path = run.run_dir / manifest.NAME
+    if run.checkpoint is not None and path.exists():
+        manifest.require_same(path, data.manifest())
+    else:
+        manifest.write(path, data.manifest())
 
 
 @contextmanager
@@ -225,7 +237,7 @@ def show_start(config: RunConfig, model: Codec, trainer: L.Trainer, data: Photog
     for key, value in (
         ("model", f"{config.model_name}({arguments}), {parameters:,} parameters"),
         ("lambda", f"{config.lmbda:g} ({config.distortion}, quality {rung} of 8)"),
-        ("data", f"{photographs} photographs, {data.root or 'from the installed packages'}"),
+        ("data", f"{photographs} photographs, {data.place}"),
         ("batch", batch + (split if config.accumulate * trainer.world_size > 1 else "")),
         ("device", f"{trainer.strategy.root_device}, {trainer.precision}{', compiled' if config.compile else ''}"),
         ("output", config.output),

@@ -1,0 +1,272 @@
+"""The index of a collection: where each picture lies, sorted by name, in columns that are mapped from one file.
+
+All workers and ranks of a machine share the pages of that file. It is only a cache: whoever finds it missing, damaged
+or out of date makes it anew.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import struct
+import zlib
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b, sha256
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lic_train import atomic
+
+MAGIC, VERSION = b"LICINDEX", 1
+HEAD = struct.Struct("<8sIIII")  # magic, version, length and CRC-32 of the JSON header, CRC-32 of the columns
+ALIGNMENT = 64
+COLUMNS = {"offset": "<i8", "size": "<i8", "start": "<i8", "hash": "<u8", "part": "<u4", "text": "u1"}
+MAX_PROBLEMS = 1000  # that are kept; a hostile archive may have any number
+CHUNK = 2**20
+
+
+class DamagedIndex(Exception):
+    """The file is cut short, changed or no index; make it anew."""
+
+
+class Entry(NamedTuple):
+    """Where one picture lies: ``size`` bytes from ``offset`` on of file number ``part``, or as its reader has it."""
+
+    name: bytes
+    part: int
+    offset: int
+    size: int
+
+
+class Part(NamedTuple):
+    """A file or folder that the index was made of; ``stamp`` changes when it does."""
+
+    path: str
+    size: int
+    stamp: int | str
+
+
+class Problem(NamedTuple):
+    """What is wrong with an archive, as far as the walk over it has seen."""
+
+    file: str
+    reason: str
+
+
+@dataclass
+class Listing:
+    """What a walk has found so far, in the order of its walking.
+
+    Attributes:
+        hidden: hidden and system files that were passed over.
+        others: files that are no pictures by their name.
+        lost: bytes of archives that cannot be reached, because of damage before them.
+    """
+
+    names: list[bytes] = field(default_factory=list)
+    numbers: array[int] = field(default_factory=lambda: array("q"))  # part, offset and size of each
+    problems: list[Problem] = field(default_factory=list)
+    hidden: int = 0
+    others: int = 0
+    lost: int = 0
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def add(self, name: bytes, part: int, offset: int, size: int) -> None:
+        """Note one picture."""
+        self.names.append(name)
+        self.numbers.extend((part, offset, size))
+
+    def extend(self, later: Listing) -> None:
+        """Add what another walk has found."""
+        self.names += later.names
+        self.numbers += later.numbers
+        for problem in later.problems:
+            self.report(*problem)
+        self.hidden, self.others = self.hidden + later.hidden, self.others + later.others
+        self.lost += later.lost
+
+    def report(self, file: str, reason: str, lost: int = 0) -> None:
+        """Note what is wrong, and how many bytes cannot be reached because of it."""
+        self.lost += lost
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(Problem(file, reason))
+
+
+class Index:
+    """Entries sorted by the bytes of their names. Of two with the same name in one archive the later one counts.
+
+    Attributes:
+        parts: what the index was made of.
+        problems: see `Problem`.
+        hidden, others, lost: see `Listing`.
+        digest: SHA-256 over names and sizes.
+        hashes: (n,) the first 64 bits of BLAKE2b of each name, see `name_hash`.
+    """
+
+    def __init__(self, header: dict[str, Any], columns: dict[str, npt.NDArray[Any]], path: Path | None = None) -> None:
+        self.parts = tuple(Part(*part) for part in header["parts"])
+        self.problems = tuple(Problem(*problem) for problem in header["problems"])
+        self.hidden, self.others, self.lost = header["hidden"], header["others"], header["lost"]
+        self.digest: str = header["digest"]
+        self.hashes: npt.NDArray[np.uint64] = columns["hash"]
+        self._header, self._columns, self._path = header, columns, path
+
+    @classmethod
+    def of(cls, listing: Listing, parts: Sequence[Part]) -> Index:
+        """Sort what a walk has found."""
+        order = _sorted(listing)
+        names = [listing.names[i] for i in order]
+        part, offset, size = np.asarray(listing.numbers, np.int64).reshape(-1, 3)[order].T
+        columns = {
+            "offset": np.ascontiguousarray(offset),
+            "size": np.ascontiguousarray(size),
+            "start": np.cumsum([0, *map(len, names)], dtype=np.int64),
+            "hash": np.array([name_hash(name) for name in names], np.uint64),
+            "part": part.astype(np.uint32),
+            "text": np.frombuffer(b"".join(names), np.uint8),
+        }
+        digest = sha256()
+        for name in ("text", "start", "size"):
+            digest.update(columns[name].data)
+        header = {
+            "parts": parts,
+            "problems": listing.problems,
+            "hidden": listing.hidden,
+            "others": listing.others,
+            "lost": listing.lost,
+            "digest": digest.hexdigest(),
+            "entries": len(names),
+            "letters": len(columns["text"]),
+        }
+        return cls(header, columns)
+
+    @classmethod
+    def open(cls, path: Path) -> Index:
+        """Map the file. Raises DamagedIndex, or OSError if it is not there."""
+        with path.open("rb") as file:
+            header, start, checksum = _read_header(file.read(HEAD.size), file)
+            sizes = {name: count * np.dtype(COLUMNS[name]).itemsize for name, count in _counts(header).items()}
+            if os.fstat(file.fileno()).st_size != start + sum(sizes.values()):
+                raise DamagedIndex("of another length than its header says")
+            file.seek(start)  # read, not touched through the map: that would count as memory of this process
+            if _crc(file) != checksum:
+                raise DamagedIndex("its columns have changed")
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        columns = {}
+        for name, count in _counts(header).items():
+            columns[name] = np.frombuffer(mapped, COLUMNS[name], count, start)
+            start += sizes[name]
+        return cls(header, columns, path)
+
+    def save(self, path: Path) -> None:
+        """Write the file, all or nothing. Raises OSError."""
+        text = json.dumps(self._header).encode()
+        text += b" " * (-(HEAD.size + len(text)) % ALIGNMENT)
+        checksum = 0
+        for name in COLUMNS:
+            checksum = zlib.crc32(self._columns[name].data, checksum)
+        head = HEAD.pack(MAGIC, VERSION, len(text), zlib.crc32(text), checksum) + text
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as file:
+                file.write(head)
+                for name, kind in COLUMNS.items():
+                    file.write(self._columns[name].astype(kind, copy=False).data)
+
+        atomic.replace(path, write)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process maps the same file, rather than be sent 80 MB."""
+        return (Index.open, (self._path,)) if self._path else (Index, (self._header, self._columns))
+
+    def __len__(self) -> int:
+        return len(self._columns["offset"])
+
+    def __getitem__(self, number: int) -> Entry:
+        part, offset, size = (int(self._columns[key][number]) for key in ("part", "offset", "size"))
+        return Entry(self.name(number), part, offset, size)
+
+    def name(self, number: int) -> bytes:
+        """The name as it stands in the folder or archive."""
+        first, last = self._columns["start"][number : number + 2]
+        return self._columns["text"][first:last].tobytes()
+
+    @property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """(n,) bytes of each picture, as the walk found them."""
+        return self._columns["size"]
+
+    @property
+    def part_numbers(self) -> npt.NDArray[np.uint32]:
+        """(n,) which of the parts each picture is in."""
+        return self._columns["part"]
+
+    @property
+    def offsets(self) -> npt.NDArray[np.int64]:
+        """(n,) where each picture lies, as its reader understands it."""
+        return self._columns["offset"]
+
+    def below(self, folder: bytes) -> npt.NDArray[np.int64]:
+        """Numbers of the entries whose names begin with ``folder``, which ends in a slash."""
+        first, last = (
+            bisect_left(range(len(self)), bound, key=self.name) for bound in (folder, folder[:-1] + b"0")
+        )  # 0 follows the slash
+        return np.arange(first, last)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all columns."""
+        return sum(column.nbytes for column in self._columns.values())
+
+
+def name_hash(name: bytes) -> int:
+    """64 bits that depend on the name alone."""
+    return int.from_bytes(blake2b(name, digest_size=8).digest(), "big")
+
+
+def _sorted(listing: Listing) -> list[int]:
+    """Order of the entries by name, without those that a later entry of the same archive replaces."""
+    names, parts = listing.names, listing.numbers[::3]
+    order = sorted(range(len(names)), key=names.__getitem__)
+    return [i for i, j in zip_longest(order, order[1:]) if j is None or (names[i], parts[i]) != (names[j], parts[j])]
+
+
+def _counts(header: dict[str, Any]) -> dict[str, int]:
+    """Elements of each column."""
+    entries = header["entries"]
+    return dict.fromkeys(COLUMNS, entries) | {"start": entries + 1, "text": header["letters"]}
+
+
+def _read_header(head: bytes, file: Any) -> tuple[dict[str, Any], int, int]:
+    """The header, where the columns begin, and their CRC-32."""
+    if len(head) < HEAD.size:
+        raise DamagedIndex("cut short")
+    magic, version, length, header_checksum, checksum = HEAD.unpack(head)
+    if (magic, version) != (MAGIC, VERSION):
+        raise DamagedIndex("no index, or of another version")
+    text = file.read(min(length, os.fstat(file.fileno()).st_size))
+    if zlib.crc32(text) != header_checksum:
+        raise DamagedIndex("its header has changed")
+    return json.loads(text), HEAD.size + length, checksum
+
+
+def _crc(file: Any) -> int:
+    checksum = 0
+    for chunk in _chunks(file):
+        checksum = zlib.crc32(chunk, checksum)
+    return checksum
+
+
+def _chunks(file: Any) -> Iterator[bytes]:
+    while chunk := file.read(CHUNK):
+        yield chunk

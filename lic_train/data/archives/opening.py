@@ -1,0 +1,147 @@
+"""Finds out what lies at a root, and opens it: a folder of pictures, tars, zips or Parquet files, here or elsewhere."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lic_train.data.archives import folders
+from lic_train.data.archives.folders import NoPicture
+from lic_train.data.archives.indexed import Cache, FolderSource, Indexed, Reader, nothing_there, reading
+from lic_train.data.archives.names import SUFFIXES, is_picture, printable
+from lic_train.data.archives.parquet import ParquetReader, walk_parquet
+from lic_train.data.archives.patterns import expand, is_pattern
+from lic_train.data.archives.remote import Remote, RemoteFiles, RemoteFolderReader, list_remote, remote_parts
+from lic_train.data.archives.storage import LocalFiles, ReadAt, local_parts
+from lic_train.data.archives.tars import Damage, TarReader, members, walk_tar
+from lic_train.data.archives.walking import Walk, index_archives, places
+from lic_train.data.archives.zips import ZipReader, walk_zip
+from lic_train.errors import DataError
+
+COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
+
+KINDS: dict[str, tuple[Walk, Callable[[LocalFiles], Reader]]] = {
+    "tar": (walk_tar, TarReader),
+    "zip": (walk_zip, ZipReader),
+    "parquet": (walk_parquet, ParquetReader),
+}
+
+
+@reading()
+def open_source(root: str, cache: Cache) -> Indexed:
+    """The pictures at ``root``: a folder, an archive, a pattern for several archives, or the address of such.
+
+    Raises:
+        DataError: nothing is there, or nothing that can be used.
+    """
+    if "://" in root:
+        return _open_remote(root, cache)
+    path = Path(root).expanduser()
+    if not path.is_dir():
+        return open_archives(_files(path), cache)
+    try:
+        return FolderSource(path, cache)
+    except NoPicture:
+        archives = [path / name for found in folders.walk(path) for name in found.archives]
+        if not archives:
+            raise
+        return open_archives(sorted(archives), cache)
+
+
+def open_archives(paths: Sequence[Path], cache: Cache) -> Indexed:
+    """The pictures in archives of one kind; with several, each gives its pictures a folder of its name.
+
+    Raises:
+        DataError: a file is not there, is no archive or of another kind; too much is damaged; there is no picture.
+    """
+    kind, files = _kind(paths), LocalFiles(local_parts([path.resolve() for path in paths]))
+    walk, reader = KINDS[kind]
+    return Indexed(index_archives(walk, files, cache, kind), reader(files))
+
+
+def exists(root: str) -> bool:
+    """Whether there is a file or folder at this path or address. Raises DataError if the address gives no answer."""
+    if "://" not in root:
+        return Path(root).expanduser().exists()
+    remote = Remote(root)
+    return remote.kind(remote.path(root)) is not None
+
+
+def _open_remote(root: str, cache: Cache) -> Indexed:
+    """The pictures of a remote folder, or of the tars that a remote folder or a pattern means."""
+    remote = Remote(root)
+    paths = [remote.path(address) for address in expand(root, remote.glob)]
+    if len(paths) == 1 and remote.kind(paths[0]) == "directory":
+        files = remote.find(paths[0])
+        index = list_remote(paths[0], files)
+        if len(index):
+            return Indexed(index, RemoteFolderReader(remote, paths[0], cache.pieces()))
+        paths = sorted(path for path in files if path.lower().endswith(".tar"))
+        if not paths:
+            raise DataError(
+                f"no picture and no tar below {root}.\n  expected  files ending in {' '.join(SUFFIXES)} .tar\n"
+                f"  got       {len(files)} files\n  to do     correct data.root"
+            )
+    parts = remote_parts(remote, paths)
+    index = index_archives(walk_tar, RemoteFiles(remote, parts, None), cache, f"tar of {root}")
+    return Indexed(index, TarReader(RemoteFiles(remote, parts, cache.pieces())))
+
+
+def _kind(paths: Sequence[Path]) -> str:
+    """One of "tar", "zip", "parquet", by how the files begin: a damaged one among others is found by its walk."""
+    kinds = {kind for path in paths if (kind := _kind_of(path))}
+    if len(kinds) == 1:
+        return kinds.pop()
+    named = places([str(path) for path in paths])
+    if kinds:
+        raise DataError(f"expected archives of one kind, got {', '.join(sorted(kinds))} in {named}")
+    raise DataError(
+        f"expected a folder, a tar, a zip or a Parquet file, got {named}: {_content(paths[0])}.\n"
+        "  to do     correct data.root; for single pictures give the folder around them"
+    )
+
+
+def _kind_of(path: Path) -> str | None:
+    with path.open("rb") as file:
+        start = file.read(6)
+        for magic, program in COMPRESSED.items():
+            if start.startswith(magic):
+                raise DataError(
+                    f"{path} is compressed as a whole: no place in it can be found.\n  to do     {program} it"
+                )
+        if start.startswith(b"PAR1"):
+            return "parquet"
+        if start.startswith((b"PK\3\4", b"PK\5\6")):
+            return "zip"
+        size = os.fstat(file.fileno()).st_size
+        return "tar" if _begins_as_tar(lambda offset, length: os.pread(file.fileno(), length, offset), size) else None
+
+
+def _begins_as_tar(read: ReadAt, size: int) -> bool:
+    """Whether the first header is whole."""
+    try:
+        next(members(read, 0, size), None)
+    except Damage as damage:
+        return damage.position > 0
+    return True
+
+
+def _content(path: Path) -> str:
+    return "a picture" if is_picture(path.name) else "an empty file" if not path.stat().st_size else "something else"
+
+
+def _files(path: Path) -> list[Path]:
+    """The files that a root without folder means. Raises DataError for missing ones."""
+    if path.exists() or not is_pattern(str(path)):
+        files = [path]
+    else:
+        files = [Path(name) for name in expand(str(path), glob.glob)]
+    missing = [file for file in files if not file.is_file()]
+    if len(files) == 1 and missing:
+        raise nothing_there(path)
+    if missing:
+        named = places([printable(str(file)) for file in missing])
+        raise DataError(f"{len(missing)} of {len(files)} files are not there: {named}.\n  to do     correct data.root")
+    return files

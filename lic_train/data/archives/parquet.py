@@ -1,0 +1,149 @@
+"""Parquet files with a column of encoded pictures, as Hugging Face writes them: ``image: {bytes, path}``.
+
+Parquet can only be read a row group at a time. One holds a hundred pictures or so; the groups read last stay in memory
+up to a limit, and `lic_train.data.draws` visits the pictures of a few groups together.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lic_train.data.archives.index import Entry, Index
+from lic_train.data.archives.scan import Scan
+from lic_train.data.archives.storage import LocalFiles, require_unchanged
+from lic_train.errors import DataError
+
+MAX_GROUP = 2**29  # bytes of the pictures of one row group
+KEPT = 2**28  # bytes of row groups that a process keeps
+BATCH = 16  # rows that are decoded at once
+NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes")  # the first that is there
+ROW_BITS = 32  # an entry's offset is (row group, row in it)
+
+
+class ParquetReader:
+    """Reads pictures by row group and row; each process opens the files for itself.
+
+    Args:
+        files: of this machine; their paths are all that is taken from here.
+    """
+
+    def __init__(self, files: LocalFiles) -> None:
+        self.parts = files.parts
+        self._forget()
+
+    def read(self, entry: Entry) -> bytes:
+        """The bytes that the row holds. Raises OSError, or DataError if the file has changed."""
+        if self._process != os.getpid():
+            self._forget()
+        group, row = divmod(entry.offset, 2**ROW_BITS)
+        batch = self._group(entry.part, group)[row // BATCH]
+        values = batch.field("bytes") if hasattr(batch, "field") else batch
+        if (data := values[row % BATCH].as_py()) is None:
+            raise OSError("its row holds no bytes, only a path")
+        return data
+
+    def _forget(self) -> None:
+        self._process = os.getpid()
+        self._groups: OrderedDict[tuple[int, int], list[Any]] = OrderedDict()  # the one used last at the end
+
+    def _group(self, part: int, group: int) -> list[Any]:
+        key = part, group
+        if key not in self._groups:
+            self._groups[key] = self._batches(part, group)
+            while len(self._groups) > 1 and sum(b.nbytes for g in self._groups.values() for b in g) > KEPT:
+                self._groups.popitem(last=False)
+        self._groups.move_to_end(key)
+        return self._groups[key]
+
+    def _batches(self, part: int, group: int) -> list[Any]:
+        """The pictures of one row group in arrays of BATCH rows."""
+        require_unchanged(self.parts[part])
+        arrow, batches, size = _pyarrow(), [], 0
+        try:
+            with arrow.parquet.ParquetFile(self.parts[part].path) as file:
+                columns = [_column(file, self.parts[part].path)]
+                for batch in file.iter_batches(BATCH, row_groups=[group], columns=columns, use_threads=False):
+                    batches.append(batch.column(0))
+                    size += batch.nbytes
+                    if size > MAX_GROUP:
+                        raise OSError("it holds more than it declares")
+        except (arrow.ArrowException, OSError) as error:
+            raise OSError(f"its row group is damaged: {error}") from error
+        return batches
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"parts": self.parts, "_process": None}
+
+
+def walk_parquet(scan: Scan) -> None:
+    """Put the rows of a file into the listing by its footer alone; a row's name is its number.
+
+    The size of a row, which only tells whether the data set is the same, is its share of its row group.
+
+    Raises:
+        DataError: no column of pictures, or row groups that are too large for the memory.
+    """
+    arrow, path, first = _pyarrow(), scan.part.path, 0
+    try:
+        with arrow.parquet.ParquetFile(path) as file:
+            column = _column(file, path)
+            for group in range(file.metadata.num_row_groups):
+                rows, content = _extent(file.metadata.row_group(group), column)
+                if content > MAX_GROUP:
+                    raise DataError(_too_large(path, content))
+                for row in range(rows):
+                    name = scan.prefix + b"%08d" % (first + row)
+                    scan.listing.add(name, scan.number, (group << ROW_BITS) + row, content // rows)
+                first += rows
+    except (arrow.ArrowException, OSError) as error:
+        scan.lose(f"damaged or cut short: {error}", 0, scan.part.size)
+    scan.tell(scan.part.size)
+
+
+def row_groups(index: Index) -> npt.NDArray[np.int64]:
+    """(n,) a number for the row group of each picture."""
+    return (index.part_numbers.astype(np.int64) << ROW_BITS) + (index.offsets >> ROW_BITS)
+
+
+def _extent(group: Any, column: str) -> tuple[int, int]:
+    """Rows of a row group, and the bytes of its pictures."""
+    chunks = (group.column(i) for i in range(group.num_columns))
+    return group.num_rows, sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column)
+
+
+def _column(file: Any, path: str) -> str:
+    """Path of the column that holds the pictures' bytes."""
+    schema = file.metadata.schema
+    columns = [schema.column(i) for i in range(len(schema))]
+    binary = [c.path for c in columns if c.physical_type == "BYTE_ARRAY" and c.logical_type.type != "STRING"]
+    wanted = [path for name in NAMES for path in (f"{name}.bytes", name) if path in binary]
+    structs = [path for path in binary if path.endswith(".bytes") and path.count(".") == 1]
+    for candidates in (wanted, structs):
+        if candidates:
+            return candidates[0]
+    raise DataError(
+        f"{path} has no column of pictures.\n  expected  a column image with bytes in it, or with {{bytes, path}}\n"
+        f"  got       {', '.join(column.path for column in columns)}\n  to do     rename the column"
+    )
+
+
+def _too_large(path: str, content: int) -> str:
+    return (
+        f"{path} holds {content:,} bytes of pictures in one row group, and a row group must be read as a whole.\n"
+        f"  expected  at most {MAX_GROUP:,} bytes\n"
+        "  to do     write it again with small groups: pyarrow.parquet.write_table(..., row_group_size=100)"
+    )
+
+
+def _pyarrow() -> ModuleType:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DataError("Parquet files need pyarrow.\n  to do     pip install 'lic-train[parquet]'") from error
+    return pyarrow

@@ -1,0 +1,97 @@
+"""What a run was trained on, in a few lines: enough to see that it would go on with other photographs."""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypedDict
+
+from lic_train import atomic
+from lic_train.data.archives.indexed import Indexed
+from lic_train.data.splits import Joined, Source, Split, Subset
+from lic_train.errors import DataError
+
+NAME = "data_manifest.json"
+FORMAT = 1
+
+
+class Side(TypedDict):
+    """One side of the split: how many photographs, and a SHA-256 over their names and sizes."""
+
+    photographs: int
+    sha256: str
+
+
+class Manifest(TypedDict):
+    """What ``data_manifest.json`` holds."""
+
+    format: int
+    root: str
+    train: Side
+    val: Side
+
+
+def manifest_of(split: Split, root: str) -> Manifest:
+    """The manifest of a data set that lies at ``root``."""
+    return {"format": FORMAT, "root": root, "train": _side(split.train), "val": _side(split.val)}
+
+
+def require_same(path: Path, now: Manifest) -> None:
+    """Compare with the manifest that the run began with.
+
+    Raises:
+        DataError: it tells of other photographs, or cannot be read.
+    """
+    before = _read(path)
+    lines = [line for side in ("train", "val") for line in _differences(side, before[side], now[side])]
+    if lines:
+        raise DataError(
+            f"{path.parent} holds a run on other photographs.\n"
+            f"  expected  those that it began with, from {before['root']}\n  got       (began with -> now)\n    "
+            + "\n    ".join(lines)
+            + "\n  to do     bring the old files back; or begin anew with fresh=true; or train on with the new ones\n"
+            f"            by name=... init_from={path.parent}"
+        )
+
+
+def write(path: Path, manifest: Manifest) -> None:
+    """Keep the manifest."""
+    atomic.replace_text(path, json.dumps(manifest, indent=1) + "\n")
+
+
+def digest(source: Source) -> str:
+    """SHA-256 over names and sizes, in hexadecimal digits; of names alone for a source without an index."""
+    if isinstance(source, Indexed):
+        return source.index.digest
+    if isinstance(source, Subset):
+        return sha256(digest(source.source).encode() + source.indices.astype("<i8").tobytes()).hexdigest()
+    if isinstance(source, Joined):
+        return sha256("".join(map(digest, source.sources)).encode()).hexdigest()
+    return sha256(json.dumps([source.name(i) for i in range(len(source))]).encode()).hexdigest()
+
+
+def _side(source: Source) -> Side:
+    return {"photographs": len(source), "sha256": digest(source)}
+
+
+def _differences(side: str, before: Side, now: Side) -> list[str]:
+    what = {"train": "training", "val": "validation"}[side]
+    if before["photographs"] != now["photographs"]:
+        return [f"{what} photographs: {before['photographs']:,} -> {now['photographs']:,}"]
+    if before["sha256"] != now["sha256"]:
+        return [f"names or sizes of {what} photographs: {before['sha256'][:12]}... -> {now['sha256'][:12]}..."]
+    return []
+
+
+def _read(path: Path) -> Manifest:
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        for side in ("train", "val"):
+            int(content[side]["photographs"]), str(content[side]["sha256"])
+        return content | {"root": str(content["root"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}).\n  expected  what the run was trained on\n"
+            "  to do     put the file back, or remove it if you know that the photographs are the same"
+        ) from error

@@ -1,0 +1,155 @@
+"""What a data set is made of: sources, pieces and joins of them, and the cut into training and validation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from lic_train.data.archives.index import Problem, name_hash
+from lic_train.data.archives.indexed import Indexed
+from lic_train.errors import ConfigError
+
+Integers = npt.NDArray[np.int64]
+
+
+class Source(Protocol):
+    """Photographs as numbered byte strings. Worker processes get their own copy by fork."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> bytes:
+        """The encoded file. Raises OSError if it cannot be read."""
+
+    def name(self, index: int) -> str:
+        """A printable name, unique in this source and the same on every machine."""
+
+
+class Subset:
+    """Some items of another source, in the given order."""
+
+    def __init__(self, source: Source, indices: Sequence[int] | Integers) -> None:
+        self.source, self.indices = source, np.asarray(indices, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, index: int) -> bytes:
+        """The encoded file."""
+        return self.source.read(int(self.indices[index]))
+
+    def name(self, index: int) -> str:
+        """The name that the whole source gives it."""
+        return self.source.name(int(self.indices[index]))
+
+
+class Joined:
+    """Several sources one after the other; each puts its photographs' names into a folder.
+
+    Args:
+        sources: in order.
+        labels: the folders, different from each other.
+        weights: shares of the training samples, by source; None: every photograph as often as any other.
+    """
+
+    def __init__(self, sources: Sequence[Source], labels: Sequence[str], weights: Sequence[float] | None) -> None:
+        self.sources, self.labels, self.weights = sources, labels, weights
+        self.starts = np.cumsum([0, *map(len, sources)])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def read(self, index: int) -> bytes:
+        """The encoded file."""
+        number, inside = self._place(index)
+        return self.sources[number].read(inside)
+
+    def name(self, index: int) -> str:
+        """The label of the source, and the name that it gives."""
+        number, inside = self._place(index)
+        return f"{self.labels[number]}/{self.sources[number].name(inside)}"
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """Which source, and which of its items."""
+        number = int(np.searchsorted(self.starts, index, side="right")) - 1
+        return number, index - int(self.starts[number])
+
+
+class Split(NamedTuple):
+    """Training and validation photographs, and what the user should be told once about them."""
+
+    train: Source
+    val: Source
+    note: str = ""
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What is wrong with the archives, as far as making their index has shown."""
+        found = [
+            problem for side in (self.train, self.val) for leaf in _leaves(side) for problem in leaf.index.problems
+        ]
+        return list(dict.fromkeys(found))
+
+
+def join(splits: Sequence[Split], labels: Sequence[str], weights: Sequence[float] | None) -> Split:
+    """Several data sets as one. Their validation photographs alternate, so that the first few are from all of them."""
+    val = Joined([split.val for split in splits], labels, None)
+    places = np.concatenate([(np.arange(len(split.val)) + 0.5) / len(split.val) for split in splits])
+    train = Joined([split.train for split in splits], labels, weights)
+    note = " ".join(split.note for split in splits if split.note)
+    return Split(train, Subset(val, np.argsort(places, kind="stable")), note)
+
+
+def divide(source: Source, val_ratio: float, split: str = "hash", note: str = "") -> Split:
+    """Cut ``source`` into training and validation photographs; both get at least one.
+
+    ``split="hash"`` looks at each name alone, so adding files moves none of the others to the other side.
+    ``split="sorted"`` takes the last ones by name: the split of CWAM and of InvCompress at ``val_ratio=0.01``.
+
+    Raises:
+        ConfigError: an unknown ``split``, or a ratio outside (0, 1).
+    """
+    if split not in SPLITS:
+        raise ConfigError(f"data.source.split: expected one of {', '.join(SPLITS)}, got {split!r}")
+    if not 0 < val_ratio < 1:
+        raise ConfigError(f"data.source.val_ratio: expected a number between 0 and 1, got {val_ratio}")
+    chosen = SPLITS[split](source, val_ratio)
+    rest = np.setdiff1d(np.arange(len(source)), chosen, assume_unique=True)
+    told = f"{note}{len(chosen)} of its {len(source)} photographs serve as validation." if note else ""
+    return Split(Subset(source, rest if len(rest) else chosen), Subset(source, chosen), told)
+
+
+def split_by_hash(source: Source, ratio: float) -> Integers:
+    """Items whose name's hash lies in the lowest ``ratio`` of all hashes; the lowest one if there is none."""
+    hashes = name_hashes(source)
+    chosen = np.flatnonzero(hashes < np.uint64(ratio * 2**64))
+    return chosen if len(chosen) else np.argmin(hashes, keepdims=True)
+
+
+def split_sorted(source: Source, ratio: float) -> Integers:
+    """The last ``ratio`` of the items (sources are sorted by name), at least one."""
+    first = min(int(len(source) * (1 - ratio)), len(source) - 1)
+    return np.arange(first, len(source))
+
+
+SPLITS: dict[str, Callable[[Source, float], Integers]] = {"hash": split_by_hash, "sorted": split_sorted}
+
+
+def name_hashes(source: Source) -> npt.NDArray[np.uint64]:
+    """(n,) 64 bits that depend on each name alone."""
+    if isinstance(source, Indexed):
+        return source.index.hashes
+    return np.array([name_hash(source.name(i).encode()) for i in range(len(source))], np.uint64)
+
+
+def _leaves(source: Source) -> Iterator[Indexed]:
+    """The indexed sources that this one is made of."""
+    if isinstance(source, Indexed):
+        yield source
+    elif isinstance(source, Subset):
+        yield from _leaves(source.source)
+    elif isinstance(source, Joined):
+        for each in source.sources:
+            yield from _leaves(each)

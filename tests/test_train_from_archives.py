@@ -1,0 +1,118 @@
+"""Training from ImageNet's tar of tars: stopped in an epoch and resumed, and compared with the unpacked folder."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import train
+from lic_train.config import checked, compose
+from lic_train.errors import DataError
+from lic_train.training.callbacks.interrupt import GracefulStop, Interrupted
+from tests.conftest import SHARED
+from tests.made_up import imagenet_tar, tar_bytes, write_tree
+
+
+def some_photographs(side: str, count: int) -> dict[str, bytes]:
+    """Photographs of ../shared, or made-up pictures, as <wnid>/<name>.JPEG."""
+    found = sorted((SHARED / "imagenet_sample" / side).glob("*/*.JPEG"))[:count]
+    if found:
+        return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in found}
+    return {f"n0000000{i % 3}/{side}{i}.JPEG": made_up(i) for i in range(count)}
+
+
+def made_up(number: int) -> bytes:
+    coarse = np.random.default_rng(number).integers(0, 256, (6, 7, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(coarse).resize((90, 80), Image.Resampling.BICUBIC).save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+@pytest.fixture
+def sets(tmp_path) -> Path:
+    """Seven photographs for training and two for validation, as a folder and as tars."""
+    sides = {"train": some_photographs("train", 7), "val": some_photographs("val", 2)}
+    for side, files in sides.items():
+        write_tree(tmp_path / "sets" / "folder" / side, files)
+    flat = {name.rpartition("/")[2]: data for name, data in sides["val"].items()}
+    tars = {"ILSVRC2012_img_train.tar": imagenet_tar(sides["train"]), "ILSVRC2012_img_val.tar": tar_bytes(flat)}
+    return write_tree(tmp_path / "sets", tars)
+
+
+@pytest.fixture
+def run(tmp_path, sets):
+    """A function (directory name, root, more overrides) -> exit code of a run of six steps."""
+
+    def start(name: str, root: str, *overrides: str) -> int:
+        command = [
+            "model=bmshj2018_factorized", "model.N=8", "model.M=12", "data=imagenet", f"data.root={sets / root}",
+            f"data.source.cache={tmp_path / 'cache'}", "data.num_workers=2", "steps=6", "batch_size=2", "crop=64",
+            "precision=32", "logger=csv", "validate.every=6", "validate.bitstreams=0", "eval.limit=1",
+            "trainer.accelerator=cpu", f"output={tmp_path / name}",
+        ]  # fmt: skip
+        return train.train(checked(compose([*command, *overrides])))
+
+    return start
+
+
+def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask for a stop, as Ctrl-C does, while ``step`` is running."""
+    original = GracefulStop.on_train_batch_start
+
+    def request(self, trainer, *arguments):
+        self.requested = self.requested or trainer.global_step == step
+        original(self, trainer, *arguments)
+
+    monkeypatch.setattr(GracefulStop, "on_train_batch_start", request)
+
+
+def weights(directory: Path) -> dict[str, torch.Tensor]:
+    return torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_a_tar_of_tars_trains_as_its_unpacked_folder_stopped_in_an_epoch_or_not(run, sets, tmp_path, monkeypatch):
+    tar = "ILSVRC2012_img_train.tar"
+    assert run("folder", "folder") == 0
+    with monkeypatch.context() as patch:
+        stop_at(4, patch)  # 10 samples are done, of epochs of 7
+        with pytest.raises(Interrupted):
+            run("tar", tar)
+    assert run("tar", tar) == 0
+    expected, got = weights(tmp_path / "folder"), weights(tmp_path / "tar")
+    assert all(torch.equal(got[key], expected[key]) for key in expected)
+    manifests = [json.loads((tmp_path / name / "data_manifest.json").read_text()) for name in ("folder", "tar")]
+    assert manifests[0]["train"] == manifests[1]["train"]
+    assert manifests[1]["train"]["photographs"] == 7
+    assert manifests[1]["root"] == str(sets / tar)
+
+
+def test_a_run_does_not_go_on_with_other_photographs(run, sets, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(2, patch)
+        with pytest.raises(Interrupted):
+            run("a", "folder", "data.num_workers=0")
+    gone = next((sets / "folder" / "train").glob("*/*.JPEG"))
+    data = gone.read_bytes()
+    gone.unlink()
+    with pytest.raises(DataError, match=r"other photographs.*\n.*\n.*\n.*training photographs: 7 -> 6"):
+        run("a", "folder", "data.num_workers=0")
+    gone.write_bytes(data)
+    assert run("a", "folder", "data.num_workers=0") == 0  # the refused start has let go of the directory
+
+
+def test_a_damaged_archive_is_told_at_the_start_and_in_the_report(run, sets, tmp_path, capsys):
+    path = sets / "ILSVRC2012_img_train.tar"
+    files = {f"n00000001/{i:03d}.JPEG": data for i, data in enumerate(some_photographs("train", 30).values())}
+    path.write_bytes(imagenet_tar(files)[: -10240 - 600])  # the end mark and a piece of the last class
+    assert run("a", path.name, "steps=1", "data.num_workers=0") == 0
+    assert f"left out: {path.name}" in capsys.readouterr().out
+    report = json.loads((tmp_path / "a" / "data_report.json").read_text())
+    assert report["damaged"] == []
+    assert "cut short" in report["archives"][0]["reason"]
+    assert report["archives"][0]["file"].startswith(path.name)
