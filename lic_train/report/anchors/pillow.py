@@ -1,0 +1,114 @@
+"""Classical codecs that Pillow carries, or a plug-in gives it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, JpegImagePlugin, UnidentifiedImageError, features
+
+from lic_train.errors import AnchorError
+
+PLUGIN = "pillow_jxl"
+
+
+@dataclass(frozen=True)
+class PillowAnchor:
+    """A codec behind ``PIL.Image.save``; see `lic_train.report.anchors.codecs.Anchor` for what is not said here.
+
+    Attributes:
+        format: Pillow's name of the file format.
+        library: asks Pillow for the version of the library that does the work; None if it was built without it.
+        options: of ``save``, the same at every rate.
+        at_rate: of ``save``, the options that choose the rate.
+        chroma: "4:4:4" or "4:2:0", as the format or the options have it.
+        read_chroma: what the file at a path really has, where a file can tell.
+    """
+
+    key: str
+    name: str
+    format: str
+    suffix: str
+    parameter: str
+    rates: tuple[int, ...]
+    colour: str
+    chroma: str
+    library: Callable[[], str | None]
+    options: Mapping[str, Any]
+    at_rate: Callable[[int], Mapping[str, Any]]
+    read_chroma: Callable[[Path], str] | None = None
+
+    @property
+    def command(self) -> str:
+        """The call that writes a file, with the rate's options of the middle rate."""
+        options = {**self.at_rate(self.rates[len(self.rates) // 2]), **self.options}
+        return f"PIL.Image.save(file, {self.format!r}, {', '.join(f'{k}={v!r}' for k, v in options.items())})"
+
+    def require(self) -> str:
+        """See `Anchor`."""
+        if (library := self.library()) is None:
+            raise AnchorError(f"expected {self.format} in Pillow {version('pillow')}, got a Pillow built without it")
+        return f"Pillow {version('pillow')}, {library}"
+
+    def encode(self, picture: np.ndarray, rate: int, path: Path) -> None:
+        """See `Anchor`."""
+        try:
+            Image.fromarray(picture).save(path, self.format, **self.at_rate(rate), **self.options)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise AnchorError(f"{self.name} cannot write a file at {self.parameter} {rate}: {error}") from error
+
+    def decode(self, path: Path, height: int, width: int) -> np.ndarray:
+        """See `Anchor`."""
+        if self.read_chroma is not None and (found := self.read_chroma(path)) != self.chroma:
+            raise AnchorError(f"expected {self.name} to write {self.chroma}, got {found}")
+        try:
+            with Image.open(path, formats=[self.format]) as image:
+                picture = np.asarray(image.convert("RGB"))
+        except (OSError, ValueError, RuntimeError, UnidentifiedImageError) as error:
+            raise AnchorError(f"{self.name} cannot read its own file: {error}") from error
+        if picture.shape != (height, width, 3):
+            raise AnchorError(f"expected {self.name} to give back {width} x {height}, got {picture.shape}")
+        return picture
+
+
+def built_in(feature: str, name: str) -> Callable[[], str | None]:
+    """Asks for the version of a library inside Pillow, by Pillow's word for it."""
+    return lambda: f"{name} {features.version(feature)}" if features.check(feature) else None
+
+
+def avif_library() -> str | None:
+    """libavif and the AV1 encoder inside it; None if this Pillow has none."""
+    if not features.check("avif"):
+        return None
+    codecs = importlib.import_module("PIL._avif").codec_versions()
+    return f"libavif {features.version('avif')} ({codecs})"
+
+
+def jxl_plugin() -> str | None:
+    """The plug-in, which is entered in Pillow by importing it; None if it is not installed."""
+    if importlib.util.find_spec(PLUGIN) is None:
+        return None
+    importlib.import_module(PLUGIN)
+    return f"pillow-jxl-plugin {version('pillow-jxl-plugin')}"
+
+
+def jpeg_chroma(path: Path) -> str:
+    """How a JPEG file samples its colour."""
+    with Image.open(path, formats=["JPEG"]) as image:
+        return {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}.get(JpegImagePlugin.get_sampling(image), "unknown")
+
+
+def avif_chroma(path: Path) -> str:
+    """How an AVIF file samples its colour: two bits of the AV1 configuration box."""
+    data = path.read_bytes()
+    box = data.find(b"av1C")
+    if box < 0 or len(data) < box + 7:
+        return "unknown"
+    halved_x, halved_y = data[box + 6] >> 3 & 1, data[box + 6] >> 2 & 1
+    return {(0, 0): "4:4:4", (1, 0): "4:2:2", (1, 1): "4:2:0"}[halved_x, halved_y]
