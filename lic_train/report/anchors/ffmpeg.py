@@ -65,7 +65,7 @@ class FfmpegAnchor:
                 f"expected the encoder {self.encoder}, got an ffmpeg without it; install imageio-ffmpeg>=0.8.1"
             )
         black = ycbcr.to_planes(np.zeros((64, 64, 3), np.uint8), self.pixel_format)
-        arguments = self._arguments("64x64", self.rates[0])[:-1] + ["null", "-loglevel", "verbose", "-"]
+        arguments = [*self._arguments("64x64", self.rates[0])[:-1], "null", "-loglevel", "verbose", "-"]
         library = re.search(self.library, _run(arguments, black).stderr.decode(errors="replace"))
         ffmpeg = _run(["-version"]).stdout.decode().splitlines()[0].partition(" Copyright")[0]
         return f"{self.encoder} {library[1] if library else 'of unknown version'}, {ffmpeg}"
