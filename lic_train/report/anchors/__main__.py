@@ -27,8 +27,6 @@ OUTPUTS = Path("outputs") / "anchors"
 VERSIONED = {  # sets whose curves are part of lic_train, and their image lists
     "kodak": "7c58032089a0c7d0623d347acfeb7174542cf115dae729fdeb44384bb96e7e08",
 }
-    "kodak": "7c58032089a0c7d0623d347acfeb7174542cf115dae729fdeb44384bb96e7e08"
-}  # sets whose curves are part of lic_train, and their image lists
 
 
 def folder(set_name: str) -> Path:
