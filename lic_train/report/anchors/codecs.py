@@ -108,7 +108,7 @@ ANCHORS: tuple[Anchor, ...] = (
     ),
     PillowAnchor(
         key="avif",
-        name="AVIF 4:4:4, tuned for PSNR",
+        name="AVIF 4:4:4",
         format="AVIF",
         suffix=".avif",
         parameter="quality",
@@ -142,7 +142,7 @@ ANCHORS: tuple[Anchor, ...] = (
     ),
     FfmpegAnchor(
         key="hevc",
-        name="HEVC intra 4:4:4 10-bit (x265, the engine behind BPG)",
+        name="HEVC intra 4:4:4 (x265, the engine of BPG)",
         encoder="libx265",
         muxer="hevc",
         suffix=".hevc",
@@ -154,7 +154,7 @@ ANCHORS: tuple[Anchor, ...] = (
     ),
     FfmpegAnchor(
         key="av1",
-        name="AV1 intra 4:4:4 10-bit (libaom)",
+        name="AV1 intra 4:4:4 (libaom)",
         encoder="libaom-av1",
         muxer="obu",
         suffix=".obu",
@@ -166,7 +166,7 @@ ANCHORS: tuple[Anchor, ...] = (
     ),
     FfmpegAnchor(
         key="vvc",
-        name="VVC intra 4:2:0 10-bit (VVenC medium)",
+        name="VVC intra 4:2:0 10-bit (VVenC)",
         encoder="libvvenc",
         muxer="vvc",
         suffix=".vvc",
