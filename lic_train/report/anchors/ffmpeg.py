@@ -108,6 +108,6 @@ def _run(arguments: list[str], data: bytes = b"") -> subprocess.CompletedProcess
     except (ImportError, OSError, RuntimeError) as error:
         raise AnchorError(f"expected ffmpeg, got: {error}; install imageio-ffmpeg>=0.8.1") from error
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip()[-_SAID:]
+        said = done.stderr.decode(errors="replace")[-_SAID:].strip()
         raise AnchorError(f"ffmpeg ended with exit status {done.returncode}: {said}")
     return done

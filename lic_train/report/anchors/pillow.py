@@ -65,13 +65,14 @@ class PillowAnchor:
 
     def decode(self, path: Path, height: int, width: int) -> np.ndarray:
         """See `Anchor`."""
-        if self.read_chroma is not None and (found := self.read_chroma(path)) != self.chroma:
-            raise AnchorError(f"expected {self.name} to write {self.chroma}, got {found}")
         try:
+            chroma = self.read_chroma(path) if self.read_chroma else self.chroma
             with Image.open(path, formats=[self.format]) as image:
                 picture = np.asarray(image.convert("RGB"))
         except (OSError, ValueError, RuntimeError, UnidentifiedImageError) as error:
             raise AnchorError(f"{self.name} cannot read its own file: {error}") from error
+        if chroma != self.chroma:
+            raise AnchorError(f"expected {self.name} to write {self.chroma}, got {chroma}")
         if picture.shape != (height, width, 3):
             raise AnchorError(f"expected {self.name} to give back {width} x {height}, got {picture.shape}")
         return picture
