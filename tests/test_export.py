@@ -121,7 +121,7 @@ def test_latex_has_its_rows_digits_and_blanks():
     assert rows[1] == ["JPEG", "124.26", "31.25", ""]
     assert rows[2][1:] == ["$-9.12$", "", "=SUM(A1)"]
     assert rows[3] == ["{[}x{]}", "1.00", "30", "-2+3"]
-    assert r"\begin{tabular}{lrrl}" in latex
+    assert r"\begin{tabular}{p{0.60\linewidth}rrl}" in latex
     assert r"\caption{Table II: BD-rate, $\lambda$ = 0.0067}" in latex
     assert r"\label{tab:bd_rate}" in latex
     assert r"100 \% of the pictures \& more." in latex
@@ -133,7 +133,7 @@ def test_latex_is_balanced_and_runs_nothing_from_a_name():
     assert found.count("{") == found.count("}")
     assert found.count("$") % 2 == 0
     named = {token for token in found if token[0] == "\\" and token[1].isalpha()}
-    layout = "begin end centering caption label toprule midrule bottomrule par smallskip footnotesize"
+    layout = "begin end centering caption label toprule midrule bottomrule linewidth par smallskip footnotesize"
     letters = "lambda textbackslash textasciicircum textasciitilde textless textgreater textbar"
     assert named <= {f"\\{name}" for name in f"{layout} {letters}".split()}
     assert not {"#", "%", "^", "~"} & set(found)

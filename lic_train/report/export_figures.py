@@ -18,7 +18,7 @@ from lic_train.report.elements import Comparison, Figure, Line, Picture
 _COLUMN_INCHES, _PAGE_INCHES = 3.5, 7.16  # of the usual two-column layout
 _PLOT_INCHES, _LEGEND_ROW_INCHES, _SUBTITLE_INCHES = 2.6, 0.15, 0.38
 _DPI = 300
-_RC = {
+_RC: dict[Any, Any] = {
     "text.parse_math": False,  # names are shown as they are, dollar signs too
     "svg.hashsalt": "lic_train",
     "pdf.fonttype": 42,  # journals refuse the bitmap-like Type 3

@@ -53,6 +53,8 @@ _SPECIAL = {
     "“": "``",
     "”": "''",
 }
+_LONG = 40  # characters of a cell
+_WRAPPED = 0.6  # of the line's width, for all columns with long cells
 _LAST_LATIN = 0x17F  # Latin Extended-A: the last letters that pdflatex sets without more packages
 
 
@@ -63,13 +65,12 @@ def latex_table(table: Table, label: str) -> str:
         table: the title becomes the caption, the note a small line below.
         label: the table is ``\ref{tab:<label>}``; letters, digits, "-" and "_".
     """
-    alignment = "".join("r" if _is_numeric(column, table) else "l" for column in range(len(table.columns)))
     lines = [
         r"\begin{table}",
         r"  \centering",
         rf"  \caption{{{escape(table.title)}}}",
         rf"  \label{{tab:{label}}}",
-        rf"  \begin{{tabular}}{{{alignment}}}",
+        rf"  \begin{{tabular}}{{{_alignment(table)}}}",
         r"    \toprule",
         _row([escape(heading) for heading in table.columns]),
         r"    \midrule",
@@ -108,6 +109,12 @@ def _cell(cell: Cell, table: Table, column: int) -> str:
     return f"${text}$" if text.startswith("-") else text
 
 
-def _is_numeric(column: int, table: Table) -> bool:
-    cells = [row[column] for row in table.rows]
-    return any(cell is not None for cell in cells) and not any(isinstance(cell, str) for cell in cells)
+def _alignment(table: Table) -> str:
+    """Numbers right, words left, and columns of long text wrapped, together over most of the line."""
+    columns = [[row[column] for row in table.rows] for column in range(len(table.columns))]
+    longest = [max((len(cell) for cell in cells if isinstance(cell, str)), default=0) for cells in columns]
+    wrapped = rf"p{{{_WRAPPED / max(1, sum(length > _LONG for length in longest)):.2f}\linewidth}}"
+    return "".join(
+        wrapped if length > _LONG else "l" if length or all(cell is None for cell in cells) else "r"
+        for cells, length in zip(columns, longest, strict=True)
+    )

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -38,60 +39,54 @@ def main(argv: list[str] | None = None) -> int:
     """Run the anchors; returns 0, 1 if some codec had to be left out, or 2 after an error."""
     arguments = _parser().parse_args(argv)
     try:
-        pictures = read_pictures(_open(arguments.set, arguments.root))
-        _check_list(arguments.set, pictures)
-        chosen = [anchor for anchor in ANCHORS if anchor.key in arguments.codec]
-        made, left_out = _make_all(chosen, pictures, arguments.set, arguments.jobs)
+        pictures = read_pictures(arguments.set, _open(arguments.set, arguments.root))
+        _check_list(pictures)
+        left_out: dict[str, str] = {}
+        versions = _installed([anchor for key, anchor in ANCHORS.items() if key in arguments.codec], left_out)
+        made = _make_all(versions, pictures, arguments.jobs, left_out)
     except (LicError, OSError) as error:
         say_error(error)
         return 2
-    console = Console()
-    console.print(table(made, arguments.set, len(pictures.names)))
-    console.print(Text(f"curves   {folder(arguments.set)}/*.json"), soft_wrap=True)
+    except KeyboardInterrupt:
+        say_warning("stopped; the same command goes on from here")
+        return 130
+    Console().print(table(made, pictures))
     for key, reason in left_out.items():
         say_warning(f"{key} is left out: {reason}")
     return 1 if left_out else 0
 
 
+def _installed(chosen: Sequence[Anchor], left_out: dict[str, str]) -> list[tuple[Anchor, str]]:
+    """The anchors that are here, with their versions; the reasons for the others go to ``left_out``, said at once."""
+    here = []
+    for anchor in chosen:
+        try:
+            here.append((anchor, anchor.require()))
+        except AnchorError as error:
+            left_out[anchor.key] = str(error)
+            say_warning(f"going on without {anchor.key}")
+    return here
+
+
 def _make_all(
-    chosen: Sequence[Anchor], pictures: Pictures, set_name: str, jobs: int
-) -> tuple[list[Curve], dict[str, str]]:
-    """The curves, each stored as soon as it is complete, and why the others are not among them."""
-    versions, left_out = _installed(chosen)
+    versions: Sequence[tuple[Anchor, str]], pictures: Pictures, jobs: int, left_out: dict[str, str]
+) -> list[Curve]:
+    """The curves, each stored as soon as it is complete; codecs that fail go to ``left_out`` with the reason."""
     made = []
     with _progress() as progress:
-        for anchor in chosen:
-            if anchor.key not in versions:
-                continue
+        for anchor, version in versions:
             bar = progress.add_task(anchor.key, total=len(pictures.names) * len(anchor.rates))
             try:
-                curve = make(
-                    anchor,
-                    versions[anchor.key],
-                    pictures,
-                    set_name,
-                    OUTPUTS / set_name / "rows",
-                    jobs,
-                    lambda bar=bar: progress.advance(bar),  # type: ignore[misc]
-                )
+                step = partial(progress.advance, bar)
+                curve = make(anchor, version, pictures, OUTPUTS / pictures.set / "rows", jobs, step)
             except AnchorError as error:
                 left_out[anchor.key] = str(error)
                 continue
-            curves.save(folder(set_name) / f"{anchor.key}.json", curve)
+            path = folder(pictures.set) / f"{anchor.key}.json"
+            curves.save(path, curve)
+            progress.console.print(Text(f"{anchor.key:9} {path}"), soft_wrap=True)
             made.append(curve)
-    return made, left_out
-
-
-def _installed(chosen: Sequence[Anchor]) -> tuple[dict[str, str], dict[str, str]]:
-    """Versions of the encoders that are here; reasons for the others, which are also said at once."""
-    versions, missing = {}, {}
-    for anchor in chosen:
-        try:
-            versions[anchor.key] = anchor.require()
-        except AnchorError as error:
-            missing[anchor.key] = str(error)
-            say_warning(f"going on without {anchor.key}: {error}")
-    return versions, missing
+    return made
 
 
 def _open(set_name: str, root: Path | None) -> Iterable[tuple[str, Tensor]]:
@@ -106,10 +101,10 @@ def _open(set_name: str, root: Path | None) -> Iterable[tuple[str, Tensor]]:
         raise ConfigError(f"expected --set of letters, digits, '_', '-' and '.', got {set_name!r}") from error
 
 
-def _check_list(set_name: str, pictures: Pictures) -> None:
-    if pictures.sha256 != VERSIONED.get(set_name, pictures.sha256):
+def _check_list(pictures: Pictures) -> None:
+    if pictures.sha256 != VERSIONED.get(pictures.set, pictures.sha256):
         raise AnchorError(
-            f"expected the pictures that {set_name} consists of, whose curves are part of lic_train, got others "
+            f"expected the pictures of {pictures.set}, whose curves are part of lic_train, got others "
             f"({len(pictures.names)} pictures, list {pictures.sha256[:12]}); give another name by --set"
         )
 
@@ -122,19 +117,17 @@ def _progress() -> Progress:
 
 
 def _parser() -> argparse.ArgumentParser:
-    keys = [anchor.key for anchor in ANCHORS]
+    keys = list(ANCHORS)
     parser = argparse.ArgumentParser(
         prog="python -m lic_train.report.anchors",
         description="Code a set of pictures with classical codecs: real files, decoded again, measured like a model's. "
-        "The same command goes on where an interrupted one stopped.",
+        f"The same command goes on where an interrupted one stopped, by the rows in {OUTPUTS}/<set>/rows.",
     )
     parser.add_argument("--set", required=True, help="kodak, or another set of conf/eval; with --root any name")
     parser.add_argument("--root", type=Path, help="the pictures' folder (default: as in conf/eval)")
     parser.add_argument("--codec", nargs="+", choices=keys, default=keys, help="default: all")
-    cores = len(os.sched_getaffinity(0))
-    parser.add_argument(
-        "--jobs", type=_positive, default=cores, help="pictures at once (default: the cores, %(default)s)"
-    )
+    jobs_help = "files made at once (default: the number of cores, %(default)s)"
+    parser.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, help=jobs_help)
     return parser
 
 

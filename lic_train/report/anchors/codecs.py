@@ -65,7 +65,7 @@ class Anchor(Protocol):
 
 _JFIF = "YCbCr BT.601, full range, 8 bits, made and inverted inside the library"
 
-ANCHORS: tuple[Anchor, ...] = (
+_ANCHORS: tuple[Anchor, ...] = (
     PillowAnchor(
         key="jpeg",
         name="JPEG 4:4:4",
@@ -177,3 +177,5 @@ ANCHORS: tuple[Anchor, ...] = (
         library=r"libvvenc version: (\S+)",
     ),
 )
+
+ANCHORS = {anchor.key: anchor for anchor in _ANCHORS}

@@ -1,13 +1,12 @@
-"""One picture through one codec at one rate: a real file, decoded by a separate call; and rows kept for a restart."""
+"""One picture through one codec at one rate: a real file, decoded by a separate call."""
 
 from __future__ import annotations
 
-import json
 import math
+import resource
 import tempfile
-import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -27,7 +26,8 @@ class Row:
         bpp: ``8 * bytes / (height * width)``.
         psnr: dB, 8-bit RGB; None if the picture came back unchanged.
         ms_ssim: at most 1; None if a side is too short for it.
-        encode_seconds: from the pixels in memory to the closed file, start of a process and colour included.
+        encode_seconds: of processor time, from the pixels in memory to the closed file: colour, the start of ffmpeg and
+            all threads included.
         decode_seconds: from the file to the pixels, likewise.
     """
 
@@ -43,17 +43,19 @@ class Row:
 def measure(anchor: Anchor, rate: int, name: str, picture: Tensor) -> Row:
     """Code ``picture``, uint8 (3, H, W), into a file, read that, and compare.
 
+    Nothing else may run in this process meanwhile, for its processor time is taken.
+
     Raises:
         AnchorError: the codec failed.
     """
     height, width = picture.shape[1:]
     with tempfile.TemporaryDirectory(prefix="lic_train_") as folder:
         path = Path(folder) / f"picture{anchor.suffix}"
-        began = time.perf_counter()
+        began = _processor_seconds()
         anchor.encode(picture.permute(1, 2, 0).contiguous().numpy(), rate, path)
-        encoded = time.perf_counter()
+        encoded = _processor_seconds()
         decoded = anchor.decode(path, height, width)
-        ended = time.perf_counter()
+        ended = _processor_seconds()
         num_bytes = path.stat().st_size
     x, x_hat = picture / 255, torch.tensor(decoded).permute(2, 0, 1) / 255
     psnr, similarity = float(metrics.psnr(x, x_hat)), metrics.ms_ssim(x, x_hat)
@@ -68,29 +70,7 @@ def measure(anchor: Anchor, rate: int, name: str, picture: Tensor) -> Row:
     )
 
 
-class Rows:
-    """Finished rows in a file of JSON lines, each under a key that says what it depends on; safe for threads."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._lock = path, threading.Lock()
-        self._rows: dict[str, Row] = {}
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
-            self._read(line)
-
-    def get(self, key: str) -> Row | None:
-        """The row of ``key``, if it was finished before."""
-        return self._rows.get(key)
-
-    def add(self, key: str, row: Row) -> None:
-        """Keep a row, also through a kill of this process."""
-        line = json.dumps({"key": key, "row": asdict(row)}, ensure_ascii=False)
-        with self._lock, self._path.open("a", encoding="utf-8") as file:
-            file.write(f"\n{line}\n")  # the first line break ends what a killed process may have begun
-            self._rows[key] = row
-
-    def _read(self, line: str) -> None:
-        try:
-            content = json.loads(line)
-            self._rows[content["key"]] = Row(**content["row"])
-        except (ValueError, TypeError, KeyError):
-            return  # empty, or half a line: that row is measured again
+def _processor_seconds() -> float:
+    """Of this process with all its threads, and of its children that have ended."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime

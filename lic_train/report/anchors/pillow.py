@@ -41,14 +41,15 @@ class PillowAnchor:
     chroma: str
     library: Callable[[], str | None]
     options: Mapping[str, Any]
-    at_rate: Callable[[int], Mapping[str, Any]]
+    at_rate: Callable[[int | str], Mapping[str, Any]]
     read_chroma: Callable[[Path], str] | None = None
 
     @property
     def command(self) -> str:
-        """The call that writes a file, with the rate's options of the middle rate."""
-        options = {**self.at_rate(self.rates[len(self.rates) // 2]), **self.options}
-        return f"PIL.Image.save(file, {self.format!r}, {', '.join(f'{k}={v!r}' for k, v in options.items())})"
+        """The call that writes a file, ``{rate}`` where the rate goes."""
+        options = {**self.at_rate("{rate}"), **self.options}
+        arguments = ", ".join(f"{name}={value!r}" for name, value in options.items()).replace("'{rate}'", "{rate}")
+        return f"PIL.Image.save(file, {self.format!r}, {arguments})"
 
     def require(self) -> str:
         """See `Anchor`."""
