@@ -314,8 +314,8 @@ def test_a_codec_that_fails_on_a_picture_is_listed_with_the_picture(folder, here
     [
         (["--set", "../x", "--root", "pictures"], "expected --set of letters"),
         (["--set", "kodka"], "kodak"),
-        (["--set", "folder"], "give it by --root"),
-        (["--set", "x", "--root", "nowhere"], "nowhere"),
+        (["--set", "folder"], "got none; give one by --root"),
+        (["--set", "x", "--root", "nowhere"], "got nowhere; give one by --root"),
         (["--set", "kodak", "--root", "pictures"], "got others"),
     ],
 )

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 from torch import Tensor
 
-from lic_train.errors import AnchorError, ConfigError, LicError
+from lic_train.errors import AnchorError, ConfigError, DataError, LicError
 from lic_train.evaluate.sets import SetOptions, open_images, read_options
 from lic_train.report import curves
 from lic_train.report.anchors.codecs import ANCHORS, Anchor
@@ -90,15 +90,19 @@ def _make_all(
 
 
 def _open(set_name: str, root: Path | None) -> Iterable[tuple[str, Tensor]]:
-    if root is None:
-        options = read_options([f"eval={set_name}"]).eval
-        if options.root is None:
-            raise ConfigError(f"expected the folder of {set_name}, got none; give it by --root")
-        return open_images(options, Path())
     try:
-        return open_images(SetOptions(name=set_name, root=str(root), limit=None), Path())
+        given = None if root is None else SetOptions(name=set_name, root=str(root), limit=None)
     except ValidationError as error:
         raise ConfigError(f"expected --set of letters, digits, '_', '-' and '.', got {set_name!r}") from error
+    options = given or read_options([f"eval={set_name}"]).eval
+    folders = [options.root] if isinstance(options.root, str) else options.root or []
+    missing = [folder for folder in folders if not Path(folder).expanduser().is_dir()]
+    if missing or not folders:
+        raise DataError(
+            f"expected the pictures of {set_name} in a folder, got {', '.join(missing) or 'none'}; "
+            "give one by --root, or get them as data/README.md says"
+        )
+    return open_images(options, Path())
 
 
 def _check_list(pictures: Pictures) -> None:

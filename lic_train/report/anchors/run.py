@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lic_train.errors import AnchorError, DataError
 from lic_train.evaluate.results import ImageListHash, decibel
-from lic_train.evaluate.run import _new_stem
+from lic_train.evaluate.run import new_stem
 from lic_train.report.anchors.codecs import ANCHORS, Anchor
 from lic_train.report.anchors.measure import Row, measure
 from lic_train.report.anchors.rows import Rows
@@ -63,7 +63,7 @@ def read_pictures(set_name: str, images: Iterable[tuple[str, Tensor]]) -> Pictur
     stems: dict[str, str] = {}
     image_list = ImageListHash()
     for name, picture in images:
-        stems[name] = _new_stem(name, stems)
+        stems[name] = new_stem(name, stems)
         image_list.add(stems[name], picture)
     if not stems:
         raise DataError("expected at least one picture, got none")
