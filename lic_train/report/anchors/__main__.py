@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
+import torch
 from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -38,6 +39,7 @@ def folder(set_name: str) -> Path:
 def main(argv: list[str] | None = None) -> int:
     """Run the anchors; returns 0, 1 if some codec had to be left out, or 2 after an error."""
     arguments = _parser().parse_args(argv)
+    torch.set_num_threads(1)  # --jobs shares the cores
     try:
         pictures = read_pictures(arguments.set, _open(arguments.set, arguments.root))
         _check_list(pictures)
@@ -127,11 +129,14 @@ def _parser() -> argparse.ArgumentParser:
         description="Code a set of pictures with classical codecs: real files, decoded again, measured like a model's. "
         f"The same command goes on where an interrupted one stopped, by the rows in {OUTPUTS}/<set>/rows.",
     )
-    parser.add_argument("--set", required=True, help="kodak, or another set of conf/eval; with --root any name")
-    parser.add_argument("--root", type=Path, help="the pictures' folder (default: as in conf/eval)")
-    parser.add_argument("--codec", nargs="+", choices=keys, default=keys, help="default: all")
+    parser.add_argument(
+        "--set", required=True, metavar="NAME", help="kodak, or another set of conf/eval; with --root any name"
+    )
+    parser.add_argument("--root", type=Path, metavar="DIR", help="the pictures' folder (default: as in conf/eval)")
+    codec_help = f"some of {', '.join(keys)} (default: all)"
+    parser.add_argument("--codec", nargs="+", choices=keys, default=keys, metavar="CODEC", help=codec_help)
     jobs_help = "files made at once (default: the number of cores, %(default)s)"
-    parser.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, help=jobs_help)
+    parser.add_argument("--jobs", type=_positive, metavar="N", default=os.cpu_count() or 1, help=jobs_help)
     return parser
 
 
