@@ -41,7 +41,7 @@ FIGURE = Figure(
     "PSNR (dB)",
     [
         Line(
-            f"_line ${index} \\bad{{",
+            f"_$ \\bad{{{index} $",
             (0.1, 0.25, 0.8),
             (28 + index, 31.5 + index, 36.1 + index),
             style,
