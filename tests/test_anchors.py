@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +27,7 @@ from lic_train.report.anchors import __main__ as command
 from lic_train.report.anchors import run, ycbcr
 from lic_train.report.anchors.codecs import ANCHORS
 from lic_train.report.anchors.measure import measure
+from tests.conftest import ROOT
 from tests.tiny import make_run, picture
 
 VIDEO = ("hevc", "av1", "vvc")
@@ -265,15 +270,24 @@ def test_an_interrupted_run_goes_on_where_it_stopped(folder, here, monkeypatch):
     assert curves.load(here / "outputs" / "anchors" / "three" / "jpeg.json").points == first.points
 
 
-def test_several_processes_make_the_same_curve(folder, here):
-    """JPEG XL, whose plug-in every process must load; the second run has rows of the first to take."""
-    anchor, pictures = installed("jxl"), run.read_pictures("three", open_images(options(folder), Path()))
-    alone = run.make(anchor, "v", pictures, here / "alone", 1, lambda: None)
-    several = run.make(anchor, "v", pictures, here / "several", 2, lambda: None)
-    assert several.points == alone.points
-    kept = (here / "several" / "jxl.jsonl").read_bytes()
-    assert run.make(anchor, "v", pictures, here / "several", 2, lambda: None).points == alone.points
-    assert (here / "several" / "jxl.jsonl").read_bytes() == kept
+def test_a_kill_of_several_processes_loses_no_row_and_leaves_none_behind(folder, here):
+    """JPEG XL in two processes, each of which must load the plug-in; what they leave is finished in one."""
+    installed("jxl")
+    arguments = ["--set", "three", "--root", str(folder), "--codec", "jxl"]
+    code = [sys.executable, "-m", "lic_train.report.anchors", *arguments, "--jobs", "2"]
+    process = subprocess.Popen(code, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE)
+    rows = here / "outputs" / "anchors" / "three" / "rows" / "jxl.jsonl"
+    while process.poll() is None and not rows.exists():
+        time.sleep(0.01)
+    assert rows.exists(), process.communicate()
+    process.kill()
+    process.communicate(timeout=120)  # returns when no process holds the error stream any more
+    kept = [line for line in rows.read_text().splitlines() if line.endswith("}}")]
+    assert command.main([*arguments, "--jobs", "1"]) == 0
+    assert all(line in rows.read_text() for line in kept)
+    curve = curves.load(here / "outputs" / "anchors" / "three" / "jxl.json")
+    pictures = run.read_pictures("three", open_images(options(folder), Path()))
+    assert run.make(ANCHORS["jxl"], "v", pictures, here / "alone", 1, lambda: None).points == curve.points
 
 
 def test_rows_of_another_picture_rate_codec_or_version_are_not_taken(folder):
@@ -359,9 +373,12 @@ def test_the_bar_counts_every_row(folder, here):
 
 def test_pillow_without_the_library_is_said(monkeypatch):
     monkeypatch.setattr("PIL.features.check", lambda feature: False)
+    monkeypatch.setitem(sys.modules, "pillow_jxl", None)
     for key in ("avif", "webp", "jpeg2000"):
         with pytest.raises(AnchorError, match="built without it"):
             ANCHORS[key].require()
+    with pytest.raises(AnchorError, match="install pillow-jxl-plugin"):
+        ANCHORS["jxl"].require()
 
 
 def test_the_file_is_opened_as_its_own_format_only(tmp_path):

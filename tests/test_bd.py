@@ -98,7 +98,9 @@ def make_curve(key, factors, shift=0.0, sha="a" * 64, set_name="kodak"):
     points = []
     for rate, quality in ANCHOR:
         images = tuple(
-            ImagePoint(f"p{index}", rate * factor * (1 + index / 7), quality + index, quality / 2 + index * factor**0.5 + shift)
+            ImagePoint(
+                f"p{index}", rate * factor * (1 + index / 7), quality + index, quality / 2 + index * factor**0.5 + shift
+            )
             for index, factor in enumerate(factors)
         )
         loss = float(np.mean([10 ** (-image.ms_ssim_db / 10) for image in images]))

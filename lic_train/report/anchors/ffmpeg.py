@@ -16,7 +16,7 @@ _QUIET = ["-hide_banner", "-nostats"]
 _WARNINGS = ["-loglevel", "warning"]
 _RANGE = ["-color_range", "pc", "-colorspace", "bt709"]  # written into the file, so that a player shows it right
 _SAID = 600  # characters of ffmpeg's last words in an error
-_STREAM = re.compile(r"Stream #0:0.*: Video: \w+.*?, (?P<pixel_format>[a-z0-9]+)[(,].*? (?P<size>\d+x\d+)")
+_STREAM = re.compile(r"Stream #0:0.*: Video: \w+.*?, (?P<pixel_format>[a-z0-9]+)[(,]")
 
 
 @dataclass(frozen=True)

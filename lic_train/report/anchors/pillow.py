@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -15,8 +14,6 @@ from PIL import Image, JpegImagePlugin, UnidentifiedImageError, features
 
 from lic_train.errors import AnchorError
 
-PLUGIN = "pillow_jxl"
-
 
 @dataclass(frozen=True)
 class PillowAnchor:
@@ -24,7 +21,7 @@ class PillowAnchor:
 
     Attributes:
         format: Pillow's name of the file format.
-        library: asks Pillow for the version of the library that does the work; None if it was built without it.
+        library: gives the version of the library that does the work, or raises AnchorError.
         options: of ``save``, the same at every rate.
         at_rate: of ``save``, the options that choose the rate.
         chroma: "4:4:4" or "4:2:0", as the format or the options have it.
@@ -39,7 +36,7 @@ class PillowAnchor:
     rates: tuple[int, ...]
     colour: str
     chroma: str
-    library: Callable[[], str | None]
+    library: Callable[[], str]
     options: Mapping[str, Any]
     at_rate: Callable[[int | str], Mapping[str, Any]]
     read_chroma: Callable[[Path], str] | None = None
@@ -53,9 +50,7 @@ class PillowAnchor:
 
     def require(self) -> str:
         """See `Anchor`."""
-        if (library := self.library()) is None:
-            raise AnchorError(f"expected {self.format} in Pillow {version('pillow')}, got a Pillow built without it")
-        return f"Pillow {version('pillow')}, {library}"
+        return f"Pillow {version('pillow')}, {self.library()}"
 
     def encode(self, picture: np.ndarray, rate: int, path: Path) -> None:
         """See `Anchor`."""
@@ -79,24 +74,29 @@ class PillowAnchor:
         return picture
 
 
-def built_in(feature: str, name: str) -> Callable[[], str | None]:
-    """Asks for the version of a library inside Pillow, by Pillow's word for it."""
-    return lambda: f"{name} {features.version(feature)}" if features.check(feature) else None
+def built_in(feature: str, name: str) -> Callable[[], str]:
+    """Asks for a library inside Pillow, by Pillow's word for it."""
+
+    def library() -> str:
+        if not features.check(feature):
+            raise AnchorError(f"expected {name} in Pillow {version('pillow')}, got a Pillow built without it")
+        return f"{name} {features.version(feature)}"
+
+    return library
 
 
-def avif_library() -> str | None:
-    """libavif and the AV1 encoder inside it; None if this Pillow has none."""
-    if not features.check("avif"):
-        return None
-    codecs = importlib.import_module("PIL._avif").codec_versions()
-    return f"libavif {features.version('avif')} ({codecs})"
+def avif_library() -> str:
+    """libavif, and the AV1 encoder inside it."""
+    library = built_in("avif", "libavif")()
+    return f"{library} ({importlib.import_module('PIL._avif').codec_versions()})"
 
 
-def jxl_plugin() -> str | None:
-    """The plug-in, which is entered in Pillow by importing it; None if it is not installed."""
-    if importlib.util.find_spec(PLUGIN) is None:
-        return None
-    importlib.import_module(PLUGIN)
+def jxl_plugin() -> str:
+    """The plug-in, which is entered in Pillow by importing it."""
+    try:
+        importlib.import_module("pillow_jxl")
+    except ImportError as error:
+        raise AnchorError("expected Pillow's plug-in for JPEG XL, got none; install pillow-jxl-plugin>=1.3") from error
     return f"pillow-jxl-plugin {version('pillow-jxl-plugin')}"
 
 

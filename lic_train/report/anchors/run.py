@@ -6,7 +6,9 @@ import datetime
 import hashlib
 import json
 import multiprocessing
+import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -157,10 +159,18 @@ def _finished(task: Task, row: Row | Future[Row], rows: Rows) -> tuple[Task, Row
 
 
 def _start(anchor: str) -> None:
-    """Prepare a process: the codec loaded, one thread, and Ctrl-C is the parent's to answer."""
-    ANCHORS[anchor].require()
+    """Prepare a process: it has the codec and one thread, leaves Ctrl-C to its parent, and does not outlive it."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    ANCHORS[anchor].require()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _row(task: Task) -> Row:
