@@ -153,6 +153,8 @@ def test_every_special_character_stands_alone_in_a_row(character):
 
 def test_letters_that_pdflatex_lacks_appear_as_code_points():
     assert escape("naïve ś 漢 \u202e\x00") == r"naïve ś \texttt{U+6F22} \texttt{U+202E}\texttt{U+0000}"
+    assert escape("ßøłÅé") == "ßøłÅé"
+    assert escape("ąĸ") == r"\texttt{U+0105}\texttt{U+0138}"  # no ogonek in the default encoding
     assert escape("a\nb\t c") == "a b c"
 
 

@@ -55,7 +55,9 @@ _SPECIAL = {
 }
 _LONG = 40  # characters of a cell
 _WRAPPED = 0.6  # of the line's width, for all columns with long cells
-_LAST_LATIN = 0x17F  # Latin Extended-A: the last letters that pdflatex sets without more packages
+# What pdflatex sets without more packages: these letters, and up to U+017F those that are a plain one under an accent.
+_LETTERS = frozenset("ßøØæÆœŒłŁı¡¿§¶©®£")
+_ACCENTS = frozenset("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327")
 
 
 def latex_table(table: Table, label: str) -> str:
@@ -91,8 +93,14 @@ def escape(text: str) -> str:
 def _character(character: str) -> str:
     if character in _SPECIAL:
         return _SPECIAL[character]
-    known = ord(character) <= _LAST_LATIN and unicodedata.category(character)[0] != "C"
-    return character if known else rf"\texttt{{U+{ord(character):04X}}}"
+    if character in _LETTERS or (character.isascii() and character.isprintable()) or _is_accented(character):
+        return character
+    return rf"\texttt{{U+{ord(character):04X}}}"
+
+
+def _is_accented(character: str) -> bool:
+    letter, *accents = unicodedata.normalize("NFD", character)
+    return character <= "\u017f" and letter.isascii() and len(accents) == 1 and accents[0] in _ACCENTS
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -114,7 +122,8 @@ def _alignment(table: Table) -> str:
     columns = [[row[column] for row in table.rows] for column in range(len(table.columns))]
     longest = [max((len(cell) for cell in cells if isinstance(cell, str)), default=0) for cells in columns]
     wrapped = rf"p{{{_WRAPPED / max(1, sum(length > _LONG for length in longest)):.2f}\linewidth}}"
-    return "".join(
+    aligned = "".join(
         wrapped if length > _LONG else "l" if length or all(cell is None for cell in cells) else "r"
         for cells, length in zip(columns, longest, strict=True)
     )
+    return aligned or "l"
