@@ -99,7 +99,7 @@ def _character(character: str) -> str:
 
 
 def _is_accented(character: str) -> bool:
-    letter, *accents = unicodedata.normalize("NFD", character)
+    letter, *accents = list(unicodedata.normalize("NFD", character))
     return character <= "\u017f" and letter.isascii() and len(accents) == 1 and accents[0] in _ACCENTS
 
 
