@@ -25,3 +25,11 @@ class BitstreamError(LicError):
 
 class TrainingError(LicError):
     """Training cannot go on, for example because the loss is not finite."""
+
+
+class BDError(LicError):
+    """Two rate-distortion curves have no Bjontegaard difference that means anything."""
+
+
+class AnchorError(LicError):
+    """A classical codec is not installed here, failed, or did something else than it was asked for."""

@@ -136,7 +136,7 @@ def _tasks(
     """Number and name the pictures, and take each into the list's hash as it passes."""
     stems: dict[str, str] = {}
     for number, (name, picture) in enumerate(images):
-        stem = stems[name] = _new_stem(name, stems)
+        stem = stems[name] = new_stem(name, stems)
         image_list.add(stem, picture)
         drawn = prefix.with_name(f"{prefix.name}_{stem}.png") if number < panels else None
         yield Task(stem, picture.contiguous().numpy(), drawn)
@@ -146,8 +146,12 @@ def _folder(out_dir: Path, set_name: str) -> Path:
     return out_dir / "eval" / set_name
 
 
-def _new_stem(name: str, stems: dict[str, str]) -> str:
-    """``name`` as one path component, without the ending of a picture if no earlier one in ``stems`` has that name."""
+def new_stem(name: str, stems: dict[str, str]) -> str:
+    """``name`` as one path component, without the ending of a picture if no earlier one in ``stems`` has that name.
+
+    Raises:
+        DataError: two pictures have one name.
+    """
     flat = name.replace("/", "_").replace("\\", "_").lstrip(".") or "_"
     stem, suffix = os.path.splitext(flat)
     candidates = (stem, flat) if suffix.lower() in SUFFIXES else (flat,)

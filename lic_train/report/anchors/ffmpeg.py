@@ -1,0 +1,113 @@
+"""Video encoders behind ffmpeg, each coding one picture as one intra frame."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lic_train.errors import AnchorError
+from lic_train.report.anchors import ycbcr
+
+_QUIET = ["-hide_banner", "-nostats"]
+_WARNINGS = ["-loglevel", "warning"]
+_RANGE = ["-color_range", "pc", "-colorspace", "bt709"]  # written into the file, so that a player shows it right
+_SAID = 600  # characters of ffmpeg's last words in an error
+_STREAM = re.compile(r"Stream #0:0.*: Video: \w+.*?, (?P<pixel_format>[a-z0-9]+)[(,]")
+
+
+@dataclass(frozen=True)
+class FfmpegAnchor:
+    """An encoder of ffmpeg; see `lic_train.report.anchors.codecs.Anchor` for what is not said here.
+
+    Attributes:
+        encoder: ffmpeg's name of it.
+        muxer: ffmpeg's name of the raw bitstream, which has no container.
+        pixel_format: what the encoder is fed and must have coded; `ycbcr.CHROMA` lists the possible ones.
+        options: of the encoder, with ``{rate}`` where the rate goes.
+        library: finds the version of the encoder in what ffmpeg says.
+    """
+
+    key: str
+    name: str
+    encoder: str
+    muxer: str
+    suffix: str
+    parameter: str
+    rates: tuple[int, ...]
+    pixel_format: str
+    options: str
+    library: str
+
+    @property
+    def chroma(self) -> str:
+        """As the pixel format has it."""
+        return ycbcr.CHROMA[self.pixel_format]
+
+    @property
+    def colour(self) -> str:
+        """How RGB became what is coded."""
+        return ycbcr.COLOUR + (f"; {ycbcr.SUBSAMPLED}" if self.chroma == "4:2:0" else "")
+
+    @property
+    def command(self) -> str:
+        """The command line that writes a file, ``{rate}`` where the rate goes."""
+        return " ".join(["ffmpeg", *self._arguments("{width}x{height}"), f"picture{self.suffix}"])
+
+    def require(self) -> str:
+        """See `Anchor`."""
+        listed = _run([*_QUIET, "-encoders"]).stdout.decode()
+        if not re.search(rf"\b{self.encoder}\b", listed):
+            raise AnchorError(
+                f"expected the encoder {self.encoder}, got an ffmpeg without it; install imageio-ffmpeg>=0.8.1"
+            )
+        black = ycbcr.to_planes(np.zeros((64, 64, 3), np.uint8), self.pixel_format)
+        arguments = [*self._arguments("64x64", self.rates[0])[:-1], "null", "-loglevel", "verbose", "-"]
+        library = re.search(self.library, _run(arguments, black).stderr.decode(errors="replace"))
+        ffmpeg = _run(["-version"]).stdout.decode().splitlines()[0].partition(" Copyright")[0]
+        return f"{self.encoder} {library[1] if library else 'of unknown version'}, {ffmpeg}"
+
+    def encode(self, picture: np.ndarray, rate: int, path: Path) -> None:
+        """See `Anchor`."""
+        height, width = picture.shape[:2]
+        planes = ycbcr.to_planes(picture, self.pixel_format)
+        if self.chroma == "4:2:0":
+            height, width = height + height % 2, width + width % 2
+        _run([*_WARNINGS, *self._arguments(f"{width}x{height}", rate), str(path)], planes)
+
+    def decode(self, path: Path, height: int, width: int) -> np.ndarray:
+        """See `Anchor`."""
+        done = _run([*_QUIET, "-i", str(path), "-f", "rawvideo", "-"])
+        stream = _STREAM.search(done.stderr.decode(errors="replace"))
+        if (found := stream["pixel_format"] if stream else "nothing") != self.pixel_format:
+            raise AnchorError(f"expected {self.encoder} to code {self.pixel_format}, got {found}")
+        try:
+            return ycbcr.from_planes(done.stdout, self.pixel_format, height, width)
+        except ValueError as error:
+            raise AnchorError(f"expected one frame of {width} x {height}, got {len(done.stdout)} bytes") from error
+
+    def _arguments(self, size: str, rate: int | str = "{rate}") -> list[str]:
+        source = ["-f", "rawvideo", "-pix_fmt", self.pixel_format, "-s", size, *_RANGE, "-i", "-"]
+        options = self.options.replace("{rate}", str(rate)).split()
+        return [*_QUIET, *source, "-frames:v", "1", "-c:v", self.encoder, *options, "-threads", "1", "-f", self.muxer]
+
+
+def _run(arguments: list[str], data: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """Run ffmpeg on ``data``.
+
+    Raises:
+        AnchorError: there is no ffmpeg, or it failed; the message ends as its error stream does.
+    """
+    try:
+        import imageio_ffmpeg  # an extra: only these codecs need it
+
+        done = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), *arguments], input=data, capture_output=True)
+    except (ImportError, OSError, RuntimeError) as error:
+        raise AnchorError(f"expected ffmpeg, got: {error}; install imageio-ffmpeg>=0.8.1") from error
+    if done.returncode:
+        said = done.stderr.decode(errors="replace")[-_SAID:].strip()
+        raise AnchorError(f"ffmpeg ended with exit status {done.returncode}: {said}")
+    return done

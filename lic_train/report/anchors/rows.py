@@ -1,0 +1,38 @@
+"""Finished rows, kept through an interruption."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from lic_train.report.anchors.measure import Row
+
+
+class Rows:
+    """Finished rows in a file of JSON lines, each under a key that says what it depends on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._rows: dict[str, Row] = {}
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+            self._read(line)
+
+    def get(self, key: str) -> Row | None:
+        """The row of ``key``, if it was finished before."""
+        return self._rows.get(key)
+
+    def add(self, key: str, row: Row) -> Row:
+        """Keep a row, also through a kill of this process, and give it back."""
+        line = json.dumps({"key": key, "row": asdict(row)}, ensure_ascii=False)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(f"\n{line}\n")  # the first line break ends what a killed process may have begun
+        self._rows[key] = row
+        return row
+
+    def _read(self, line: str) -> None:
+        try:
+            content = json.loads(line)
+            self._rows[content["key"]] = Row(**content["row"])
+        except (ValueError, TypeError, KeyError):
+            return  # empty, or half a line: that row is measured again

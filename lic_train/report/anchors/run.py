@@ -1,0 +1,215 @@
+"""All pictures of a set through the anchors, and a curve of each: `make`."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lic_train.errors import AnchorError, DataError
+from lic_train.evaluate.results import ImageListHash, decibel
+from lic_train.evaluate.run import new_stem
+from lic_train.report.anchors.codecs import ANCHORS, Anchor
+from lic_train.report.anchors.measure import Row, measure
+from lic_train.report.anchors.rows import Rows
+from lic_train.report.curves import Curve, ImagePoint, Point
+
+QUALITY = "PSNR and MS-SSIM as lic_train.evaluate gives them: 8-bit RGB, per picture, then the mean"
+SECONDS = (
+    "mean processor time of a picture, all threads, colour and the start of ffmpeg included; in the order of points"
+)
+BYTES = "whole files are counted; a black picture of 64 x 64 takes {floor} bytes"
+_BPP_DIGITS, _DB_DIGITS = 6, 4
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A set's pictures with their names as evaluation writes them.
+
+    Attributes:
+        set: the set's name, as in file names.
+        names: in the set's order.
+        sha256: as `lic_train.evaluate.results.ImageListHash` gives it, so that an anchor and a model's result are
+            known to be of the same pictures.
+        images: can be read again and again: pairs of any name and uint8 (3, H, W).
+    """
+
+    set: str
+    names: tuple[str, ...]
+    sha256: str
+    images: Iterable[tuple[str, Tensor]]
+
+
+def read_pictures(set_name: str, images: Iterable[tuple[str, Tensor]]) -> Pictures:
+    """Read every picture of ``images`` once.
+
+    Raises:
+        DataError: one is unreadable, two have one name, or there is none.
+    """
+    stems: dict[str, str] = {}
+    image_list = ImageListHash()
+    for name, picture in images:
+        stems[name] = new_stem(name, stems)
+        image_list.add(stems[name], picture)
+    if not stems:
+        raise DataError("expected at least one picture, got none")
+    return Pictures(set_name, tuple(stems.values()), image_list.hexdigest(), images)
+
+
+def make(anchor: Anchor, version: str, pictures: Pictures, cache: Path, jobs: int, step: Callable[[], object]) -> Curve:
+    """The anchor's curve on ``pictures``; rows that an interrupted call finished are not made again.
+
+    Args:
+        anchor: installed here.
+        version: what its ``require`` gave.
+        pictures: all of the set.
+        cache: folder for finished rows.
+        jobs: how many processes make files at once.
+        step: called after each of ``len(pictures.names) * len(anchor.rates)`` rows.
+
+    Raises:
+        AnchorError: the codec failed on a picture; the message names it.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    rows = Rows(cache / f"{anchor.key}.jsonl")
+    found: dict[int, list[Row]] = {rate: [] for rate in anchor.rates}
+    for task, row in _in_order(anchor, _tasks(anchor, version, pictures), rows, jobs):
+        found[task.rate].append(row)
+        step()
+    points = tuple(_point(f"{anchor.parameter} {rate}", found[rate]) for rate in anchor.rates)
+    about = _about(anchor, version, found)
+    return Curve(anchor.key, anchor.name, "anchor", pictures.set, points, pictures.sha256, about)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row to be made.
+
+    Attributes:
+        anchor: key of the codec.
+        rate: value of its parameter.
+        name: of the picture.
+        picture: uint8 (3, H, W).
+        key: SHA-256 over all that the row depends on.
+    """
+
+    anchor: str
+    rate: int
+    name: str
+    picture: np.ndarray
+    key: str
+
+
+def _tasks(anchor: Anchor, version: str, pictures: Pictures) -> Iterator[Task]:
+    for name, (_, picture) in zip(pictures.names, pictures.images, strict=True):
+        pixels = picture.contiguous().numpy()
+        content = [*pixels.shape, hashlib.sha256(pixels.data).hexdigest()]
+        for rate in anchor.rates:
+            about = [anchor.key, anchor.command, anchor.colour, version, rate, name, content]
+            yield Task(anchor.key, rate, name, pixels, hashlib.sha256(json.dumps(about).encode()).hexdigest())
+
+
+def _in_order(anchor: Anchor, tasks: Iterable[Task], rows: Rows, jobs: int) -> Iterator[tuple[Task, Row]]:
+    """A row for each task, taken from ``rows`` or made here or in so many processes, and entered there.
+
+    Tasks are read as they are needed, so that a large set never lies in memory.
+    """
+    if jobs == 1:
+        for task in tasks:
+            yield task, rows.get(task.key) or rows.add(task.key, _row(task))
+        return
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start, (anchor.key,))
+    waiting: deque[tuple[Task, Row | Future[Row]]] = deque()
+    try:
+        for task in tasks:
+            waiting.append((task, rows.get(task.key) or pool.submit(_row, task)))
+            if len(waiting) > 2 * jobs:
+                yield _finished(*waiting.popleft(), rows)
+        while waiting:
+            yield _finished(*waiting.popleft(), rows)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _finished(task: Task, row: Row | Future[Row], rows: Rows) -> tuple[Task, Row]:
+    if isinstance(row, Row):
+        return task, row
+    try:
+        return task, rows.add(task.key, row.result())
+    except BrokenProcessPool as error:
+        raise AnchorError(
+            f"{task.name}: expected the process to last, got one that was killed; use fewer --jobs if memory is short"
+        ) from error
+
+
+def _start(anchor: str) -> None:
+    """Prepare a process: it has the codec and one thread, leaves Ctrl-C to its parent, and does not outlive it."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    ANCHORS[anchor].require()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _row(task: Task) -> Row:
+    anchor = ANCHORS[task.anchor]
+    try:
+        return measure(anchor, task.rate, task.name, torch.from_numpy(task.picture))
+    except AnchorError as error:
+        raise AnchorError(f"{task.name} at {anchor.parameter} {task.rate}: {error}") from error
+
+
+def _point(parameter: str, rows: Sequence[Row]) -> Point:
+    images = [
+        ImagePoint(row.name, round(row.bpp, _BPP_DIGITS), _db(row.psnr), _db(decibel(row.ms_ssim))) for row in rows
+    ]
+    bpp = round(fmean(row.bpp for row in rows), _BPP_DIGITS)
+    psnr = _db(_mean([row.psnr for row in rows]))
+    return Point(parameter, bpp, psnr, _db(decibel(_mean([row.ms_ssim for row in rows]))), tuple(images))
+
+
+def _about(anchor: Anchor, version: str, found: dict[int, list[Row]]) -> dict[str, Any]:
+    floor = measure(anchor, anchor.rates[0], "black", torch.zeros(3, 64, 64, dtype=torch.uint8)).bytes
+    return {
+        "encoder": version,
+        "command": anchor.command,
+        "chroma": anchor.chroma,
+        "colour": anchor.colour,
+        "bytes": BYTES.format(floor=floor),
+        "quality": QUALITY,
+        "encode_seconds": [round(fmean(row.encode_seconds for row in rows), 3) for rows in found.values()],
+        "decode_seconds": [round(fmean(row.decode_seconds for row in rows), 3) for rows in found.values()],
+        "seconds": SECONDS,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+
+
+def _db(value: float | None) -> float | None:
+    return None if value is None else round(value, _DB_DIGITS)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if len(known) == len(values) else None

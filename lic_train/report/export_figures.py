@@ -1,0 +1,136 @@
+"""Figures and picture comparisons for a paper: one column wide, readable without colour, the same bytes every time."""
+
+from __future__ import annotations
+
+import io
+from typing import Any, Literal
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Canvas
+
+from lic_train.data.images import read_image
+from lic_train.errors import DataError
+from lic_train.report.elements import Comparison, Figure, Line, Picture
+
+_COLUMN_INCHES, _PAGE_INCHES = 3.5, 7.16  # of the usual two-column layout
+_PLOT_INCHES, _LEGEND_ROW_INCHES, _SUBTITLE_INCHES = 2.6, 0.15, 0.38
+_DPI = 300
+_RC: dict[Any, Any] = {
+    "text.parse_math": False,  # names are shown as they are, dollar signs too
+    "svg.hashsalt": "lic_train",
+    "pdf.fonttype": 42,  # journals refuse the bitmap-like Type 3
+    "font.size": 8,
+    "axes.linewidth": 0.6,
+}
+_NO_DATE: dict[str, dict[str, Any]] = {
+    "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
+    "svg": {"Creator": None, "Date": None},
+    "png": {"Software": None},
+}
+_MARKERS = "os^Dv<>phX*Pd"
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")  # Okabe and Ito
+_DASHES: dict[str, Any] = {"model": "-", "anchor": "--", "cited": ":"}
+_TRAINING_DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 4)))
+_SHORT_NAME, _LONGEST_NAME = 26, 60  # characters: two short names stand beside each other in a legend
+
+
+def draw_figure(figure: Figure, kind: Literal["pdf", "svg"]) -> bytes:
+    """The figure without its title, which belongs into the caption; the legend stands below.
+
+    Lines differ in marker and dash as well as in colour: models are solid with filled markers, anchors dashed with
+    hollow ones, cited curves dotted with hollow ones, training curves thin without any.
+    """
+    names = [_short(line.name, _LONGEST_NAME) for line in figure.lines]
+    columns = 2 if max(map(len, names), default=0) <= _SHORT_NAME else 1
+    rows = -(-len(names) // columns)
+    with mpl.rc_context(_RC):
+        size = (_COLUMN_INCHES, _PLOT_INCHES + rows * _LEGEND_ROW_INCHES)
+        canvas = Canvas(figsize=size, dpi=_DPI, layout="constrained")
+        FigureCanvasAgg(canvas)
+        axes = canvas.add_subplot()
+        axes.set(xlabel=figure.x_label, ylabel=figure.y_label)
+        axes.grid(linewidth=0.3, color="0.85")
+        handles = [axes.plot(line.x, line.y, **_look(line, number))[0] for number, line in enumerate(figure.lines)]
+        if handles:
+            legend = canvas.legend(
+                handles,
+                [" "] * len(handles),
+                loc="outside lower center",
+                ncols=columns,
+                fontsize=6.5,
+                frameon=False,
+                handlelength=3,
+            )
+            for text, name in zip(legend.get_texts(), names, strict=True):
+                text.set_text(name)  # given as a label, a name with a leading underscore would be left out
+        return _bytes(canvas, kind, figure.title)
+
+
+def draw_comparison(comparison: Comparison, kind: Literal["pdf", "png"]) -> bytes:
+    """The crops side by side, pixel for pixel, each under its name, bits per pixel and PSNR.
+
+    Raises:
+        DataError: a picture is unreadable, or the crop does not lie inside it.
+    """
+    crops = [_crop(picture, comparison.crop) for picture in comparison.pictures]
+    columns = _columns(len(crops))
+    rows = -(-len(crops) // columns)
+    width = _PAGE_INCHES / columns
+    height = width * comparison.crop[3] / comparison.crop[2] + _SUBTITLE_INCHES
+    with mpl.rc_context(_RC):
+        canvas = Canvas(figsize=(_PAGE_INCHES, rows * height), dpi=_DPI, layout="constrained")
+        FigureCanvasAgg(canvas)
+        for number, (picture, crop) in enumerate(zip(comparison.pictures, crops, strict=True), start=1):
+            _show(canvas.add_subplot(rows, columns, number), picture, crop)
+        return _bytes(canvas, kind, comparison.title)
+
+
+def _short(name: str, longest: int) -> str:
+    """On one line, cut off where it is too long."""
+    line = " ".join(name.split())
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
+def _look(line: Line, number: int) -> dict[str, Any]:
+    colour = _COLOURS[number % len(_COLOURS)]
+    if line.style == "training":
+        return {"color": colour, "linewidth": 0.6, "linestyle": _TRAINING_DASHES[number % len(_TRAINING_DASHES)]}
+    marker = _MARKERS[number % len(_MARKERS)]
+    face = colour if line.style == "model" else "white"
+    shape = {"marker": marker, "markersize": 3.5, "markerfacecolor": face, "markeredgewidth": 0.7}
+    return {"color": colour, "linewidth": 1, "linestyle": _DASHES[line.style], **shape}
+
+
+def _columns(number: int) -> int:
+    """At most four beside each other, and rows as full as can be: five are three and two."""
+    rows = -(-number // 4)
+    return max(1, -(-number // max(rows, 1)))
+
+
+def _crop(picture: Picture, crop: tuple[int, int, int, int]) -> np.ndarray:
+    left, top, width, height = crop
+    whole = read_image(picture.path).permute(1, 2, 0).numpy()
+    inside = min(crop) >= 0 and min(width, height) > 0 and top + height <= whole.shape[0]
+    if not inside or left + width > whole.shape[1]:
+        raise DataError(
+            f"expected the crop (left, top, width, height) {crop} inside {picture.path}, got a picture of "
+            f"{whole.shape[1]} x {whole.shape[0]}; all pictures of a comparison have the original's size"
+        )
+    return whole[top : top + height, left : left + width]
+
+
+def _show(axes: Axes, picture: Picture, crop: np.ndarray) -> None:
+    axes.set_axis_off()
+    axes.imshow(crop, interpolation="none")
+    numbers = [] if picture.bpp is None else [f"{picture.bpp:.4f} bpp"]
+    numbers += [] if picture.psnr is None else [f"{picture.psnr:.2f} dB"]
+    axes.set_title(f"{_short(picture.name, _SHORT_NAME)}\n{' / '.join(numbers)}", fontsize=7)
+
+
+def _bytes(canvas: Canvas, kind: str, title: str) -> bytes:
+    file = io.BytesIO()
+    canvas.savefig(file, format=kind, metadata={**_NO_DATE[kind], "Title": title}, dpi=_DPI)
+    return file.getvalue()

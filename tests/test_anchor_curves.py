@@ -1,0 +1,68 @@
+"""The versioned curves of Kodak: complete, of the right pictures, and where codecs of their kind are known to lie."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from lic_train import bd
+from lic_train.evaluate.sets import SetOptions, open_images
+from lic_train.report import curves
+from lic_train.report.anchors.__main__ import VERSIONED, folder
+from lic_train.report.anchors.codecs import ANCHORS
+from lic_train.report.anchors.run import read_pictures
+
+CURVES = {path.stem: curves.load(path) for path in folder("kodak").glob("*.json")}
+
+
+def test_all_eight_are_there_and_as_the_code_makes_them():
+    assert set(CURVES) == set(ANCHORS)
+    for key, anchor in ANCHORS.items():
+        curve = CURVES[key]
+        assert (curve.key, curve.name, curve.kind, curve.set) == (anchor.key, anchor.name, "anchor", "kodak")
+        assert (curve.about["command"], curve.about["colour"]) == (anchor.command, anchor.colour)
+        assert [point.parameter for point in curve.points] == [f"{anchor.parameter} {rate}" for rate in anchor.rates]
+        assert {"encoder", "chroma", "bytes", "quality", "seconds", "date"} < set(curve.about)
+
+
+def test_no_curve_calls_itself_bpg():
+    assert not any(re.match("bpg", curve.name, re.IGNORECASE) for curve in CURVES.values())
+    assert "engine of BPG" in CURVES["hevc"].name
+    assert "4:2:0 10-bit" in CURVES["vvc"].name
+
+
+@pytest.mark.parametrize("key", CURVES)
+def test_means_are_of_the_24_pictures(key):
+    for point in CURVES[key].points:
+        assert [image.name for image in point.images] == [f"kodim{number:02d}" for number in range(1, 25)]
+        for name in ("bpp", "psnr"):
+            mean = sum(getattr(image, name) for image in point.images) / 24
+            assert getattr(point, name) == pytest.approx(mean, abs=1e-4)
+
+
+@pytest.mark.parametrize("key", CURVES)
+def test_rates_cover_the_range_of_learned_codecs_and_quality_rises(key):
+    rates = [point.bpp for point in CURVES[key].points]
+    assert rates[0] < 0.2
+    assert 1.7 < rates[-1] < 2.6
+    for metric in ("psnr", "ms_ssim_db"):
+        qualities = [point.quality(metric) for point in CURVES[key].points]
+        assert qualities == sorted(qualities)
+
+
+def test_the_image_list_is_that_of_the_photographs(kodak):
+    images = open_images(SetOptions(name="kodak", root=str(kodak), limit=None), kodak)
+    assert read_pictures("kodak", images).sha256 == VERSIONED["kodak"]
+    assert {curve.image_list_sha256 for curve in CURVES.values()} == {VERSIONED["kodak"]}
+
+
+# BD-rate over x265 in percent, PSNR. A wrong colour path moves a codec by far more than these ranges: JPEG 2000 without
+# its colour transform lies at +150; a conversion that truncates to 8 bits costs 0.8 dB at 37 dB.
+KNOWN = {"jpeg2000": (14, 26), "avif": (-4, 6), "vvc": (-13, -5), "av1": (-11, -2), "webp": (30, 60), "jpeg": (90, 150)}
+
+
+@pytest.mark.parametrize("key", KNOWN)
+def test_codecs_lie_where_they_are_known_to(key):
+    low, high = KNOWN[key]
+    assert low < bd.bd_rate_of_curves(CURVES["hevc"], CURVES[key], "psnr") < high
