@@ -77,16 +77,17 @@ def gather(
     """Bring together what `lic_train.report.runs.read_runs` found with the curves that are shipped.
 
     Args:
-        outputs: where the runs lie; ``complexity/<model>.json`` is read below it.
+        outputs: where the runs lie; ``complexity/<model>.json`` and ``anchors/<set>/`` are read below it.
         runs: finished runs.
         left_out: what was already left out.
         set_name: the set of pictures; None takes Kodak, or else the one that most runs were evaluated on.
-        here: where ``anchors/<set>/`` and ``cited/<set>/`` lie.
+        here: where the shipped ``anchors/<set>/`` and ``cited/<set>/`` lie.
     """
     set_name = set_name or _common_set(runs)
     refused = list(left_out)
-    anchors = _shipped(here / "anchors" / set_name, "anchor", refused)
-    cited = _shipped(here / "cited" / set_name, "cited", refused)
+    folders = [folder / "anchors" / set_name for folder in (here, outputs)]  # one made here replaces a shipped one
+    anchors = list({c.key: c for folder in folders for c in _curves_in(folder, "anchor", refused)}.values())
+    cited = _curves_in(here / "cited" / set_name, "cited", refused)
     evaluated = _evaluated(runs, set_name, refused)
     pictures = _common_list(evaluated, anchors, set_name)
     anchors = [curve for curve in anchors if _of_list(curve, pictures, refused)]
@@ -110,7 +111,7 @@ def _common_set(runs: Iterable[Run]) -> str:
     return PREFERRED_SET if PREFERRED_SET in counted or not counted else counted.most_common(1)[0][0]
 
 
-def _shipped(folder: Path, kind: Kind, refused: list[LeftOut]) -> list[Curve]:
+def _curves_in(folder: Path, kind: Kind, refused: list[LeftOut]) -> list[Curve]:
     found = []
     for path in sorted(folder.glob("*.json")):
         try:
@@ -128,7 +129,7 @@ def _evaluated(runs: Iterable[Run], set_name: str, refused: list[LeftOut]) -> li
     listed = {item.what for item in refused}  # a broken result has its reason already
     for run in runs:
         if set_name not in run.results and run.where not in listed:
-            command = f"python -m lic_train.evaluate {run.where} eval={set_name}"
+            command = f"python -m lic_train.evaluate {printable(run.path)} eval={set_name}"
             refused.append(LeftOut(run.where, f"no result on {set_name}; this makes it: {command}"))
     return [run for run in runs if set_name in run.results]
 

@@ -21,7 +21,7 @@ class Record(BaseModel):
 class Row(Record):
     """One picture; `lic_train.evaluate.results.DEFINITIONS` says what each number means."""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: Annotated[str, Field(pattern=r"^[^/\\\x00.][^/\\\x00]*$")]  # of the files below eval/<set>/
     width: PositiveInt
     height: PositiveInt
     bytes: PositiveInt
@@ -56,7 +56,7 @@ class CheckpointFile(Record):
 class Result(Record):
     """The evaluation of one run on one set."""
 
-    format: Literal[1]
+    format: Literal[2]
     set: str
     image_list_sha256: Digest
     checkpoint: CheckpointFile
@@ -73,9 +73,9 @@ class Result(Record):
             raise ValueError("two rows of one name")
         return self
 
-    def row(self, name: str) -> Row:
+    def row(self, name: str) -> Row | None:
         """The picture of this name."""
-        return next(row for row in self.rows if row.name == name)
+        return next((row for row in self.rows if row.name == name), None)
 
     def point(self, parameter: str) -> Point:
         """As one rate of a curve; ``parameter`` is what chose it."""

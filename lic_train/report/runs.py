@@ -17,7 +17,7 @@ from lic_train.report.training_log import last_step
 
 CONFIG = ".hydra/config.yaml"
 MARKS = (".hydra", "checkpoints", "finished.json", "metrics.csv")  # one of them makes a directory a run
-SKIPPED = ("complexity", "report")  # of outputs/, no runs in them
+SKIPPED = ("anchors", "complexity", "report")  # of outputs/, no runs in them
 _MAX_DEPTH = 8
 _ASIDE = re.compile(r"\.old-\d+$")
 _Content = TypeVar("_Content", bound=BaseModel)
