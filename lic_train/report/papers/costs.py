@@ -51,12 +51,31 @@ class _Model(Record):
         yield Cost(self.model, self.config, self.parameters["total"], macs, None)
 
 
+class _VariantRow(Record):
+    parameters: NonNegativeInt
+    macs: NonNegativeInt
+    profiler_macs: NonNegativeInt
+    model: dict[str, Any]
+
+
+class _Variants(Record):
+    model: str
+    height: NonNegativeInt
+    width: NonNegativeInt
+    rows: list[_VariantRow]
+
+    def costs(self) -> Iterator[Cost]:
+        if (self.height, self.width) == SIZE:
+            yield from (Cost(self.model, r.model, r.parameters, r.macs, r.profiler_macs) for r in self.rows)
+
+
 def counted(folder: Path) -> list[Cost]:
-    """Every network that was counted; files that are no count are passed over."""
-    return [cost for path in sorted(folder.glob("*.json")) for cost in _read(path, _Model)]
+    """Every network that was counted, in ``folder`` or as a variant; files that are no count are passed over."""
+    models = [cost for path in sorted(folder.glob("*.json")) for cost in _read(path, _Model)]
+    return models + [cost for path in sorted(folder.glob("variants/*.json")) for cost in _read(path, _Variants)]
 
 
-def _read(path: Path, kind: type[_Model]) -> list[Cost]:
+def _read(path: Path, kind: type[_Model] | type[_Variants]) -> list[Cost]:
     try:
         return list(kind.model_validate(read_json(path)).costs())
     except (Unreadable, ValidationError, KeyError):

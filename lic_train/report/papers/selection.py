@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +67,13 @@ class Evidence:
     Attributes:
         paper: the paper.
         gather: everything on a set of pictures, by name of the set.
-        used: runs that were looked at, by directory.
+        used: runs that numbers were taken from, by directory; None if no run was looked for.
         said: remarks for the reader, in the order in which they came up.
     """
 
     paper: Paper
     gather: Gather
-    used: dict[Path, Run] = field(default_factory=dict)
+    used: dict[Path, Run] | None = None
     said: list[str] = field(default_factory=list)
 
     def on(self, set_name: str) -> Selection:
@@ -85,9 +85,14 @@ class Evidence:
         if text not in self.said:
             self.said.append(text)
 
+    def use(self, runs: Iterable[Run]) -> None:
+        """Note that numbers were taken from these, which may be none."""
+        self.used = {**(self.used or {}), **{run.path: run for run in runs}}
+
     def note(self, first: str) -> str:
         """All that stands below the element."""
-        return " ".join(filter(None, (first.strip(), told(list(self.used.values())), *self.said)))
+        runs = "" if self.used is None else told(list(self.used.values()))
+        return " ".join(filter(None, (first.strip(), runs, *self.said)))
 
 
 @dataclass(frozen=True)
@@ -106,20 +111,20 @@ class Selection:
         """The runs of a codec with the paper's pictures, lambda rising, one for each; none if nothing was run."""
         fitting = self._fitting(key, self.data.runs)
         family = one_family([run for run in fitting if self._of_the_papers_pictures(run)], self.codec(key).prefer)
-        self.evidence.used.update((run.path, run) for run in family)
+        self.evidence.use(family)
         return family
 
     def trained(self, key: str, lmbda: float) -> Run | None:
         """The run of a codec at a lambda, evaluated or not."""
         family = one_family(self._fitting(key, self.data.finished), self.codec(key).prefer)
         found = next((run for run in family if same_lambda(run.lmbda, lmbda)), None)
-        self.evidence.used.update({found.path: found} if found else {})
+        self.evidence.use([found] if found else [])
         return found
 
     def measured(self, key: str) -> Curve | None:
         """The curve that was measured here: of the codec's runs, else of the classical codec that stands for it."""
         if runs := self.runs(key):
-            return curve_of(runs, key, self.codec(key).name, self.data.set)
+            return replace(curve_of(runs, self.data.set), key=key, name=self.codec(key).name)
         return next((curve for curve in self.data.anchors if curve.key == self.codec(key).anchor), None)
 
     def cited(self, key: str) -> Curve | None:
@@ -155,7 +160,7 @@ def one_family(runs: Iterable[Run], prefer: str = "") -> list[Run]:
 
     def rank(family: tuple[str, str, str]) -> tuple[Any, ...]:
         _, recipe, name = family
-        return prefer != name if prefer else False, recipe != "", -len(families[family]), name != "", family
+        return bool(prefer) and name != prefer, recipe != "", -len(families[family]), name != "", family
 
     return list(families[min(families, key=rank)].values()) if families else []
 
@@ -164,12 +169,11 @@ def _family(run: Run) -> tuple[str, str, str]:
     return run.model, "" if run.recipe.startswith(run.model) else run.recipe, run.name or ""
 
 
-def curve_of(runs: Sequence[Run], key: str, name: str, set_name: str) -> Curve:
-    """Runs as one curve over lambda."""
+def curve_of(runs: Sequence[Run], set_name: str) -> Curve:
+    """Runs of one model as one curve over lambda."""
     points = tuple(run.results[set_name].point(f"λ {run.lmbda:g}") for run in runs)
     pictures = runs[0].results[set_name].image_list_sha256
-    about = {"model": runs[0].model, "runs": [run.where for run in runs]}
-    return Curve(key, name, "model", set_name, points, pictures, about)
+    return Curve(runs[0].model, runs[0].model, "model", set_name, points, pictures)
 
 
 def told(runs: Sequence[Run]) -> str:

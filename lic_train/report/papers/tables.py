@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lic_train.bd import bd_rate
-from lic_train.errors import LicError
+from lic_train.errors import BDError
 from lic_train.report.curves import Curve
 from lic_train.report.elements import Cell, Table
 from lic_train.report.papers.facts import Paper, PointsFacts, Row, TableFacts
 from lic_train.report.papers.inputs import Run
 from lic_train.report.papers.measures import MEASURES, Ask, at_rate
-from lic_train.report.papers.selection import Evidence, Selection, same_lambda
+from lic_train.report.papers.selection import Evidence, curve_of, same_lambda
 
 METRIC_NAMES = {"psnr": "PSNR, dB", "ms_ssim_db": "MS-SSIM, dB"}
 WHOSE = ("paper", "here", "difference")
@@ -49,7 +49,7 @@ def _label(row: Row, paper: Paper) -> str:
 def _measured(ask: Ask) -> float | None:
     try:
         value = MEASURES[ask.column.measure](ask)
-    except LicError as error:  # a BD figure of curves that do not allow one
+    except BDError as error:
         ask.evidence.say(f"{ask.selection.codec(ask.row.codec).name}, {ask.column.head}: {error}")
         return None
     return None if value is None else value / ask.column.divisor
@@ -67,7 +67,7 @@ def points(facts: PointsFacts, evidence: Evidence) -> Table:
     runs, cited = selection.runs(facts.codec), selection.cited(facts.codec)
     rows = points_rows(runs, cited, facts.set, metric)
     if runs and cited:
-        evidence.say(_bd_rate_over_paper(selection, facts.codec, cited, metric))
+        evidence.say(bd_rate_over_paper(curve_of(runs, facts.set), cited, metric))
     return Table(facts.key, facts.title, points_columns(metric), rows, POINTS_DIGITS)
 
 
@@ -116,11 +116,10 @@ def _at(rates: Rates, lmbda: float) -> Rate:
     return next((rate for other, rate in rates.items() if same_lambda(other, lmbda)), NO_RATE)
 
 
-def _bd_rate_over_paper(selection: Selection, key: str, cited: Curve, metric: str) -> str:
-    curve = selection.measured(key)
-    assert curve is not None
+def bd_rate_over_paper(ours: Curve, cited: Curve, metric: str) -> str:
+    """One sentence: our BD-rate over the cited points, or why there is none."""
     try:
-        value = bd_rate(cited.with_quality(metric), curve.with_quality(metric))
-    except LicError as error:
-        return f"No BD-rate over the paper's points: {error}"
+        value = bd_rate(cited.with_quality(metric), ours.with_quality(metric))
+    except BDError as error:
+        return f"No BD-rate over the paper's points: {error}."
     return f"BD-rate over the paper's points: {value:+.2f} %."
