@@ -10,11 +10,9 @@ import pytest
 from lic_train.bd import bd_rate
 from lic_train.report import cited
 from lic_train.report.curves import Curve
-from tests.conftest import SHARED
 
 SETS = ("clic", "kodak", "tecnick")
 ALL = [curve for name in SETS for curve in cited.curves(name)]
-SPECS = SHARED.parent / "specs"
 
 
 def curve(key: str, set_name: str = "kodak") -> Curve:
@@ -73,19 +71,6 @@ def test_bd_rates_between_cited_curves_are_those_computed_elsewhere(key, over, e
     assert bd_rate(curve(over).with_quality("psnr"), curve(key).with_quality("psnr")) == pytest.approx(
         expected, abs=0.06
     )
-
-
-@pytest.fixture(scope="module")
-def spec():
-    """A function name -> text of a specification; skips where they are not beside the repository."""
-
-    def read(name: str) -> str:
-        path = SPECS / f"{name}.md"
-        if not path.is_file():
-            pytest.skip("the specifications are not beside the repository")
-        return path.read_text(encoding="utf-8")
-
-    return read
 
 
 def table_row(text: str, first_cells: str, occurrence: int = 0) -> list[float]:

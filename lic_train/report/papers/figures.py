@@ -52,13 +52,6 @@ def _log_line(facts: TrainingFacts, selection: Selection, key: str) -> Line | No
 def crops(facts: CropsFacts, evidence: Evidence, compare: Compare) -> Comparison | None:
     """Crops of one photograph: the original, then the codecs that are trained here; None if there is none."""
     selection = evidence.on(facts.set)
-    trained = [curve for key in facts.codecs for curve in _trained_curves(selection, key)]
+    trained = [curve for key in facts.codecs if (curve := selection.trained_curve(key))]
     made = compare(facts.set, facts.image, trained, facts.crop) if trained else None
     return made and replace(made, key=facts.key, title=facts.title)
-
-
-def _trained_curves(selection: Selection, key: str) -> list[Curve]:
-    """The user's curves that hold the codec's runs, under the paper's name for it."""
-    runs = {run.where for run in selection.runs(key)}
-    curves = [curve for curve in selection.data.curves if runs.intersection(curve.about["runs"])]
-    return [replace(curve, name=selection.codec(key).name) for curve in curves]

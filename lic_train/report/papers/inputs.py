@@ -75,10 +75,6 @@ class OnSet(Protocol):
         """All finished runs, also those without a result on the set."""
 
     @property
-    def curves(self) -> Sequence[Curve]:
-        """The runs as curves; ``about["runs"]`` lists them by `Run.where`."""
-
-    @property
     def anchors(self) -> Sequence[Curve]:
         """Classical codecs on the same pictures."""
 
@@ -89,6 +85,6 @@ class OnSet(Protocol):
 
 Gather = Callable[[str], OnSet]  # by name of the set
 Crop = tuple[int, int, int, int]  # left, top, width, height in pixels
-# (set, name of the photograph, curves of OnSet.curves, crop) -> crops side by side: the original, then the models of
-# the curves under the curves' names; None if there is no picture of any.
+# (set, name of the photograph, curves, crop) -> crops side by side: the original, then the curves' models, whose runs
+# about["runs"] lists by Run.where; None if there is no picture of any.
 Compare = Callable[[str, str, Sequence[Curve], Crop], Comparison | None]

@@ -77,14 +77,12 @@ def quality(ask: Ask) -> float | None:
 
 def quality_at_rate(ask: Ask) -> float | None:
     """The column's metric in dB where the measured curve has the row's rate."""
-    if ask.curve is None or ask.row.bpp is None:
-        return None
-    return at_rate(ask.curve.with_quality(ask.column.metric), ask.row.bpp)
+    return _read_off(ask, ask.column.metric)
 
 
 def ms_ssim_at_rate(ask: Ask) -> float | None:
     """MS-SSIM, not in dB, where the measured curve has the row's rate."""
-    decibels = quality_at_rate(ask)
+    decibels = _read_off(ask, "ms_ssim_db")
     return None if decibels is None else 1 - 10 ** (-decibels / 10)
 
 
@@ -149,6 +147,11 @@ def at_rate(points: Sequence[tuple[float, float]], rate: float) -> float | None:
             part = log2(rate / low) / log2(high / low) if high > low else 0.0
             return worse + part * (better - worse)
     return None
+
+
+def _read_off(ask: Ask, metric: str) -> float | None:
+    curve, rate = ask.curve, ask.row.bpp
+    return None if curve is None or rate is None else at_rate(curve.with_quality(metric), rate)
 
 
 def _bd(ask: Ask, figure: Callable[..., float], curve: Curve | None) -> float | None:

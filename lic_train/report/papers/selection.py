@@ -123,9 +123,13 @@ class Selection:
 
     def measured(self, key: str) -> Curve | None:
         """The curve that was measured here: of the codec's runs, else of the classical codec that stands for it."""
-        if runs := self.runs(key):
-            return replace(curve_of(runs, self.data.set), key=key, name=self.codec(key).name)
-        return next((curve for curve in self.data.anchors if curve.key == self.codec(key).anchor), None)
+        anchors = (curve for curve in self.data.anchors if curve.key == self.codec(key).anchor)
+        return self.trained_curve(key) or next(anchors, None)
+
+    def trained_curve(self, key: str) -> Curve | None:
+        """The curve of a codec's runs."""
+        runs = self.runs(key)
+        return replace(curve_of(runs, self.data.set), key=key, name=self.codec(key).name) if runs else None
 
     def cited(self, key: str) -> Curve | None:
         """The codec's published curve on this set."""
@@ -173,7 +177,8 @@ def curve_of(runs: Sequence[Run], set_name: str) -> Curve:
     """Runs of one model as one curve over lambda."""
     points = tuple(run.results[set_name].point(f"λ {run.lmbda:g}") for run in runs)
     pictures = runs[0].results[set_name].image_list_sha256
-    return Curve(runs[0].model, runs[0].model, "model", set_name, points, pictures)
+    about = {"runs": [run.where for run in runs]}
+    return Curve(runs[0].model, runs[0].model, "model", set_name, points, pictures, about)
 
 
 def told(runs: Sequence[Run]) -> str:
