@@ -170,7 +170,9 @@ def test_hostile_records_do_no_harm(tmp_path, record, overrides):
 def test_a_strangers_class_name_reads_no_file(tmp_path):
     run = write_cwam(tmp_path)
     config = yaml.safe_load((run / ".hydra/config.yaml").read_text())
-    for target in ("../../conftest.x", "a", None, 5, "lic_train.models...x", "os/../../../x.y"):
+    secret = report_tree.put(tmp_path / "secret.py", '"""Title\n\n- a secret\n"""').with_suffix("")
+    assert card.readings(secret.with_suffix(".py")) == ["a secret"]
+    for target in (f"{secret}.Class", "../../conftest.x", "a", None, 5, "lic_train.models...x"):
         config["model"]["_target_"] = target
         report_tree.put(run / ".hydra/config.yaml", yaml.safe_dump(config))
         assert not any(title.startswith("The network") for title in only(tmp_path))

@@ -9,8 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
 
+from lic_train.config import compose
 from lic_train.errors import ConfigError
 from lic_train.overrides import CONF_DIR
 from lic_train.report import cited, papers
@@ -20,7 +22,7 @@ from lic_train.report.gather import Gathered, gather
 from lic_train.report.papers import facts
 from lic_train.report.papers.inputs import Compare
 from lic_train.report.papers.measures import MEASURES, at_rate
-from lic_train.report.papers.selection import percent, value_at
+from lic_train.report.papers.selection import Evidence, percent, value_at
 from lic_train.report.runs import read_runs
 from tests import made_up_runs, report_tree
 
@@ -371,7 +373,9 @@ def test_module_by_module_costs_come_from_the_count(tmp_path):
     row = {"name": "Tiny-LIC", "parameters": 28_338_211, "macs": 170_750_000_000, "profiler_macs": 193_400_000_000}
     content = {"model": "iblic", "height": 512, "width": 768, "rows": [{**row, "paper_macs": None, "model": off}]}
     report_tree.put(tmp_path / "complexity/variants/iblic_modules.json", json.dumps(content))
-    whole = {"model": "tinylic", "config": {}, "parameters": {"total": 28_338_211}, "macs": []}
+    macs = [(256, 256, 28_459_000_000), (512, 768, 170_750_000_000)]
+    macs = [dict(zip(("height", "width", "total"), count, strict=True)) for count in macs]
+    whole = {"model": "tinylic", "config": {}, "parameters": {"total": 28_338_211}, "macs": macs}
     report_tree.put(tmp_path / "complexity/tinylic.json", json.dumps(whole))
     report_tree.put(tmp_path / "complexity/broken.json", "{")
     assert table("iblic", "iblic_table_4", tmp_path)["Tiny-LIC"] == close(192, 193.4, 1.4, 170.75)
@@ -409,3 +413,37 @@ def test_between_two_rates_quality_is_linear_in_the_logarithm():
     assert at_rate(points, 2.0) == 36.0
     assert at_rate(points, 0.2) is None
     assert at_rate(points, 2.1) is None
+
+
+ROWS = {  # of a sweep: name of its runs -> codec of the paper's file
+    "iblic_ablation": {
+        "baseline": "baseline", "fexm_frm": "fexm_frm", "fenm_without_loss": "fenm_plain", "fenm": "fenm",
+        "qecm": "qecm",
+    },
+    "iblic_patch": {"patch_1": "patch_1", "patch_2": "patch_2", "patch_4": "patch_4", "patch_8": "patch_8"},
+    "gcab_components": {"K1": "k_1", "K2": "k_2", "K3": "k_3", "K4": "k_4"},
+    "gcab_modules": {"hyperprior": "none", "gcab": "gcab", "mixture": "gmm", "gcab_mixture": "both"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sweep", ROWS)
+def test_the_rows_of_a_sweep_are_codecs_of_the_paper(sweep):
+    path = CONF_DIR / "sweep" / f"{sweep}.yaml"
+    if not path.is_file():
+        pytest.skip(f"there is no conf/sweep/{sweep}.yaml")
+    model = "iblic" if sweep.startswith("iblic") else "gcab_gmm"
+    evidence = Evidence(facts.load(model), lambda _: Gathered(Path(), "kodak"))
+    shipped, found = compose([f"model={model}"]), {}
+    for overrides in OmegaConf.load(path).sweep.rows:
+        config = OmegaConf.to_container(_with(shipped, overrides), resolve=True)
+        fitting = [key for key in evidence.paper.codecs if evidence.on("kodak").is_codec(key, model, config)]
+        found[config["name"]] = ROWS[sweep].get(config["name"]) in fitting
+    assert found == dict.fromkeys(ROWS[sweep], True)
+
+
+def _with(config: DictConfig, overrides: list[str]) -> DictConfig:
+    """The configuration with a row's overrides, read as Hydra reads them."""
+    config = config.copy()
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        OmegaConf.update(config, override.key_or_group, override.value())
+    return config
