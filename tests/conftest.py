@@ -82,3 +82,16 @@ def kodak() -> Path:
     if not folder.is_dir():
         pytest.skip("the Kodak photographs are not beside the repository")
     return folder
+
+
+@pytest.fixture(scope="session")
+def spec():
+    """A function name -> text of a network's specification; skips where they are not beside the repository."""
+
+    def read(name: str) -> str:
+        path = SHARED.parent / "specs" / f"{name}.md"
+        if not path.is_file():
+            pytest.skip("the specifications are not beside the repository")
+        return path.read_text(encoding="utf-8")
+
+    return read

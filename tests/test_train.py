@@ -77,7 +77,9 @@ def test_a_run_leaves_what_the_readme_says(run, tmp_path):
     assert left >= {
         ".hydra/config.yaml", ".hydra/overrides.yaml", "environment.json", "metrics.csv", "checkpoints/last.ckpt",
         "checkpoints/step_00000006.ckpt", "checkpoints/best.safetensors", "eval/heldout.json", "data_report.json",
+        "card.md",
     }  # fmt: skip
+    assert "## heldout: points" in (tmp_path / "a" / "card.md").read_text(encoding="utf-8")
     result = json.loads((tmp_path / "a" / "eval" / "heldout.json").read_text())
     for row in result["rows"]:
         file = tmp_path / "a" / "eval" / "heldout" / f"{Path(row['name']).stem}.lic"

@@ -12,6 +12,7 @@ from lic_train.config import RunConfig
 from lic_train.data.module import Photographs
 from lic_train.evaluate import evaluate_run, show
 from lic_train.evaluate.sets import open_images
+from lic_train.report import card
 from lic_train.training.console import is_first_process, say
 from lic_train.training.run_directory import ResumeState
 
@@ -34,6 +35,7 @@ def close(config: RunConfig, run: ResumeState, data: Photographs) -> int:
         device = "cuda" if config.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
         result = evaluate_run(run.run_dir, _images(config, run.run_dir, data), config.eval.name, device=device)
         run.finish(config.steps, {**result["mean"], "eval": config.eval.name})
+    card.write(run.run_dir)
     show(result, run.run_dir)
     _show_places(run.run_dir)
     return 0 if result["mean"]["equal"] else 1
@@ -52,6 +54,7 @@ def _show_places(run_dir: Path) -> None:
         "metrics": "metrics.csv",
         "config": ".hydra/config.yaml",
         "record": "environment.json",
+        "card": card.NAME,
         "W&B": "wandb",
     }
     for what, place in places.items():

@@ -1,0 +1,87 @@
+"""Tables of Bjontegaard differences over an anchor, with their intervals, or the reason why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from lic_train import bd
+from lic_train.errors import BDError
+from lic_train.report.curves import METRICS, Curve
+from lic_train.report.elements import Cell, Table
+from lic_train.report.figures import METRIC_NAMES, drawn
+from lic_train.report.gather import Gathered
+
+_Found = TypeVar("_Found")
+COLUMNS = {
+    "Codec": None,
+    "BD-rate of the mean curves, %": 2,
+    "95 %: from": 2,
+    "to": 2,
+    "Mean of the pictures' BD-rates, %": 2,
+    "95 %: from ": 2,
+    "to ": 2,
+    "BD-{metric} of the mean curves, dB": 3,
+    "Compared over": None,
+    "Remark": None,
+}
+NOTE = (
+    "Negative rates are savings. PCHIP through quality and log-rate, over the range that both curves cover. "
+    "Mean curves: first the means over the pictures at each rate, then one difference. The pictures' BD-rates: one "
+    "difference for each picture, then their mean. Intervals: 95 % of the values when the pictures are drawn anew, "
+    "with replacement."
+)
+
+
+def bd_tables(gathered: Gathered, anchor: Curve) -> list[Table]:
+    """One table over ``anchor`` for each metric that it has; lowest rate first."""
+    return [_table(gathered, anchor, metric) for metric in METRICS if anchor.with_quality(metric)]
+
+
+def _table(gathered: Gathered, anchor: Curve, metric: str) -> Table:
+    name = METRIC_NAMES[metric].partition(" ")[0]
+    rows = [_row(anchor, curve, metric) for curve in drawn(gathered, metric) if curve.key != anchor.key]
+    rows.sort(key=lambda row: (row[1] is None, row[1] or 0))
+    return Table(
+        key=f"bd_{metric}",
+        title=f"BD-rate over {anchor.name} in {name}, {gathered.set}",
+        columns=[column.format(metric=name) for column in COLUMNS],
+        rows=rows,
+        digits=list(COLUMNS.values()),
+        note=NOTE,
+    )
+
+
+def _row(anchor: Curve, curve: Curve, metric: str) -> list[Cell]:
+    """Cells of one codec; what is refused is blank, with the reason under "Remark"."""
+    pairs = anchor.with_quality(metric), curve.with_quality(metric)
+    reasons: list[str] = []
+    name = f"{curve.name}, cited" if curve.kind == "cited" else curve.name
+    rate = _or_reason(lambda: bd.bd_rate_of_curves(anchor, curve, metric), reasons)
+    if rate is None:
+        return [name, *[None] * 8, reasons[0]]
+    common = bd.common_quality(*pairs)
+    quality = _or_reason(lambda: bd.bd_quality(*pairs), reasons)
+    compared = f"{common.low:.1f} to {common.high:.1f} dB"
+    pictures = _by_picture(anchor, curve, metric, reasons)
+    return [name, rate, *pictures, quality, compared, "; ".join(reasons) or None]
+
+
+def _by_picture(anchor: Curve, curve: Curve, metric: str, reasons: list[str]) -> list[Cell]:
+    """Interval of the mean curves' BD-rate; mean of the pictures' BD-rates, with its interval."""
+    if not all(point.images for point in (*anchor.points, *curve.points)):
+        reasons.append("no interval: the source gives no single pictures")
+        return [None] * 5
+    interval = _or_reason(lambda: bd.bd_rate_interval(anchor, curve, metric), reasons)
+    average = _or_reason(lambda: bd.bd_rate_of_images(anchor, curve, metric), reasons)
+    if average is not None and average.left_out:
+        reasons.append(f"without the pictures {', '.join(average.left_out)}")
+    return [*(interval or [None] * 2), *(average[:3] if average else [None] * 3)]
+
+
+def _or_reason(find: Callable[[], _Found], reasons: list[str]) -> _Found | None:
+    try:
+        return find()
+    except BDError as error:
+        reasons.append(str(error))
+        return None

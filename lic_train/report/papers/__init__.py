@@ -1,0 +1,64 @@
+"""The papers' tables and figures by name, with the user's numbers beside the paper's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+from lic_train.errors import ConfigError
+from lic_train.report.elements import Comparison, Figure, Section, Table
+from lic_train.report.files import printable
+from lic_train.report.papers import figures, tables
+from lic_train.report.papers.facts import ElementFacts, Paper, SectionFacts, load, stored
+from lic_train.report.papers.inputs import Compare, Gather
+from lic_train.report.papers.selection import Evidence
+
+__all__ = ["names", "sections"]
+
+
+def names() -> list[str]:
+    """The papers whose tables and figures can be had."""
+    return [name for name in stored() if load(name).sections]
+
+
+def sections(name: str, gather: Gather, compare: Compare) -> list[Section]:
+    """A paper's tables and figures; blanks where nothing was run.
+
+    Args:
+        name: one of `names`.
+        gather: everything that was evaluated on a set of pictures, by name of the set.
+        compare: puts crops side by side.
+
+    Raises:
+        ConfigError: there is no such paper.
+    """
+    if name not in names():
+        raise ConfigError(f"expected one of the papers {', '.join(names())}; got {printable(name)}")
+    paper, gather = load(name), cache(gather)
+    return [_head(paper), *(_section(section, paper, gather, compare) for section in paper.sections)]
+
+
+def _head(paper: Paper) -> Section:
+    return Section(paper.cite, text=f"{paper.source}\nA blank: nothing was run here, or the paper gives no number.")
+
+
+def _section(facts: SectionFacts, paper: Paper, gather: Gather, compare: Compare) -> Section:
+    built = [(element, _build(element, Evidence(paper, gather), compare)) for element in facts.elements]
+    missing = [f"{element.title}: nothing was run here." for element, made in built if made is None]
+    return Section(facts.title, [made for _, made in built if made is not None], "\n".join(missing))
+
+
+def _build(facts: ElementFacts, evidence: Evidence, compare: Compare) -> Table | Figure | Comparison | None:
+    made: Table | Figure | Comparison | None
+    match facts.kind:
+        case "table":
+            made = tables.table(facts, evidence)
+        case "points":
+            made = tables.points(facts, evidence)
+        case "curves":
+            made = figures.curves(facts, evidence)
+        case "training":
+            made = figures.training(facts, evidence)
+        case "crops":
+            made = figures.crops(facts, evidence, compare)
+    return made and replace(made, note=evidence.note(f"{facts.note} {made.note}"))

@@ -1,0 +1,152 @@
+"""The pictures behind the numbers: what an evaluation saved, or else its files decoded once more and checked."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lic_train import metrics
+from lic_train.bitstream import decode, estimate
+from lic_train.checkpoint import load_model, move
+from lic_train.data.images import read_image, save_png
+from lic_train.data.sources import FolderSource
+from lic_train.errors import DataError, LicError
+from lic_train.models.base import Codec
+from lic_train.pictures import save_bits_map, save_error_map
+from lic_train.report.files import Unreadable, read_bytes, slug
+from lic_train.report.results import Row
+from lic_train.report.runs import Run
+
+MODEL = Path("checkpoints/best.safetensors")
+_SAME_PSNR = 1e-3  # dB: the last digits of float arithmetic, not another picture
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Picture files of one decoded photograph: itself, its error, its bits; None for a map that is not there."""
+
+    path: Path
+    error: Path | None = None
+    bits: Path | None = None
+
+
+def find_originals(root: Path, names: Iterable[str]) -> dict[str, Path]:
+    """The files below ``root`` that an evaluation calls ``names``.
+
+    Raises:
+        DataError: no folder, or no picture in it.
+    """
+    source, wanted, found = FolderSource(root), set(names), {}
+    for index in range(len(source)):
+        flat = source.name(index).replace("/", "_").lstrip(".")
+        for name in wanted & {flat, os.path.splitext(flat)[0]}:
+            found[name] = root / source.name(index)
+    return found
+
+
+class Reconstructions:
+    """Finds or makes reconstructions of one set; a failure is remembered, so that it is not tried twice.
+
+    Args:
+        set_name: of the pictures.
+        originals: finds the files of the photographs by name; called when the first is needed.
+        folder: for what has to be made; a later report finds it there.
+    """
+
+    def __init__(self, set_name: str, originals: Callable[[], dict[str, Path]], folder: Path) -> None:
+        self._originals = functools.cache(originals)
+        self._set, self._folder = set_name, folder
+        self._known: dict[tuple[Path, str], Reconstruction | LicError] = {}
+        self._loaded: tuple[Path, Codec, bytes] | None = None
+
+    def __call__(self, run: Run, row: Row) -> Reconstruction:
+        """What ``run`` made of the photograph of ``row``.
+
+        Raises:
+            LicError: the photograph, the file or the model is missing or is not what was measured.
+        """
+        key = run.path, row.name
+        if key not in self._known:
+            try:
+                self._known[key] = self._find(run, row)
+            except Unreadable as error:
+                self._known[key] = DataError(str(error))
+            except LicError as error:
+                self._known[key] = error
+        found = self._known[key]
+        if isinstance(found, LicError):
+            raise found
+        return found
+
+    def original(self, name: str) -> Path:
+        """The file of a photograph.
+
+        Raises:
+            LicError: it is not there.
+        """
+        if name not in self._originals():
+            raise DataError(f"the photograph {name} is not in the folder of originals")
+        return self._originals()[name]
+
+    def _find(self, run: Run, row: Row) -> Reconstruction:
+        original = self.original(row.name)
+        kept = {kind: run.path / "eval" / self._set / kind / f"{row.name}.png" for kind in ("decoded", "error", "bits")}
+        there = {kind: path for kind, path in kept.items() if path.is_file()}
+        if "decoded" not in there:
+            return self._decoded(run, row, original)
+        _check(read_image(original), read_image(there["decoded"]), row)
+        return Reconstruction(there["decoded"], there.get("error"), there.get("bits"))
+
+    def _decoded(self, run: Run, row: Row, original: Path) -> Reconstruction:
+        data = read_bytes(run.path / "eval" / self._set / f"{row.name}.lic")
+        name = f"{slug(run.model)}_{hashlib.sha256(data + read_bytes(original)).hexdigest()[:16]}"
+        paths = [self._folder / slug(row.name) / f"{name}{kind}.png" for kind in ("", "_error", "_bits")]
+        if not all(path.is_file() for path in paths):
+            self._make(run, row, data, read_image(original), paths)
+        return Reconstruction(*paths)
+
+    def _make(self, run: Run, row: Row, data: bytes, original: Tensor, paths: Sequence[Path]) -> None:
+        codec, fingerprint = self._codec(run)
+        device = next(codec.parameters()).device
+        x = original.to(device).float().div(255)
+        x_hat = decode(codec, data, fingerprint).cpu()
+        _check(original, metrics.to_8bit(x_hat), row)
+        expected = estimate(codec, x)
+        height, width = x.shape[1:]
+        save_png(paths[0], x_hat)
+        save_error_map(paths[1], x.cpu(), x_hat)
+        save_bits_map(paths[2], metrics.bits_map(expected.likelihoods, expected.padded)[:height, :width])
+
+    def _codec(self, run: Run) -> tuple[Codec, bytes]:
+        """The run's model; one is kept, as neighbouring calls are for one run."""
+        if self._loaded is None or self._loaded[0] != run.path:
+            self._loaded = None  # frees the memory first
+            codec, metadata = load_model(run.path / MODEL)
+            on_gpu = run.results[self._set].environment.get("device") != "cpu" and torch.cuda.is_available()
+            self._loaded = run.path, move(codec, "cuda" if on_gpu else "cpu"), metadata.fingerprint
+        return self._loaded[1:]
+
+
+def _check(original: Tensor, decoded: Tensor, row: Row) -> None:
+    """Both 8-bit (3, H, W): refuse a picture whose PSNR is not the row's."""
+    if original.shape != decoded.shape:
+        raise DataError(f"expected {row.name} of {_size(original)}, got a reconstruction of {_size(decoded)}")
+    psnr = float(metrics.psnr(original.float() / 255, decoded.float() / 255))
+    expected = math.inf if row.psnr is None else row.psnr
+    if psnr != expected and not abs(psnr - expected) < _SAME_PSNR:
+        raise DataError(
+            f"expected a PSNR of {expected:.3f} dB for {row.name}, got {psnr:.3f} dB: the original, the file or the "
+            "saved picture is not the one that was measured"
+        )
+
+
+def _size(picture: Tensor) -> str:
+    return f"{picture.shape[2]} × {picture.shape[1]}"

@@ -1,0 +1,123 @@
+"""Tables of the general report: every run, what the models cost, anchors, what was left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from lic_train.report.elements import Cell, Table
+from lic_train.report.files import printable
+from lic_train.report.gather import Gathered
+from lic_train.report.results import Complexity
+from lic_train.report.runs import LeftOut, Run
+
+
+def run_table(gathered: Gathered) -> Table:
+    """One row for each run in a curve."""
+    columns: dict[str, int | None] = {
+        "Run": None,
+        "λ": None,
+        "Steps": None,
+        "bpp": 4,
+        "Estimate off by, %": 2,
+        "PSNR, dB": 2,
+        "MS-SSIM, dB": 2,
+        "Lowest PSNR, dB": 2,
+        "of": None,
+        "Encode, s": 2,
+        "Decode, s": 2,
+        "Decoded equal": None,
+    }
+    return Table(
+        key="runs",
+        title=f"Runs on {gathered.set}",
+        columns=list(columns),
+        rows=[_run_row(run, gathered.set) for run in gathered.runs],
+        digits=list(columns.values()),
+        note="bpp: bits of whole files. Estimate: bits by the likelihoods against the files. Seconds: mean over "
+        "the pictures, on the device that each result names. Decoded equal: a second object decoded every file to what "
+        "the encoder reconstructed.",
+    )
+
+
+def complexity_table(gathered: Gathered) -> Table | None:
+    """Parameters, multiply-adds and times of every model that was counted; None if none was."""
+    columns = {
+        "Model": None,
+        "Parameters, M": 3,
+        "g_a, M": 3,
+        "g_s, M": 3,
+        "kMAC / pixel": 1,
+        "at": None,
+        "Forward, ms": 0,
+        "Encode, ms": 0,
+        "Decode, ms": 0,
+        "Peak memory, MiB": 0,
+    }
+    if not gathered.complexity:
+        return None
+    return Table(
+        key="complexity",
+        title="What the models cost",
+        columns=list(columns),
+        rows=[_complexity_row(found) for found in gathered.complexity.values()],
+        digits=list(columns.values()),
+        note="Multiply-adds of one forward pass at the size given, over its pixels. Times and memory as the files in "
+        "complexity/ define them. A blank: not measured. Made by python -m lic_train.complexity model=NAME.",
+    )
+
+
+def curve_table(gathered: Gathered) -> Table | None:
+    """How the anchors were made and where cited curves come from; None if there are none."""
+    curves = [*gathered.anchors, *gathered.cited]
+    rows = [[curve.name, curve.kind, "; ".join(_told(curve.about))] for curve in curves]
+    note = "Anchors were coded and decoded on the same pictures. Cited curves stand as their sources give them."
+    columns = ["Codec", "Kind", "How, from where"]
+    return Table("anchors", "Anchors and cited curves", columns, rows, note=note) if rows else None
+
+
+def left_out_table(left_out: Sequence[LeftOut]) -> Table | None:
+    """What is not in the report, and why; None if that is nothing."""
+    rows = [[item.what, item.reason] for item in left_out]
+    return Table("left_out", "Not in this report", ["What", "Why"], rows) if rows else None
+
+
+def _run_row(run: Run, set_name: str) -> list[Cell]:
+    result = run.results[set_name]
+    mean = result.mean
+    rated = [row for row in result.rows if row.psnr is not None]
+    worst = min(rated, key=lambda row: row.psnr or 0, default=None)
+    return [
+        run.where,
+        run.lmbda,
+        run.step,
+        mean.bpp_file,
+        100 * (mean.bpp / mean.bpp_file - 1),
+        mean.psnr,
+        mean.ms_ssim_db,
+        worst.psnr if worst else None,
+        worst.name if worst else None,
+        mean.encode_seconds,
+        mean.decode_seconds,
+        "yes" if mean.equal else "NO",
+    ]
+
+
+def _complexity_row(found: Complexity) -> list[Cell]:
+    millions = [found.parameters.get(part) for part in ("total", "g_a", "g_s")]
+    macs = max(found.macs, key=lambda count: count.height * count.width, default=None)
+    time = found.time
+    return [
+        printable(found.model),
+        *[None if count is None else count / 1e6 for count in millions],
+        macs.total / (macs.height * macs.width) / 1e3 if macs else None,
+        f"{macs.width} × {macs.height}" if macs else None,
+        *([time.forward_ms, time.encode_ms, time.decode_ms] if time else [None] * 3),
+        None if found.peak_bytes is None else found.peak_bytes / 2**20,
+    ]
+
+
+def _told(about: dict[str, Any]) -> Iterator[str]:
+    for name, value in about.items():
+        if isinstance(value, str | int | float):
+            yield f"{name}: {value}"

@@ -1,0 +1,82 @@
+"""The general report: what every outputs/ tree is shown as."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from lic_train.report import bd_tables, figures, run_tables, variant_tables
+from lic_train.report.curves import Curve
+from lic_train.report.elements import Comparison, Section, Table
+from lic_train.report.files import printable
+from lic_train.report.gather import Gathered
+from lic_train.report.runs import LeftOut
+
+DEFAULT_ANCHOR = "vvc"
+_NO_ANCHOR = (
+    f"there is no curve {DEFAULT_ANCHOR} of these pictures; give another by --anchor, or make the anchors: "
+    "python -m lic_train.report.anchors --set {set}"
+)
+
+
+def choose_anchor(gathered: Gathered, key: str | None) -> Curve | None:
+    """The curve that BD-rates are over: ``key``, or else VVC where it is there.
+
+    Raises:
+        DataError: there is no curve ``key``.
+    """
+    if key is not None:
+        return gathered.curve(key)
+    return next((curve for curve in gathered.anchors if curve.key == DEFAULT_ANCHOR), None)
+
+
+def without_anchor(gathered: Gathered, anchor: Curve | None) -> list[LeftOut]:
+    """Why there is no BD-rate, if there is none."""
+    return [] if anchor else [LeftOut("BD-rates", _NO_ANCHOR.format(set=gathered.set))]
+
+
+def sections(
+    gathered: Gathered,
+    anchor: Curve | None,
+    comparisons: Sequence[Comparison] = (),
+    cards: Sequence[Section] = (),
+    left_out: Iterable[LeftOut] = (),
+) -> list[Section]:
+    """All that a report says, in the order of interest; empty sections are left out.
+
+    Args:
+        gathered: runs and curves.
+        anchor: what BD-rates are over; None if there is nothing to compare with.
+        comparisons: photographs side by side.
+        cards: reproduction cards.
+        left_out: what is missing besides that in ``gathered``.
+    """
+    found = [
+        Section("Rate and distortion", figures.rate_distortion(gathered)),
+        Section("BD-rate", bd_tables.bd_tables(gathered, anchor) if anchor else ()),
+        Section("Runs", [run_tables.run_table(gathered)] if gathered.runs else ()),
+        Section("Complexity", _some(run_tables.complexity_table(gathered))),
+        Section("Ablation", variant_tables.variant_tables(gathered)),
+        Section("Pictures", comparisons),
+        Section("Training", figures.training(gathered), "Every point is the mean over neighbouring steps."),
+        *cards,
+        Section("Anchors", _some(run_tables.curve_table(gathered))),
+        Section("Left out", _some(run_tables.left_out_table([*gathered.left_out, *left_out]))),
+    ]
+    return [section for section in found if section.elements]
+
+
+def facts(gathered: Gathered, anchor: Curve | None) -> list[tuple[str, str]]:
+    """What holds for the whole report."""
+    pictures = max((len(point.images) for curve in gathered.all_curves for point in curve.points), default=0)
+    digest = f", list {gathered.image_list_sha256[:12]}" if gathered.image_list_sha256 else ""
+    return [
+        ("Pictures", f"{gathered.set}, {pictures}{digest}"),
+        ("Runs", f"{len(gathered.runs)} in {len(gathered.curves)} curves"),
+        ("Left out", f"{len(gathered.left_out)}, listed at the end"),
+        ("BD-rate over", anchor.name if anchor else "nothing"),
+        ("Read from", printable(gathered.outputs)),
+    ]
+
+
+def _some(table: Table | None) -> list[Table]:
+    return [table] if table else []

@@ -1,0 +1,198 @@
+"""The reproduction card: what it says of a made-up run, written out by hand; strangers' names do no harm."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lic_train.errors import DataError
+from lic_train.report import card
+from lic_train.report.elements import Section, Table
+from lic_train.report.markdown import escape, markdown
+from lic_train.report.papers import facts
+from lic_train.report.runs import read_runs
+from tests import made_up_runs, report_tree
+
+ENVIRONMENT = {
+    "started": "2026-01-02T03:04:05+00:00",
+    "code": {"version": "0.1.0", "commit": "0123456789abcdef0123", "dirty": True},
+    "python": "3.12.1",
+    "torch": {"version": "2.15.0"},
+    "cpu": {"model": "A processor"},
+    "gpus": [{"name": "A card"}, {"name": "A card"}],
+}
+
+
+def write_cwam(outputs: Path, lmbda: float = 0.0175, **options) -> Path:
+    """1,500 steps of batch 8, where the paper has 1.5 M."""
+    run = made_up_runs.write(outputs, "cwam", lmbda, 0.5, 34.0, **{"steps": 1500, "config": {"N": 320}, **options})
+    config = yaml.safe_load((run / ".hydra/config.yaml").read_text())
+    config["model"]["_target_"] = "lic_train.models.cwam.CWAM"
+    report_tree.put(run / ".hydra/config.yaml", yaml.safe_dump(config))
+    report_tree.put(
+        run / ".hydra/overrides.yaml", yaml.safe_dump(["model=cwam", f"lambda={lmbda}", "data.root=my set"])
+    )
+    report_tree.put(run / "environment.json", json.dumps(ENVIRONMENT))
+    return run
+
+
+def tables(section: Section) -> dict[str, Table]:
+    return {element.title: element for element in section.elements if isinstance(element, Table)}
+
+
+def only(outputs: Path) -> dict[str, Table]:
+    (section,) = card.sections(read_runs(outputs)[0])
+    return tables(section)
+
+
+def test_what_was_trained_and_its_share_of_the_papers_budget(tmp_path):
+    write_cwam(tmp_path)
+    trained = only(tmp_path)["What was trained"]
+    said = dict(zip(trained.columns, trained.rows[0], strict=True))
+    assert said == {
+        "λ": 0.0175, "distortion": "mse", "recipe": "cwam", "data": "imagenet", "steps": 1500, "batch": "8",
+        "crops seen": 12_000, "share of the paper's": "0.1 %",
+    }  # fmt: skip
+    assert "Paper: 1,500,000 steps of batch 8 on about 20 k Flickr" in trained.note
+
+
+def test_the_share_is_of_the_budget_of_its_own_recipe(tmp_path):
+    made_up_runs.write(tmp_path, "gcab_gmm", 0.0315, steps=5_000, batch_size=4, recipe="gcab_gmm_finetune")
+    made_up_runs.write(tmp_path, "gcab_gmm", 0.12598, steps=5_000, batch_size=4)
+    shares = [tables(found)["What was trained"].rows[0][-1] for found in card.sections(read_runs(tmp_path)[0])]
+    assert sorted(shares) == ["0.2 %", "1 %"]
+
+
+def test_points_stand_against_the_papers_at_equal_lambda(tmp_path):
+    write_cwam(tmp_path)
+    points = only(tmp_path)["kodak: against the paper's points"]
+    row = next(row for row in points.rows if row[0] == 0.0175)
+    assert row[:7] == pytest.approx([0.0175, 0.4886, 0.5, 0.0114, 34.257, 34.0, -0.257], abs=1e-9)
+    assert "authors' result files beside their code" in points.note
+
+
+def test_results_on_other_pictures_are_not_compared(tmp_path):
+    write_cwam(tmp_path, names=("kodim01", "kodim02"))
+    points = only(tmp_path)["kodak: points"]
+    assert points.rows[0][:2] == [0.0175, 2]
+    assert "the paper has 24" in points.note
+
+
+def test_deviations_are_those_of_the_run_then_those_of_the_recipe(tmp_path):
+    write_cwam(tmp_path, batch_size=4, config={"N": 64})
+    deviations = [list(row) for row in only(tmp_path)["Deviations from the paper"].rows]
+    assert ["crops seen", "12,000,000", "6,000", "chosen for this run"] in deviations
+    assert ["batch_size", "8", "4", "chosen for this run"] in deviations
+    assert ["network", "", "N 64 instead of 320", "chosen for this run"] in deviations
+    assert next(row[1] for row in deviations if row[0] == "first lambda") == "0.0045 or 0.00475"
+    assert all(len(row) == 4 for row in deviations)
+
+
+@pytest.mark.parametrize("model", ["cwam", "gaacnn", "gcab_gmm", "iblic", "tinylic"])
+def test_readings_of_the_network_come_from_the_head_of_its_module(model):
+    readings = card.readings(Path(card.models.__file__).parent / f"{model}.py")
+    assert len(readings) >= 4
+    assert all("\n" not in reading and "Legend" not in reading for reading in readings)
+
+
+def test_command_and_environment_are_told(tmp_path):
+    write_cwam(tmp_path)
+    found = only(tmp_path)
+    environment = found["Environment"].rows[0]
+    assert environment[1:] == [
+        "0123456789ab", "yes, see dirty.diff", "3.12.1", "2.15.0", "A card, A card", "2026-01-02T03:04:05+00:00",
+    ]  # fmt: skip
+    commands = found["Commands that repeat it, at the commit above"].rows
+    assert commands == [["python train.py model=cwam lambda=0.0175 'data.root=my set'"]]
+
+
+def test_a_model_has_one_card_over_its_lambdas(tmp_path):
+    for lmbda in (0.0045, 0.0175, 0.09):
+        write_cwam(tmp_path, lmbda)
+    (section,) = card.sections(read_runs(tmp_path)[0])
+    assert section.title == "Reproduction card: cwam, λ 0.0045, 0.0175, 0.09"
+    assert [row[0] for row in tables(section)["What was trained"].rows] == [0.0045, 0.0175, 0.09]
+
+
+def test_a_model_without_a_paper_has_a_card_without_its_column(tmp_path):
+    assert facts.of_model("elic2022") is None
+    made_up_runs.write(tmp_path, "elic2022", 0.0067)
+    found = only(tmp_path)
+    assert "share of the paper's" not in found["What was trained"].columns
+    assert found["kodak: points"].columns == ["λ", "pictures", "bpp of the files", "PSNR, dB", "MS-SSIM, dB"]
+    assert "Deviations from the paper" not in found
+
+
+def test_the_card_is_written_into_the_run(tmp_path, capsys):
+    run = write_cwam(tmp_path)
+    assert card.main([str(tmp_path)]) == 0
+    text = (run / "card.md").read_text(encoding="utf-8")
+    assert text.startswith("# Reproduction card: cwam, λ 0.0175\n\nP. Mudgal, F. Liu,")
+    assert "| 0.0175  | 0.4886     | 0.5000    | 0.0114 " in text
+    assert "\n    python train.py model=cwam lambda=0.0175 'data.root=my set'\n" in text
+    assert str(run / "card.md") in capsys.readouterr().out.replace("\n", "")
+
+
+def test_where_there_is_no_finished_run_there_is_no_card(tmp_path, capsys):
+    run = write_cwam(tmp_path)
+    (run / "finished.json").unlink()
+    with pytest.raises(DataError, match=r"expected a finished run in .*, got: unfinished"):
+        card.write(run)
+    assert card.main([str(tmp_path)]) == 2
+    assert not (run / "card.md").exists()
+
+
+HOSTILE_RECORDS = [
+    {},
+    {"code": 5, "torch": [], "gpus": {"name": 1}, "cpu": None, "started": {"a": "<b>"}},
+    {
+        "code": {"commit": ["x"], "dirty": "no"},
+        "gpus": [5, {"name": "<script>alert(1)</script>"}],
+        "python": "a|b\n# c",
+    },
+]
+
+
+@pytest.mark.parametrize("record", HOSTILE_RECORDS)
+@pytest.mark.parametrize("overrides", [[], ["a=`b`\n# c", 5, None, {"x": 1}], {"x": 1}, "text"])
+def test_hostile_records_do_no_harm(tmp_path, record, overrides):
+    run = write_cwam(tmp_path, name=report_tree.HOSTILE, folder="lambda_x", batch_size={"a": "|"})
+    report_tree.put(run / "environment.json", json.dumps(record))
+    report_tree.put(run / ".hydra/overrides.yaml", yaml.safe_dump(overrides))
+    lines = card.write(run).read_text(encoding="utf-8").splitlines()
+    assert not any(line.startswith("# c") for line in lines)
+    assert not any("<script" in line for line in lines if not line.startswith("    "))
+
+
+def test_a_strangers_class_name_reads_no_file(tmp_path):
+    run = write_cwam(tmp_path)
+    config = yaml.safe_load((run / ".hydra/config.yaml").read_text())
+    secret = report_tree.put(tmp_path / "secret.py", '"""Title\n\n- a secret\n"""').with_suffix("")
+    assert card.readings(secret.with_suffix(".py")) == ["a secret"]
+    for target in (f"{secret}.Class", "../../conftest.x", "a", None, 5, "lic_train.models...x"):
+        config["model"]["_target_"] = target
+        report_tree.put(run / ".hydra/config.yaml", yaml.safe_dump(config))
+        assert not any(title.startswith("The network") for title in only(tmp_path))
+
+
+def test_markdown_has_cells_that_cannot_leave_their_cell():
+    table = Table(
+        "k", "a | b", ["x", "y"], [["p|q", "<i>\n# r"], [None, 1234], [0.5, "`c` *d* [e](f)"]], [2, None], "note"
+    )
+    assert markdown(Section("T", [table])).splitlines() == [
+        "# T",
+        "",
+        r"## a \| b",
+        "",
+        "| x    | y                    |",
+        "| ---- | -------------------- |",
+        r"| p\|q | &lt;i>\\n# r         |",
+        "|      | 1,234                |",
+        r"| 0.50 | \`c\` \*d\* \[e\](f) |",
+        "",
+        "note",
+    ]
+    assert escape("a&b<c") == "a&amp;b&lt;c"

@@ -1,0 +1,264 @@
+"""The page in a real browser: drawn, operated by mouse and keys, silent, offline, and safe against hostile names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lic_train.report.elements import Comparison, Picture
+from lic_train.report.gather import gather
+from lic_train.report.page import write
+from lic_train.report.runs import read_runs
+from lic_train.report.sections import sections
+from tests.browser import Browser, Tab, chromium, find_browser
+from tests.report_tree import HOSTILE, write_anchors, write_mistakes, write_models
+
+PSNR = "#element-rd_psnr"
+PLOT = f"{PSNR} .plot svg"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory) -> Iterator[Browser]:
+    program = find_browser()
+    if program is None:
+        pytest.skip("no Chromium on the path")
+    with chromium(program, tmp_path_factory.mktemp("browser")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Path:
+    """A report of made-up runs, hostile names among them, with a comparison of made-up pictures."""
+    folder = tmp_path_factory.mktemp("page")
+    write_models(folder)
+    write_mistakes(folder)
+    write_anchors(folder)
+    gathered = gather(folder, *read_runs(folder), here=folder / "package")
+    made = sections(gathered, gathered.curve("vvc"), [comparison(folder)])
+    write(folder / "index.html", made, HOSTILE, [("name", HOSTILE)])
+    return folder / "index.html"
+
+
+def comparison(folder: Path) -> Comparison:
+    """Four plain colours: original, error and bits of one codec, and another codec named by a stranger."""
+    paths = {}
+    for name, colour in {"original": "white", "decoded": "red", "error": "green", "bits": "blue"}.items():
+        paths[name] = folder / f"{name}.png"
+        Image.new("RGB", (80, 60), colour).save(paths[name])
+    codec = Picture("codec", paths["decoded"], 0.3, 31.2, paths["error"], paths["bits"])
+    pictures = [Picture("original", paths["original"]), codec, Picture(HOSTILE, paths["bits"], 0.4, 32.0)]
+    return Comparison("picture", "photo", pictures, (10, 10, 64, 48))
+
+
+@pytest.fixture
+def tab(browser, page) -> Tab:
+    opened = browser.tab()
+    opened.open(page)
+    return opened
+
+
+def count(tab: Tab, selector: str) -> int:
+    return tab.evaluate(f"document.querySelectorAll({json.dumps(selector)}).length")
+
+
+def ticks(tab: Tab, axis: str) -> list[float]:
+    texts = tab.evaluate(f"[...document.querySelectorAll('{PSNR} .{axis}-tick')].map((tick) => tick.textContent)")
+    return [float(text.replace("−", "-").replace(",", "")) for text in texts]
+
+
+def box(tab: Tab, selector: str) -> dict[str, float]:
+    return tab.evaluate(f"document.querySelector({json.dumps(selector)}).getBoundingClientRect().toJSON()")
+
+
+def test_nothing_complains_nothing_is_asked_for_and_no_name_is_run(tab, page):
+    assert tab.complaints() == []
+    assert tab.requests() == [page.resolve().as_uri()]
+    assert tab.evaluate("document.title") == HOSTILE
+    assert count(tab, "script:not([type])") == 1
+    assert count(tab, "[onerror]") == 0
+
+
+def test_curves_are_drawn_with_their_points(tab):
+    names = tab.evaluate(
+        f"[...document.querySelectorAll('{PSNR} .plot .series[data-name]')].map((s) => s.dataset.name)"
+    )
+    assert names[:3] == ["cwam", "gaacnn", "mbt2018"]
+    assert len(names) == 3 + 8
+    points = tab.evaluate(f"document.querySelector('{PSNR} .series[data-name=cwam] .line').getAttribute('d')")
+    assert points.count("L") == 3
+    assert count(tab, f"{PSNR} .plot .series[data-name=cwam] .marker") == 4
+    frame, plot = box(tab, f"{PSNR} .plot .frame"), box(tab, PLOT)
+    line = box(tab, f"{PSNR} .series[data-name=cwam] .line")
+    assert frame["x"] <= line["x"] < line["x"] + line["width"] <= frame["x"] + frame["width"]
+    assert frame["y"] <= line["y"] < line["y"] + line["height"] <= frame["y"] + frame["height"]
+    assert plot["width"] > 900
+
+
+def test_axes_have_round_ticks_that_hold_the_points(tab):
+    for axis, low, high in (("x", 0.12, 1.1), ("y", 27, 37)):
+        values = ticks(tab, axis)
+        steps = np.diff(values)
+        assert np.allclose(steps, steps[0])
+        assert f"{steps[0]:e}"[:3] in ("1.0", "2.0", "2.5", "5.0")
+        assert values[0] - steps[0] <= low < high <= values[-1] + steps[0]
+
+
+def test_the_legend_hides_a_curve_and_brings_it_back(tab):
+    button = f"{PSNR} .legend button[data-name=JPEG]"
+    curve = f"{PSNR} .plot .series[data-name=JPEG]"
+    low = min(ticks(tab, "y"))
+    tab.click(button)
+    assert count(tab, curve) == 0
+    assert tab.evaluate(f"document.querySelector('{button}').getAttribute('aria-pressed')") == "false"
+    assert min(ticks(tab, "y")) >= low
+    tab.click(button)
+    assert count(tab, curve) == 1
+
+
+def test_hovering_tells_name_parameter_rate_and_quality(tab):
+    tab.mouse("mouseMoved", tab.middle(f"{PSNR} .plot .series[data-name=cwam] .marker:last-child"))
+    tab.frame()
+    assert not tab.evaluate(f"document.querySelector('{PSNR} .tip').hidden")
+    told = tab.evaluate(f"document.querySelector('{PSNR} .tip').innerText").split("\n")
+    assert told[:2] == ["cwam", "λ 0.0483"]
+    assert told[2].startswith("bits per pixel: 1.14")
+    assert told[3].startswith("PSNR (dB): 37.")
+    tab.mouse("mouseMoved", (1, 1))
+    tab.frame()
+    assert tab.evaluate(f"document.querySelector('{PSNR} .tip').hidden")
+
+
+def test_a_dragged_box_zooms_and_reset_shows_everything(tab):
+    before = ticks(tab, "x"), ticks(tab, "y")
+    x, y = tab.middle(PLOT)
+    tab.drag((x - 100, y - 80), (x + 100, y + 80))
+    zoomed = ticks(tab, "x"), ticks(tab, "y")
+    for old, new in zip(before, zoomed, strict=True):
+        assert min(old) < min(new) < max(new) < max(old)
+    tab.click(f"{PSNR} .tools button:last-child")
+    assert (ticks(tab, "x"), ticks(tab, "y")) == before
+
+
+def test_the_wheel_zooms_with_control_alone(tab):
+    before = ticks(tab, "x")
+    place = tab.middle(PLOT)
+    tab.call("Input.dispatchMouseEvent", type="mouseWheel", x=place[0], y=place[1], deltaX=0, deltaY=-100)
+    tab.frame()
+    assert ticks(tab, "x") == before
+    place = tab.middle(PLOT)
+    tab.call("Input.dispatchMouseEvent", type="mouseWheel", x=place[0], y=place[1], deltaX=0, deltaY=-100, modifiers=2)
+    tab.wait(f"document.querySelector('{PSNR} .x-tick').textContent !== '0.0'")
+    assert max(ticks(tab, "x")) < max(before)
+
+
+def test_keys_go_from_point_to_point_and_zoom(tab):
+    before = ticks(tab, "x")
+    tab.evaluate(f"document.querySelector('{PLOT}').focus()")
+    told = []
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown"):
+        tab.key(key)
+        told.append(tab.evaluate(f"document.querySelector('{PSNR} .tip').innerText").split("\n")[:2])
+    assert told == [["cwam", "λ 0.0018"], ["cwam", "λ 0.0067"], ["gaacnn", "λ 0.0067"]]
+    tab.key("+")
+    assert max(ticks(tab, "x")) < max(before)
+    tab.key("0")
+    assert ticks(tab, "x") == before
+
+
+def test_a_heading_sorts_its_table(tab):
+    def first() -> list[str]:
+        return tab.evaluate(
+            "[...document.querySelectorAll('#element-bd_psnr tbody tr')].map((row) => row.cells[0].textContent)"
+        )
+
+    rising = first()
+    button = "#element-bd_psnr th:nth-child(2) button"
+    tab.click(button)
+    assert first() == rising
+    tab.click(button)
+    assert first() == rising[::-1]
+    assert tab.evaluate(f"document.querySelector('{button}').closest('th').getAttribute('aria-sort')") == "descending"
+
+
+def test_the_slider_moves_between_original_and_reconstruction(tab):
+    over, divider = ".stage img.over", ".stage .divider"
+    assert tab.evaluate(f"document.querySelector('{over}').style.clipPath") == "inset(0px 50% 0px 0px)"
+    tab.evaluate("document.querySelector('.stage input').focus()")
+    for _ in range(20):
+        tab.key("ArrowRight")
+    assert tab.evaluate(f"document.querySelector('{over}').style.clipPath") == "inset(0px 40% 0px 0px)"
+    stage, line = box(tab, ".stage"), box(tab, divider)
+    assert line["x"] + line["width"] / 2 == pytest.approx(stage["x"] + 0.6 * stage["width"], abs=2)
+
+
+def test_buttons_choose_codec_error_and_bits(tab):
+    def colour() -> list[int]:
+        """Of the middle of the lower picture."""
+        return tab.evaluate(
+            "(async () => { const image = document.querySelector('.stage img'); await image.decode();"
+            "const canvas = document.createElement('canvas'); canvas.width = canvas.height = 1;"
+            "const context = canvas.getContext('2d'); context.drawImage(image, 0, 0, 1, 1);"
+            "return [...context.getImageData(0, 0, 1, 1).data].slice(0, 3); })()"
+        )
+
+    seen = [colour()]
+    for number in (2, 3):
+        tab.click(f".choices [data-choice=layer]:nth-of-type({number + 2})")
+        seen.append(colour())
+    tab.click(".choices [data-choice=codec]:nth-of-type(2)")
+    seen.append(colour())
+    assert seen == [[255, 0, 0], [0, 128, 0], [0, 0, 255], [0, 0, 255]]
+    assert tab.evaluate("document.querySelector('.stage .right').textContent") == HOSTILE
+
+
+@pytest.mark.parametrize(("width", "dark"), [(360, False), (800, True), (1400, False)])
+def test_every_width_and_scheme_holds_its_content(browser, page, width, dark):
+    tab = browser.tab()
+    tab.open(page, width=width, dark=dark)
+    assert tab.evaluate("document.documentElement.scrollWidth") == width
+    assert box(tab, PLOT)["width"] == pytest.approx(box(tab, PSNR)["width"], abs=1)
+    ground = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(int(part) for part in ground[4:-1].split(",")) < 200) == dark
+    assert tab.complaints() == []
+
+
+def contrast(a: str, b: str) -> float:
+    """WCAG 2.2 contrast of two colours ``rgb(r, g, b)``."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(part) / 255 for part in colour[4:-1].split(",")]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+    dark, light = sorted((luminance(a), luminance(b)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_text_and_curves_stand_out_from_the_ground(browser, page, dark):
+    tab = browser.tab()
+    tab.open(page, dark=dark)
+    ground = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    for selector, least in (("p.note", 4.5), ("td", 4.5), ("nav a", 4.5)):
+        assert contrast(tab.evaluate(f"getComputedStyle(document.querySelector('{selector}')).color"), ground) >= least
+    names = [f"{family}{number}" for family in "mat" for number in range(8)]
+    script = (
+        "(name) => { const e = document.createElement('i'); e.className = name; document.body.append(e);"
+        "return getComputedStyle(e).color; }"
+    )
+    colours = tab.evaluate(f"{json.dumps(names)}.map({script})")
+    assert [name for name, colour in zip(names, colours, strict=True) if contrast(colour, ground) < 3] == []
+
+
+def test_it_prints_all_its_sections_and_none_of_its_controls(tab, tmp_path):
+    tab.pdf(tmp_path / "page.pdf")
+    assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
+    tab.call("Emulation.setEmulatedMedia", media="print")
+    for selector in (".tools", ".inspector", "nav"):
+        assert tab.evaluate(f"getComputedStyle(document.querySelector('{selector}')).display") == "none"
+    assert tab.evaluate("[...document.querySelectorAll('section')].every((s) => s.offsetHeight > 0)")

@@ -1,0 +1,80 @@
+"""The command line: what it writes, what it says, and how it refuses."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from lic_train.report.__main__ import main
+from tests.report_tree import write_anchors, write_complexity, write_mistakes, write_models, write_run
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    outputs = tmp_path_factory.mktemp("tree") / "outputs"
+    write_models(outputs)
+    write_mistakes(outputs)
+    write_complexity(outputs)
+    write_anchors(outputs)
+    return outputs
+
+
+@pytest.fixture
+def outputs(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "outputs")
+
+
+def test_one_command_writes_the_page_and_says_where(outputs, capsys):
+    assert main([str(outputs), "--pictures", "0"]) == 0
+    said = capsys.readouterr().out
+    assert f"report   {outputs / 'report' / 'index.html'}" in said
+    assert "left out cwam/cwam/lambda_0.1: unfinished: step 300 of 300" in said
+    page = (outputs / "report/index.html").read_text()
+    for title in ("PSNR over rate, kodak", "MS-SSIM over rate, kodak", "BD-rate over VVC (VVenC) in PSNR, kodak"):
+        assert title in page
+    for section in ("Runs", "Complexity", "Ablation", "Training", "Anchors", "Left out"):
+        assert f">{section}</h2>" in page
+
+
+def test_the_same_tree_gives_the_same_page_again(outputs, tmp_path):
+    pages = []
+    for name in ("one", "two"):
+        assert main([str(outputs), "--pictures", "0", "--out", str(tmp_path / name)]) == 0
+        pages.append((tmp_path / name / "index.html").read_text().replace(_made(tmp_path / name), ""))
+    assert pages[0] == pages[1]
+
+
+def _made(folder):
+    """The time stamp."""
+    text = (folder / "index.html").read_text()
+    return text[text.index("<dt>Made</dt>") :].partition("</div>")[0]
+
+
+@pytest.mark.parametrize(("key", "title"), [("jpeg", "JPEG"), ("cwam", "cwam")])
+def test_any_curve_can_be_the_anchor(made, tmp_path, key, title):
+    assert main([str(made), "--anchor", key, "--pictures", "0", "--out", str(tmp_path)]) == 0
+    assert f"BD-rate over {title} in PSNR" in (tmp_path / "index.html").read_text()
+
+
+def test_an_unknown_anchor_is_refused_with_the_known_ones(made, capsys):
+    assert main([str(made), "--anchor", "vtm"]) == 2
+    assert "expected one of the curves on kodak: cwam" in capsys.readouterr().err
+
+
+def test_no_tree_is_refused(tmp_path, capsys):
+    assert main([str(tmp_path / "outputs")]) == 2
+    assert "train first" in capsys.readouterr().err
+
+
+def test_a_tree_without_a_finished_run_still_says_why(tmp_path, capsys):
+    (write_run(tmp_path, "cwam", 0.0067, 33) / "finished.json").unlink()
+    assert main([str(tmp_path), "--set", "clic"]) == 0
+    assert "unfinished: step 300 of 300" in capsys.readouterr().out
+    assert "unfinished: step 300 of 300" in (tmp_path / "report/index.html").read_text()
+
+
+def test_a_full_or_read_only_place_is_an_error_without_a_trace(made, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main([str(made), "--pictures", "0", "--out", str(tmp_path / "file" / "below")]) == 2
+    assert "Not a directory" in capsys.readouterr().err

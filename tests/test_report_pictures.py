@@ -1,0 +1,192 @@
+"""Photographs side by side: found or decoded again, checked against what was measured, and cut where codecs differ."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from lic_train.bitstream import decode
+from lic_train.checkpoint import load_model
+from lic_train.data.images import read_image, save_png
+from lic_train.evaluate.run import evaluate_run
+from lic_train.metrics import to_8bit
+from lic_train.report.build import Wish, build
+from lic_train.report.comparisons import Comparer, most_different, typical
+from lic_train.report.elements import Comparison
+from lic_train.report.gather import Gathered, gather
+from lic_train.report.reconstructions import MODEL, Reconstructions, find_originals
+from lic_train.report.runs import read_runs
+from tests.report_tree import put
+from tests.tiny import FACTORIZED, HYPERPRIOR, make_run, picture
+
+RUNS = {("bmshj2018_factorized", 0.01): FACTORIZED, ("bmshj2018_hyperprior", 0.01): HYPERPRIOR}
+NAMES = ("a", "b_c")
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory) -> Path:
+    """``photos/`` with a.png and b/c.png, and ``outputs/`` with two finished runs whose files are real."""
+    root = tmp_path_factory.mktemp("evaluated")
+    images = {name: picture(48, 64, seed) for seed, name in enumerate(("a.png", "b/c.png"))}
+    for name, image in images.items():
+        save_png(root / "photos" / name, image)
+    for seed, ((model, lmbda), config) in enumerate(RUNS.items()):
+        run = root / "outputs" / model / model / f"lambda_{lmbda:g}"
+        make_run(run, seed, config)
+        evaluate_run(run, list(images.items()), "photos")
+        content = {"lambda": lmbda, "distortion": "mse", "name": None, "steps": 7, "model": config}
+        put(run / ".hydra/config.yaml", yaml.safe_dump(content))
+        put(run / "finished.json", json.dumps({"step": 7, "results": {}}))
+    return root
+
+
+@pytest.fixture
+def tree(evaluated, tmp_path) -> Path:
+    """A copy to spoil."""
+    return shutil.copytree(evaluated, tmp_path / "tree")
+
+
+def gathered(tree: Path) -> Gathered:
+    return gather(tree / "outputs", *read_runs(tree / "outputs"), "photos")
+
+
+def comparer(tree: Path) -> Comparer:
+    made = Reconstructions("photos", lambda: find_originals(tree / "photos", NAMES), tree / "made")
+    return Comparer(gathered(tree), made)
+
+
+def compare(tree: Path) -> tuple[Comparison | None, dict[str, str]]:
+    compared = comparer(tree)
+    found = compared("a", gathered(tree).curves)
+    return found, {item.what: item.reason for item in compared.left_out()}
+
+
+def test_reconstructions_are_decoded_from_the_files(tree):
+    found, missing = compare(tree)
+    assert missing == {}
+    assert [shown.name for shown in found.pictures] == ["original", "bmshj2018_factorized", "bmshj2018_hyperprior"]
+    run = gathered(tree).runs[0]
+    codec, metadata = load_model(run.path / MODEL)
+    expected = to_8bit(decode(codec, (run.path / "eval/photos/a.lic").read_bytes(), metadata.fingerprint))
+    shown = found.pictures[1]
+    assert np.array_equal(read_image(shown.path).numpy(), expected.byte().numpy())
+    assert (shown.bpp, shown.psnr) == (run.results["photos"].row("a").bpp_file, run.results["photos"].row("a").psnr)
+    error = np.abs(expected.numpy() - read_image(tree / "photos/a.png").numpy()) * 8
+    assert np.array_equal(read_image(shown.error).numpy(), np.minimum(error, 255))
+    assert Image.open(shown.bits).size == (64, 48)
+
+
+def test_a_second_report_decodes_nothing(tree):
+    first, _ = compare(tree)
+    for run in gathered(tree).runs:
+        (run.path / MODEL).unlink()
+    again, missing = compare(tree)
+    assert missing == {}
+    assert again == first
+
+
+def test_pictures_that_the_evaluation_saved_are_taken(tree):
+    run = gathered(tree).runs[0]
+    codec, metadata = load_model(run.path / MODEL)
+    saved = run.path / "eval/photos/decoded/a.png"
+    save_png(saved, decode(codec, (run.path / "eval/photos/a.lic").read_bytes(), metadata.fingerprint))
+    (run.path / MODEL).unlink()
+    found, missing = compare(tree)
+    assert missing == {}
+    assert (found.pictures[1].path, found.pictures[1].error) == (saved, None)
+
+
+def spoil_model(run: Path) -> None:
+    (run / MODEL).write_bytes(b"nothing")
+
+
+def spoil_file(run: Path) -> None:
+    path = run / "eval/photos/a.lic"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def remove_file(run: Path) -> None:
+    (run / "eval/photos/a.lic").unlink()
+
+
+def other_model(run: Path) -> None:
+    make_run(run, seed=5)
+
+
+def other_picture(run: Path) -> None:
+    save_png(run / "eval/photos/decoded/a.png", picture(48, 64, 9))
+
+
+def other_size(run: Path) -> None:
+    save_png(run / "eval/photos/decoded/a.png", picture(48, 65, 9))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (spoil_model, "cannot read"),
+        (spoil_file, "the .lic file is cut short"),
+        (remove_file, "the file is missing"),
+        (other_model, "expected a file of the model"),
+        (other_picture, "is not the one that was measured"),
+        (other_size, "expected a of 64 × 48, got a reconstruction of 65 × 48"),
+    ],
+)
+def test_a_codec_without_its_picture_is_left_out_with_the_reason(tree, spoil, reason):
+    spoil(gathered(tree).runs[0].path)
+    found, missing = compare(tree)
+    assert [shown.name for shown in found.pictures] == ["original", "bmshj2018_hyperprior"]
+    assert reason in missing["photographs by bmshj2018_factorized"]
+
+
+def test_other_originals_are_refused(tree):
+    save_png(tree / "photos/a.png", picture(48, 64, 9))
+    found, missing = compare(tree)
+    assert found is None
+    assert len(missing) == 2
+    assert all("is not the one that was measured" in reason for reason in missing.values())
+
+
+def test_no_originals_is_one_line_on_the_page(tree):
+    written = build(Wish(tree / "outputs", tree / "report", set="photos", root=tree / "nowhere"))
+    (missing,) = [item for item in written.left_out if "photographs" in item.what]
+    assert missing.what == "photographs by bmshj2018_factorized, bmshj2018_hyperprior"
+    assert "give it by --root" in missing.reason
+
+
+def test_originals_have_the_names_that_evaluation_gives(tree):
+    assert find_originals(tree / "photos", NAMES) == {"a": tree / "photos/a.png", "b_c": tree / "photos/b/c.png"}
+
+
+def test_hardest_middle_and_easiest(tree):
+    curves = gathered(tree).curves
+    mean = {
+        name: sum(image.psnr for c in curves for p in c.points for image in p.images if image.name == name)
+        for name in NAMES
+    }
+    assert typical(curves) == sorted(NAMES, key=lambda name: mean[name])
+    assert typical([]) == []
+
+
+def test_the_crop_is_where_the_codecs_differ(tmp_path):
+    grey = np.full((64, 96, 3), 128, np.uint8)
+    paths = []
+    for name, spots in {"original": [], "one": [(8, 8, 90), (40, 70, 60)], "two": [(8, 8, 90)]}.items():
+        image = grey.copy()
+        for top, left, value in spots:
+            image[top : top + 8, left : left + 8] += np.uint8(value)
+        paths.append(tmp_path / f"{name}.png")
+        Image.fromarray(image).save(paths[-1])
+    left, top, width, height = most_different(paths[0], paths[1:], (16, 12))
+    assert (width, height) == (16, 12)
+    assert left <= 70 <= 78 <= left + 16  # both err at (8, 8), alike
+    assert top <= 40 <= 48 <= top + 12
+    left, top, *_ = most_different(paths[0], paths[1:2], (16, 12))  # alone: the largest error
+    assert left <= 8 <= 16 <= left + 16
+    assert most_different(paths[0], paths[1:], (256, 192)) == (0, 0, 96, 64)
