@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
+from lic_train.config import checked, compose
 from lic_train.errors import ConfigError
-from lic_train.training import setup
+from lic_train.training import followers, setup
 from lic_train.training.callbacks.interrupt import INTERRUPTED, GracefulStop
 from lic_train.training.ranks import find_place, joined
+from lic_train.training.run_directory import ResumeState
 from tests.small_runs import (
     Forked,
     assert_equal_state,
@@ -243,6 +246,21 @@ def test_no_process_outlives_the_other(photographs: Path, tmp_path: Path, victim
         assert "ended by SIGKILL" in (tmp_path / "log").read_text()
 
 
+def hang_with_one_that_ends(folder: Path) -> None:
+    """The first process is in a collective operation that never ends; the other one failed before it joined."""
+    (folder / "train.py").write_text("raise SystemExit(3)")
+    followers.CONF_DIR = folder / "conf"
+    followers.LOOK, followers.GRACE = 0.1, 0.1
+    followers.Followers(1, [])
+    time.sleep(300)
+
+
+def test_a_process_that_waits_for_one_that_is_no_more_ends(tmp_path: Path) -> None:
+    first = Forked(lambda: hang_with_one_that_ends(tmp_path), tmp_path / "log")
+    assert first.wait() == 2
+    assert "ended with exit code 3" in (tmp_path / "log").read_text()
+
+
 # --- where a process stands ------------------------------------------------------------------------------------------
 
 SLURM = {"SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": "gpu[3-4]", "SLURM_JOB_ID": "70123", "SLURM_NODEID": "1"}
@@ -275,6 +293,17 @@ def test_a_place_that_nobody_can_tell(monkeypatch: pytest.MonkeyPatch, environme
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=r"(?s)expected: srun --nodes=2 --ntasks-per-node=4.*got.*what to do"):
         find_place(4, 2)
+
+
+def test_slurm_does_not_requeue_behind_our_back(
+    monkeypatch: pytest.MonkeyPatch, photographs: Path, tmp_path: Path
+) -> None:
+    """Lightning's own handler of SIGUSR1 would save another checkpoint and requeue the job itself."""
+    for name, value in {**SLURM, "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    config = checked(compose(overrides(photographs, tmp_path / "run")))
+    trainer = setup.make_trainer(config, ResumeState(tmp_path / "run", "new"), [], setup.make_data(config))
+    assert type(trainer._accelerator_connector.cluster_environment) is LightningEnvironment
 
 
 def test_one_process_needs_no_other() -> None:
