@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
@@ -293,6 +294,13 @@ def test_a_place_that_nobody_can_tell(monkeypatch: pytest.MonkeyPatch, environme
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=r"(?s)expected: srun --nodes=2 --ntasks-per-node=4.*got.*what to do"):
         find_place(4, 2)
+
+
+def test_more_devices_than_there_are_are_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    with pytest.raises(ConfigError, match="at most the 4"), joined(8, 1, "auto", []):
+        pass
 
 
 def test_slurm_does_not_requeue_behind_our_back(
