@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import pickle
@@ -23,6 +24,7 @@ from lic_train.training.callbacks import (
     checkpoints,
     newest_intact,
 )
+from lic_train.training.callbacks.interrupt import stopping_at_once
 from lic_train.training.loggers import CsvLogger
 from tests.tiny_training import At, Tiny, fit
 
@@ -237,16 +239,37 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path: Path, accumulat
     assert all(torch.equal(states[0][i][name], states[1][i][name]) for i in states[0] for name in states[0][i])
 
 
-def test_a_termination_request_stops_the_same_way(tmp_path: Path) -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Interrupted):
-        fit(
-            Tiny(),
-            [At(1, lambda *_: os.kill(os.getpid(), signal.SIGTERM)), Checkpoints(tmp_path, 100), GracefulStop()],
-            steps=9,
-        )
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGUSR1, 75)])
+def test_every_signal_has_its_exit_code_and_may_be_repeated(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    before = signal.getsignal(number)
+    times = 1 if number == signal.SIGINT else 2
+
+    def ask(*_: object) -> None:
+        for _ in range(times):
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(Interrupted, match=number.name) as stopped:
+        fit(Tiny(), [At(1, ask), Checkpoints(tmp_path, 100), GracefulStop()], steps=9)
+    assert stopped.value.exit_code == code
     assert names(tmp_path) == ["last.ckpt", "step_00000002.ckpt"]
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
+
+
+def signalled_while_reading(number: signal.Signals) -> None:
+    with stopping_at_once(), contextlib.suppress(Exception):  # a reader that takes every error for one of its file
+        os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 130), (signal.SIGUSR1, 75)])
+def test_outside_of_the_training_the_program_ends_at_once(
+    number: signal.Signals, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as ended:
+        signalled_while_reading(number)
+    assert ended.value.code == code
+    assert number.name in capsys.readouterr().out
+    assert signal.getsignal(number) is before
 
 
 def test_a_signal_in_the_last_step_is_not_swallowed(tmp_path: Path) -> None:

@@ -14,10 +14,8 @@ import pytest
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
 
-from lic_train.errors import ConfigError
-from lic_train.training import setup
+from lic_train.training import followers, setup
 from lic_train.training.callbacks.interrupt import INTERRUPTED, GracefulStop
-from lic_train.training.ranks import find_place, joined
 from tests.small_runs import (
     Forked,
     assert_equal_state,
@@ -243,42 +241,16 @@ def test_no_process_outlives_the_other(photographs: Path, tmp_path: Path, victim
         assert "ended by SIGKILL" in (tmp_path / "log").read_text()
 
 
-# --- where a process stands ------------------------------------------------------------------------------------------
-
-SLURM = {"SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": "gpu[3-4]", "SLURM_JOB_ID": "70123", "SLURM_NODEID": "1"}
-
-
-@pytest.mark.parametrize(
-    ("environment", "devices", "nodes", "expected"),
-    [
-        ({}, 2, 1, (0, 2, "127.0.0.1", 0, True)),
-        ({"LOCAL_RANK": "1", "MASTER_PORT": "7"}, 2, 1, (1, 2, "127.0.0.1", 7, False)),
-        ({"NODE_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "7"}, 4, 2, (4, 8, "a", 7, True)),
-        ({"GROUP_RANK": "1", "LOCAL_RANK": "3", "MASTER_ADDR": "a", "MASTER_PORT": "7"}, 4, 2, (7, 8, "a", 7, False)),
-        ({**SLURM, "SLURM_NTASKS": "4", "SLURM_LOCALID": "1"}, 2, 2, (3, 4, "gpu3", 15123, False)),
-        ({**SLURM, "SLURM_NTASKS": "1", "SLURM_LOCALID": "0"}, 2, 1, (0, 2, "127.0.0.1", 0, True)),
-    ],
-    ids=["alone", "by_hand", "machines_by_hand", "torchrun", "srun", "one_task_of_slurm"],
-)
-def test_where_a_process_stands(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], devices: int, nodes: int, expected: tuple[Any, ...]
-) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    place = find_place(devices, nodes)
-    assert (place.rank, place.world, place.address, place.port, place.starts_others) == expected
+def hang_with_one_that_ends(folder: Path) -> None:
+    """The first process is in a collective operation that never ends; the other one failed before it joined."""
+    (folder / "train.py").write_text("raise SystemExit(3)")
+    followers.CONF_DIR = folder / "conf"
+    followers.LOOK, followers.GRACE = 0.1, 0.1
+    followers.Followers(1, [])
+    time.sleep(300)
 
 
-@pytest.mark.parametrize("environment", [{}, {**SLURM, "SLURM_NTASKS": "3"}], ids=["two_machines", "three_tasks"])
-def test_a_place_that_nobody_can_tell(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match=r"(?s)expected: srun --nodes=2 --ntasks-per-node=4.*got.*what to do"):
-        find_place(4, 2)
-
-
-def test_one_process_needs_no_other() -> None:
-    with joined(1, 1, "cpu", []) as ranks:
-        assert ranks.is_first
-        assert ranks.gather("anything", 5) == [5]
-        ranks.leave()
+def test_a_process_that_waits_for_one_that_is_no_more_ends(tmp_path: Path) -> None:
+    first = Forked(lambda: hang_with_one_that_ends(tmp_path), tmp_path / "log")
+    assert first.wait() == 2
+    assert "ended with exit code 3" in (tmp_path / "log").read_text()

@@ -169,12 +169,13 @@ def joined(devices: int, nodes: int, accelerator: str, overrides: Sequence[str])
         overrides: of this job, for the processes that are started here.
 
     Raises:
-        ConfigError: the environment does not tell the place of this process.
+        ConfigError: this machine has fewer devices, or its environment does not tell the place of this process.
         TrainingError: another process ended.
     """
     if devices * nodes == 1:
         yield Ranks()
         return
+    _check_devices(devices, accelerator)
     with _environment_restored():
         place = find_place(devices, nodes)
         store = _open_store(place)
@@ -194,6 +195,18 @@ def joined(devices: int, nodes: int, accelerator: str, overrides: Sequence[str])
                 raise failure from error
             raise
         followers.wait()
+
+
+def _uses_cuda(accelerator: str) -> bool:
+    return accelerator != "cpu" and torch.cuda.is_available()
+
+
+def _check_devices(devices: int, accelerator: str) -> None:
+    if _uses_cuda(accelerator) and devices > torch.cuda.device_count():
+        raise ConfigError(
+            f"trainer.devices: expected at most the {torch.cuda.device_count()} that this process sees, got {devices}; "
+            "under Slurm give every task all devices of its machine (--gres, not --gpus-per-task)"
+        )
 
 
 def _let_the_first_speak(error: BaseException) -> None:
@@ -229,7 +242,7 @@ def _open_store(place: Place) -> dist.TCPStore:
 def _process_group(place: Place, store: dist.Store, accelerator: str) -> Iterator[None]:
     os.environ["LOCAL_RANK"] = str(place.local)
     rank_zero_only.rank = place.rank  # type: ignore[attr-defined]  # before Lightning knows it
-    device = torch.device("cuda", place.local) if accelerator != "cpu" and torch.cuda.is_available() else None
+    device = torch.device("cuda", place.local) if _uses_cuda(accelerator) else None
     backend = "nccl" if device else "gloo"
     with _ended_processes_explained():
         dist.init_process_group(

@@ -1,11 +1,9 @@
 """One directory, one run: the same command continues it; another configuration or a second process is refused."""
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from lic_train import atomic
-from lic_train.errors import ConfigError, TrainingError
+from lic_train.errors import ConfigError
 from lic_train.training.callbacks.checkpoints import newest_intact, step_of
 from lic_train.training.console import reason, say
 
@@ -173,24 +171,6 @@ def claim(run_dir: Path, config: dict[str, Any], fresh: bool, overrides: list[st
         raise ConfigError(
             f"The run directory {run_dir} cannot be used.\nexpected: a writable directory with free space\n"
             f"got: {reason(error)}\nwhat to do: free the place, or choose another with output=..."
-        ) from error
-
-
-@contextlib.contextmanager
-def full_disk_told(run_dir: Path) -> Iterator[None]:
-    """Whatever was being written when the disk was full: files are replaced whole, so the run can go on from them.
-
-    Raises:
-        TrainingError: the disk is full, or the file larger than this process may write.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        raise TrainingError(
-            f"A file of {run_dir} could not be written.\nexpected: a disk with free space\ngot: {reason(error)}\n"
-            "what to do: make room and run the same command again, which continues from the newest checkpoint"
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import warnings
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from lic_train.checkpoint import load_run
 from lic_train.config import RunConfig, quality
 from lic_train.data import manifest
 from lic_train.data.module import Photographs
-from lic_train.errors import ConfigError
+from lic_train.errors import ConfigError, TrainingError
 from lic_train.models.base import Codec, build
 from lic_train.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from lic_train.training.callbacks.data_watch import DataWatch
@@ -34,12 +35,12 @@ from lic_train.training.callbacks.interrupt import GracefulStop, stopping_at_onc
 from lic_train.training.callbacks.pictures import Pictures
 from lic_train.training.callbacks.progress import ProgressBar
 from lic_train.training.callbacks.rate_distortion import RateDistortion
-from lic_train.training.console import is_first_process
+from lic_train.training.console import is_first_process, reason
 from lic_train.training.environment import about_this_process, record
 from lic_train.training.loggers import build_loggers, finish
 from lic_train.training.module import LitCodec
 from lic_train.training.ranks import joined
-from lic_train.training.run_directory import ResumeState, claim, difference, full_disk_told
+from lic_train.training.run_directory import ResumeState, claim, difference
 
 
 @contextmanager
@@ -53,7 +54,7 @@ def claim_directory(config: RunConfig, data: Photographs) -> Iterator[ResumeStat
     """
     overrides = list(HydraConfig.get().overrides.task)  # of this job; the command line may be a whole sweep
     trainer = config.trainer
-    stopped, full = stopping_at_once(), full_disk_told(Path(config.output))
+    stopped, full = stopping_at_once(), _full_disk_told(Path(config.output))
     with stopped, full, joined(trainer.devices, trainer.num_nodes, trainer.accelerator, overrides) as ranks:
         _check_that_all_are_equal(ranks.gather("configuration", config.plain()))
         processes = ranks.gather("process", about_this_process(ranks.rank, overrides))
@@ -66,6 +67,24 @@ def claim_directory(config: RunConfig, data: Photographs) -> Iterator[ResumeStat
                 yield run
         else:
             yield ResumeState.from_plain(ranks.gather("run", {})[0])
+
+
+@contextmanager
+def _full_disk_told(run_dir: Path) -> Iterator[None]:
+    """Whatever was being written when the disk was full: files are replaced whole, so the run can go on from them.
+
+    Raises:
+        TrainingError: the disk is full, or the file larger than this process may write.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise TrainingError(
+            f"A file of {run_dir} could not be written.\nexpected: a disk with free space\ngot: {reason(error)}\n"
+            "what to do: make room and run the same command again, which continues from the newest checkpoint"
+        ) from error
 
 
 def _check_that_all_are_equal(configurations: list[dict[str, Any]]) -> None:

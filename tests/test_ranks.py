@@ -1,0 +1,71 @@
+"""Where a process stands among those of its job, and what they tell each other outside of the training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
+
+from lic_train.config import checked, compose
+from lic_train.errors import ConfigError
+from lic_train.training import setup
+from lic_train.training.ranks import find_place, joined
+from lic_train.training.run_directory import ResumeState
+from tests.small_runs import make_photographs, overrides
+
+SLURM = {"SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": "gpu[3-4]", "SLURM_JOB_ID": "70123", "SLURM_NODEID": "1"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "devices", "nodes", "expected"),
+    [
+        ({}, 2, 1, (0, 2, "127.0.0.1", 0, True)),
+        ({"LOCAL_RANK": "1", "MASTER_PORT": "7"}, 2, 1, (1, 2, "127.0.0.1", 7, False)),
+        ({"NODE_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "7"}, 4, 2, (4, 8, "a", 7, True)),
+        ({"GROUP_RANK": "1", "LOCAL_RANK": "3", "MASTER_ADDR": "a", "MASTER_PORT": "7"}, 4, 2, (7, 8, "a", 7, False)),
+        ({**SLURM, "SLURM_NTASKS": "4", "SLURM_LOCALID": "1"}, 2, 2, (3, 4, "gpu3", 15123, False)),
+        ({**SLURM, "SLURM_NTASKS": "1", "SLURM_LOCALID": "0"}, 2, 1, (0, 2, "127.0.0.1", 0, True)),
+    ],
+    ids=["alone", "by_hand", "machines_by_hand", "torchrun", "srun", "one_task_of_slurm"],
+)
+def test_where_a_process_stands(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], devices: int, nodes: int, expected: tuple[Any, ...]
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    place = find_place(devices, nodes)
+    assert (place.rank, place.world, place.address, place.port, place.starts_others) == expected
+
+
+@pytest.mark.parametrize("environment", [{}, {**SLURM, "SLURM_NTASKS": "3"}], ids=["two_machines", "three_tasks"])
+def test_a_place_that_nobody_can_tell(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"(?s)expected: srun --nodes=2 --ntasks-per-node=4.*got.*what to do"):
+        find_place(4, 2)
+
+
+def test_more_devices_than_there_are_are_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    with pytest.raises(ConfigError, match="at most the 4"), joined(8, 1, "auto", []):
+        pass
+
+
+def test_slurm_does_not_requeue_behind_our_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Lightning's own handler of SIGUSR1 would save another checkpoint and requeue the job itself."""
+    for name, value in {**SLURM, "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    config = checked(compose(overrides(make_photographs(tmp_path / "photographs"), tmp_path / "run")))
+    trainer = setup.make_trainer(config, ResumeState(tmp_path / "run", "new"), [], setup.make_data(config))
+    assert type(trainer._accelerator_connector.cluster_environment) is LightningEnvironment
+
+
+def test_one_process_needs_no_other() -> None:
+    with joined(1, 1, "cpu", []) as ranks:
+        assert ranks.is_first
+        assert ranks.gather("anything", 5) == [5]
+        ranks.leave()
