@@ -233,6 +233,8 @@ def test_data_configurations_build_and_train(photographs, tmp_path):
         loaded = OmegaConf.load(CONF / "data" / f"{name}.yaml")
         config = OmegaConf.create({"data": loaded.data if "data" in loaded else loaded, "validate": {"crops": 3}})
         config.data.root = str(root) if root else None
+        if root:
+            config.data.source.cache = str(tmp_path / "cache")
         data = instantiate(config.data, crop=16, batch_size=2, accumulate=1, seed=0)
         assert take(data.stream(), 1)[0]["x"].shape == (2, 3, 16, 16)
         assert data.val_crops == 3

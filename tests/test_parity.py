@@ -34,6 +34,7 @@ def test_first_twenty_losses_agree(tmp_path, photographs):
     command = [
         "model=mbt2018_mean", f"model.N={WIDTH[0]}", f"model.M={WIDTH[1]}", f"lambda={LAMBDA}", "recipe=common",
         "data=folder", f"data.root={photographs}", "data.source.val_ratio=0.2", "data.num_workers=0",
+        "data.source.cache=null",
         # Beyond the 20 that count, so that all of them lie in the first stage.
         f"steps={2 * STEPS}", "batch_size=2", "crop=64", "precision=32", "channels_last=false", "logger=csv",
         "validate.bitstreams=0", "trainer.log_every=1", "trainer.accelerator=cpu", "eval.limit=1",

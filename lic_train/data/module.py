@@ -158,7 +158,8 @@ class Photographs(lightning.LightningDataModule):
         """The record of damaged files of a run; processes other than the first keep theirs beside it."""
         rank = self.trainer.global_rank if self.trainer is not None else 0
         path = output / (f"data_report_rank{rank}.json" if rank else "data_report.json")
-        return DataReport(path, self.place, len(self.train) + len(self.val), problems=self._ready().problems)
+        problems = () if rank else self._ready().problems
+        return DataReport(path, self.place, len(self.train) + len(self.val), problems=problems)
 
     def workers(self) -> int:
         """Worker processes of this device's training loader."""
