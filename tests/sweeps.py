@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,26 @@ from lic_train.launch.sweep import Sweep
 
 FAKE_TRAIN = Path(__file__).resolve().parent / "fake_train.py"
 LOCAL = {"_target_": "lic_train.launch.local.Local"}
+
+
+@contextmanager
+def once(condition: Callable[[], bool], action: Callable[[], None]) -> Iterator[None]:
+    """While the block runs, wait for the condition beside it, then act; if it never holds, do nothing."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not condition():
+            if over.wait(0.02):
+                return
+        action()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 class FakeSweep:

@@ -6,9 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +13,7 @@ import pytest
 from lic_train.errors import ConfigError
 from lic_train.launch import process
 from lic_train.launch.sweep import make_engine
-from tests.sweeps import FAKE_TRAIN, FakeSweep
+from tests.sweeps import FAKE_TRAIN, FakeSweep, once
 
 MODEL = "model=bmshj2018_factorized"
 
@@ -24,30 +21,6 @@ MODEL = "model=bmshj2018_factorized"
 @pytest.fixture(autouse=True)
 def _fake(monkeypatch):
     monkeypatch.setattr(process, "TRAIN", FAKE_TRAIN)
-
-
-@pytest.fixture
-def when():
-    """A function (condition, action): calls the action as soon as the condition holds."""
-    threads = []
-
-    def watch(condition: Callable[[], bool], action: Callable[[], None]) -> None:
-        def run() -> None:
-            end = time.monotonic() + 60
-            while not condition() and time.monotonic() < end:
-                time.sleep(0.02)
-            action()
-
-        threads.append(threading.Thread(target=run))
-        threads[-1].start()
-
-    yield watch
-    for thread in threads:
-        thread.join()
-
-
-def interrupt(number: int = signal.SIGINT) -> None:
-    os.kill(os.getpid(), number)
 
 
 def test_one_failed_run_does_not_stop_the_others_and_the_exit_code_tells(tmp_path, capfd):
@@ -92,10 +65,10 @@ def test_each_process_gets_its_own_lambda_and_the_sweeps_group(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_stop_saves_the_running_run_and_ends_with_the_table(tmp_path, when, capfd, number):
+def test_a_stop_saves_the_running_run_and_ends_with_the_table(tmp_path, capfd, number):
     sweep = FakeSweep(tmp_path)
-    when(lambda: bool(sweep.told("begins")), lambda: interrupt(number))
-    states = sweep.run(f"{MODEL} lambda=0.1 seed=2", f"{MODEL} lambda=0.2")
+    with once(lambda: bool(sweep.told("begins")), lambda: os.kill(os.getpid(), number)):
+        states = sweep.run(f"{MODEL} lambda=0.1 seed=2", f"{MODEL} lambda=0.2")
     assert states == {"lambda_0.1": "stopped", "lambda_0.2": "not started"}
     assert sweep.code == 130
     assert [event["signal"] for event in sweep.events() if event["what"] == "saved"] == ["SIGTERM"]
@@ -103,7 +76,7 @@ def test_a_stop_saves_the_running_run_and_ends_with_the_table(tmp_path, when, ca
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_terminals_control_c_reaches_the_run_once(tmp_path, when):
+def test_a_terminals_control_c_reaches_the_run_once(tmp_path):
     """The terminal signals the foreground process group, of which the run is no part."""
     sweep = FakeSweep(tmp_path)
     groups: list[int] = []
@@ -111,10 +84,10 @@ def test_a_terminals_control_c_reaches_the_run_once(tmp_path, when):
     def look() -> None:
         children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
         groups.extend(os.getpgid(int(child)) for child in children)
-        interrupt()
+        os.kill(os.getpid(), signal.SIGINT)
 
-    when(lambda: bool(sweep.told("begins")), look)
-    sweep.run(f"{MODEL} lambda=0.1 seed=2")
+    with once(lambda: bool(sweep.told("begins")), look):
+        sweep.run(f"{MODEL} lambda=0.1 seed=2")
     assert groups
     assert os.getpgid(0) not in groups
 

@@ -93,10 +93,15 @@ class StopRequest:
         return self.count > 0
 
     def __enter__(self) -> StopRequest:
+        self.take_over()
+        return self
+
+    def take_over(self) -> None:
+        """Take the signals, perhaps anew from a library that has taken them since."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup a closed terminal is no reason to stop
-                self._old[number] = signal.signal(number, self._handle)
-        return self
+                before = signal.signal(number, self._handle)
+                self._old.setdefault(number, before)
 
     def __exit__(self, *_: object) -> None:
         while self._old:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,12 @@ from typing import Any
 from pydantic import NonNegativeFloat, PositiveFloat
 
 from lic_train.errors import ConfigError
-from lic_train.launch.engine import Engine, Outcome, must_wait, outcome
+from lic_train.launch.engine import Engine, Outcome, outcome
 from lic_train.launch.plan import Job
 from lic_train.launch.process import StopRequest, command
 from lic_train.launch.progress import SweepProgress
 from lic_train.launch.remote import LOG, train_in_pool
+from lic_train.training.console import reason, say
 
 POLL_SECONDS = 1.0
 
@@ -37,12 +37,13 @@ class Ray(Engine):
         """See `Engine`."""
         ray = _import_ray()
         with _connected(ray, self.address), SweepProgress(jobs) as progress:
+            stop.take_over()  # Ray has set a handler of its own
             options = {job: self._resources(ray, job) for job in jobs}
             remote = ray.remote(max_retries=0)(train_in_pool)
             refs: dict[Any, Job] = {}
-            by_job: dict[Job, Any] = {}
+            by_job: dict[Job | None, Any] = {}
             for job in jobs:
-                parent = by_job.get(job.parent) if job.parent else None
+                parent = by_job.get(job.parent, 0)  # its exit code, once it has one
                 log, home = job.directory.absolute() / LOG, Path.cwd()
                 by_job[job] = remote.options(**options[job]).remote(command(job.overrides), home, log, parent)
                 refs[by_job[job]] = job
@@ -66,9 +67,10 @@ class Ray(Engine):
                     code = ray.get(ref)
                 except ray.exceptions.TaskCancelledError:
                     continue  # it had not begun
-                except ray.exceptions.RayError:
-                    code = 1  # the machine, or the worker on it, went away
-                yield job, "waiting" if code is None and must_wait(job) else outcome(job, code or 0, stop)
+                except ray.exceptions.RayError as error:  # the machine, or Ray's process on it, went away
+                    say(f"Ray on {job.directory}: {error}", "yellow")
+                    code = 1
+                yield job, "waiting" if code is None else outcome(job, code, stop)
 
     def _resources(self, ray: Any, job: Job) -> dict[str, float]:
         """What one run takes of the pool, refused where no machine has as much."""
@@ -104,11 +106,12 @@ def _import_ray() -> Any:
 @contextlib.contextmanager
 def _connected(ray: Any, address: str | None) -> Iterator[None]:
     try:
-        ray.init(address=address, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    except ConnectionError as error:
+        ray.init(address=address, include_dashboard=None, logging_level="ERROR", log_to_driver=False)
+    except Exception as error:  # Ray has no class of its own for what can go wrong here
         raise ConfigError(
-            f"launcher=ray: expected a running Ray at {address or os.environ.get('RAY_ADDRESS')}, there is none "
-            "to connect to\nwhat to do: `ray start --head` on one machine and `ray start --address=...` on the others"
+            f"launcher=ray: expected a Ray to connect to, or to start here, got: {reason(error)}\n"
+            "what to do: on several machines `ray start --head` on one and `ray start --address=...` on the others, "
+            "then launcher.address=auto"
         ) from error
     try:
         yield

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 LOG = "log.txt"  # in the run directory
 
 
-def train_in_pool(arguments: Sequence[str], home: Path, log: Path, parent: int | None = 0) -> int | None:
+def train_in_pool(arguments: Sequence[str], home: Path, log: Path, parent: int | None) -> int | None:
     """A task of Ray, which interrupts it to have it stop: the run then saves and ends, or at the second time aborts.
 
     Args:

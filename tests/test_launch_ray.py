@@ -1,0 +1,98 @@
+"""A real Ray, of two machines with one CPU each, all on this one; it trains fake runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lic_train.errors import ConfigError
+from lic_train.launch import process
+from lic_train.launch.plan import plan
+from lic_train.launch.process import StopRequest
+from lic_train.launch.sweep import make_engine
+from tests.sweeps import FAKE_TRAIN, FakeSweep, once
+
+ray = pytest.importorskip("ray", reason="Ray is not installed")
+
+MODEL = "model=bmshj2018_factorized"
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Where the cluster answers."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    yield cluster.address
+    cluster.shutdown()
+
+
+@pytest.fixture
+def sweep_on(address, tmp_path, monkeypatch):
+    """A function (keys of the launcher) -> sweep of fake runs."""
+    monkeypatch.setattr(process, "TRAIN", FAKE_TRAIN)
+
+    def make(**more: Any) -> FakeSweep:
+        launcher = {"_target_": "lic_train.launch.ray.Ray", "address": address, "gpus": None, "cpus": 1}
+        return FakeSweep(tmp_path, launcher | more)
+
+    return make
+
+
+def test_runs_train_side_by_side_children_after_their_parent_and_a_failure_stops_no_other(sweep_on):
+    sweep = sweep_on()
+    warm = "sweep=warm_start sweep.grid.lambda=[0.1,0.2,0.4]"
+    # The two children wait for each other: one after the other they would not end well.
+    states = sweep.run(f'{MODEL} {warm} sweep.warm_start.overrides=["seed=3"]', f"{MODEL} lambda=0.8 seed=1")
+    assert states == {
+        "lambda_0.4": "finished", "lambda_0.1": "finished", "lambda_0.2": "finished", "lambda_0.8": "failed",
+    }  # fmt: skip
+    assert sweep.code == 1
+    begun = sweep.told("begins")
+    assert begun.index("lambda_0.4") < min(begun.index("lambda_0.1"), begun.index("lambda_0.2"))
+    children = [event for event in sweep.events() if event["run"] in ("lambda_0.1", "lambda_0.2")]
+    assert [event["what"] for event in children] == ["begins", "begins", "ends", "ends"]
+    assert all(event["parent_finished"] for event in children if event["what"] == "begins")
+    assert "as asked" in Path(sweep.table()["runs"][3]["log"]).read_text()
+    again = sweep.run(f'{MODEL} {warm} sweep.warm_start.overrides=["seed=3"]', f"{MODEL} lambda=0.8 seed=0")
+    assert set(again.values()) == {"finished"}
+    assert sweep.told("begins") == [*begun, "lambda_0.8"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_saves_what_trains_and_starts_nothing_else(sweep_on, number):
+    sweep = sweep_on()
+    warm = 'sweep=warm_start sweep.grid.lambda=[0.1,0.4] sweep.warm_start.overrides=["seed=0"]'
+    with once(lambda: bool(sweep.told("begins")), lambda: os.kill(os.getpid(), number)):
+        states = sweep.run(f"{MODEL} seed=2 {warm}")
+    assert states == {"lambda_0.4": "stopped", "lambda_0.1": "not started"}
+    assert sweep.code == 130
+    assert [event["signal"] for event in sweep.events() if event["what"] == "saved"] == ["SIGTERM"]
+    assert sweep.told("begins") == ["lambda_0.4"]
+
+
+def test_a_run_that_no_machine_has_room_for_is_refused(sweep_on, tmp_path):
+    (large,) = plan([[MODEL, f"output={tmp_path}/a"]]).jobs
+    (spread,) = plan([[MODEL, "trainer.num_nodes=2", "batch_size=2", f"output={tmp_path}/b"]]).jobs
+    for engine, job, told in (
+        (make_engine(sweep_on(gpus=64).config.launcher), large, r"64 GPUs(.|\n)*launcher\.gpus"),
+        (make_engine(sweep_on().config.launcher), spread, "launcher=slurm"),
+    ):
+        with StopRequest() as stop, pytest.raises(ConfigError, match=told):
+            list(engine.run([job], tmp_path, stop))
+    assert not ray.is_initialized()
+
+
+def test_a_ray_that_is_not_there_is_told(sweep_on, tmp_path, monkeypatch):
+    def init(**_: object) -> None:
+        raise ConnectionError("Could not find any running Ray instance")
+
+    monkeypatch.setattr(ray, "init", init)
+    with StopRequest() as stop, pytest.raises(ConfigError, match=r"any running Ray(.|\n)*ray start --head"):
+        list(make_engine(sweep_on().config.launcher).run([], tmp_path, stop))
