@@ -76,14 +76,18 @@ def test_a_stop_saves_the_running_run_and_ends_with_the_table(tmp_path, capfd, n
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def children() -> set[int]:
+    return set(map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()))
+
+
 def test_a_terminals_control_c_reaches_the_run_once(tmp_path):
     """The terminal signals the foreground process group, of which the run is no part."""
     sweep = FakeSweep(tmp_path)
     groups: list[int] = []
+    others = children()
 
     def look() -> None:
-        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-        groups.extend(os.getpgid(int(child)) for child in children)
+        groups.extend(os.getpgid(child) for child in children() - others)
         os.kill(os.getpid(), signal.SIGINT)
 
     with once(lambda: bool(sweep.told("begins")), look):

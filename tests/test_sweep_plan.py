@@ -19,6 +19,11 @@ from tests.test_config import options
 FULL = ["data=folder", "data.root=somewhere"]  # the recipes' own steps, which data=demo shortens
 
 
+@pytest.fixture(autouse=True)
+def _no_earlier_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
 def jobs_of(*typed: str) -> list[Job]:
     """The runs of jobs as Hydra hands them over, each written as on the command line."""
     return plan([job.split() for job in typed]).jobs

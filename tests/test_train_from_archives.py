@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,8 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     original = GracefulStop.on_train_batch_start
 
     def request(self, trainer, *arguments):
-        self.requested = self.requested or trainer.global_step == step
+        if trainer.global_step == step:
+            self.requested = signal.SIGINT
         original(self, trainer, *arguments)
 
     monkeypatch.setattr(GracefulStop, "on_train_batch_start", request)

@@ -54,7 +54,7 @@ class Curve:
     """Points in the order of rising rate.
 
     Attributes:
-        key: short and unique, for command lines and file names: "vvc", "cwam", "iblic_mse".
+        key: short and unique, for command lines and file names: "vvc", "hevc", "mine_ms_ssim".
         name: what a legend says.
         kind: "model" (trained here), "anchor" (a classical codec, measured here) or "cited".
         set: the pictures: "kodak".

@@ -1,6 +1,7 @@
 """IB-LIC's staged loss: enhancement weighs 1 in the first third, then nothing, whole, stopped and resumed."""
 
 import csv
+import signal
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,8 @@ def run(config: RunConfig, folder: Path, stop_after: int | None = None) -> None:
     original = GracefulStop.on_train_batch_start
 
     def request(self: GracefulStop, trainer: Trainer, *arguments: object) -> None:
-        self.requested = self.requested or trainer.global_step + 1 == stop_after
+        if trainer.global_step + 1 == stop_after:
+            self.requested = signal.SIGINT
         original(self, trainer, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
