@@ -83,7 +83,8 @@ def test_every_table_and_figure_that_is_asked_for_has_its_section(name, tmp_path
 
 @pytest.mark.parametrize("name", WANTED)
 def test_without_runs_everything_of_ours_is_blank(name, tmp_path):
-    sections = papers.sections(name, replace(gather_from(tmp_path), anchors=()), NOTHING)
+    on_set = gather_from(tmp_path)
+    sections = papers.sections(name, lambda set_name: replace(on_set(set_name), anchors=()), NOTHING)
     for found in (element for section in sections for element in section.elements):
         if isinstance(found, Table):
             ours = [at for at, head in enumerate(found.columns) if head.endswith(("here", "difference"))]
