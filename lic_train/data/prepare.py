@@ -1,0 +1,191 @@
+"""``python -m lic_train.data.prepare ROOT OUT``: cut large photographs once, so that training reads small pieces.
+
+The training photographs become tar shards of lossless tiles, the validation photographs a tar of the files as they are:
+``data=folder data.root=OUT`` trains on them. A shard is written whole or not at all and read back before it counts, so
+the same command goes on after any interruption.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from lic_train import atomic
+from lic_train.data.shards import CUTS, Job, Preparation, Shard, sha256
+from lic_train.data.sources import Source, folder
+from lic_train.data.stream import available_cores
+from lic_train.data.tiles import FORMATS
+from lic_train.errors import ConfigError, DataError, LicError
+from lic_train.screen import say_error, say_warning
+
+RECORD = "prepared.json"
+
+
+def prepare(root: str, out: Path, how: Preparation, jobs: int, console: Console) -> dict[str, Any]:
+    """Write all shards that are not there yet, ``jobs`` at a time. Returns the content of ``OUT/prepared.json``.
+
+    Raises:
+        ConfigError: an option without meaning.
+        DataError: no photograph, or nothing usable among them.
+    """
+    _check(how)
+    split = folder(root, how.val_ratio)
+    out.mkdir(parents=True, exist_ok=True)
+    job = Job(split.train, split.val, out, how, _key(split.train, split.val, how))
+    records: dict[str, dict[str, Any]] = {}
+    todo = []
+    for shard in job.shards():
+        if (record := job.done(shard)) is not None:
+            records[shard.name] = record
+        else:
+            todo.append(shard)
+    if records:
+        console.print(f"{len(records)} of {len(job.shards())} shards are there already", highlight=False)
+    records |= _write_all(job, todo, jobs, console)
+    result = _summary(root, how, [records[shard.name] for shard in job.shards()])
+    atomic.replace_text(out / RECORD, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    if not result["tiles"]:
+        raise DataError(f"expected photographs that can be cut in {root}, got none; see left_out in {out / RECORD}")
+    return result
+
+
+def verify(out: Path) -> int:
+    """Read every shard below ``out`` again. Returns the number of files.
+
+    Raises:
+        DataError: a shard is missing or is not what was written.
+    """
+    records = sorted(path for path in out.glob("*.json") if path.name != RECORD)
+    if not records:
+        raise DataError(f"expected shards in {out}, got none; prepare them first")
+    files = 0
+    for path in records:
+        record = json.loads(path.read_bytes())
+        shard = path.with_suffix(".tar")
+        if not shard.is_file() or sha256(shard) != record["sha256"]:
+            raise DataError(f"{shard} is missing or damaged: delete {path} and start the preparation again")
+        files += record["files"]
+    return files
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns 0, 2 after an error, 130 after Ctrl-C."""
+    arguments = _parser().parse_args(argv)
+    console = Console()
+    how = Preparation(
+        arguments.cut, arguments.side, arguments.format, arguments.per_shard, arguments.seed, arguments.val_ratio
+    )
+    try:
+        if arguments.verify:
+            console.print(f"{verify(arguments.out):,} files are as they were written", highlight=False)
+            return 0
+        _show(prepare(arguments.root, arguments.out, how, arguments.jobs, console), arguments.out, console)
+    except (LicError, OSError) as error:
+        say_error(error)
+        return 2
+    except KeyboardInterrupt:
+        say_warning("stopped; the same command goes on where it stopped")
+        return 130
+    return 0
+
+
+_job: Job | None = None  # of the worker processes, which are forked: sources are not pickled
+
+
+def _write(shard: Shard) -> tuple[str, dict[str, Any]]:
+    assert _job is not None
+    return shard.name, _job.write(shard)
+
+
+def _write_all(job: Job, shards: Sequence[Shard], jobs: int, console: Console) -> dict[str, dict[str, Any]]:
+    global _job
+    _job = job
+    columns = (TextColumn("shards"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with ProcessPoolExecutor(jobs, get_context("fork")) as pool:
+        waiting = [pool.submit(_write, shard) for shard in shards]
+        try:
+            with Progress(*columns, console=console, transient=True) as progress:
+                return dict(progress.track((future.result() for future in as_completed(waiting)), len(waiting)))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _key(train: Source, val: Source, how: Preparation) -> str:
+    """SHA-256 over the options and the names of all photographs."""
+    digest = hashlib.sha256(json.dumps(asdict(how), sort_keys=True).encode())
+    for source in (train, val):
+        for number in range(len(source)):
+            digest.update(source.name(number).encode() + b"\0")
+        digest.update(b"\1")
+    return digest.hexdigest()
+
+
+def _summary(root: str, how: Preparation, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "root": os.path.basename(os.path.normpath(root)),
+        **asdict(how),
+        "photographs": sum(record["photographs"] for record in records),
+        "tiles": sum(record["files"] for record in records[:-1]),
+        "validation": records[-1]["files"],
+        "shards": len(records),
+        "bytes": sum(record["bytes"] for record in records),
+        "left_out": [entry for record in records for entry in record["left_out"]],
+    }
+
+
+def _show(result: dict[str, Any], out: Path, console: Console) -> None:
+    table = Table(show_header=False, box=None, padding=(0, 1))
+    table.add_row("photographs", f"{result['photographs']:,}, of which {len(result['left_out'])} left out")
+    table.add_row("tiles", f"{result['tiles']:,} in {result['shards'] - 1} shards, {result['bytes'] / 2**20:,.0f} MiB")
+    table.add_row("validation", f"{result['validation']:,} photographs as they were")
+    console.print(table)
+    for name, reason in result["left_out"][:10]:
+        console.print(Text(f"left out: {name} ({reason})", "yellow"), soft_wrap=True)
+    console.print(Text(f"record    {out / RECORD}"), soft_wrap=True)
+    console.print(Text(f"train     python train.py data=folder data.root={out}"), soft_wrap=True)
+
+
+def _check(how: Preparation) -> None:
+    for name, value, known in (("cut", how.cut, CUTS), ("format", how.format, FORMATS)):
+        if value not in known:
+            raise ConfigError(f"--{name}: expected one of {', '.join(known)}, got {value!r}")
+    for name, number in (("side", how.side), ("per-shard", how.per_shard)):
+        if number < 1:
+            raise ConfigError(f"--{name}: expected at least 1, got {number}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m lic_train.data.prepare", description="Cut large photographs into lossless tiles in tar shards."
+    )
+    parser.add_argument("root", help="photographs: whatever data=folder data.root= takes")
+    parser.add_argument("out", type=Path, help="folder for the shards; then data=folder data.root=OUT")
+    cuts = "grid: tiles that cover each photograph (default); patches: random 256-pixel patches of photographs scaled "
+    parser.add_argument("--cut", default="grid", help=cuts + "down by 0.6 to 1.0, as GCAB and GAACNN had them")
+    parser.add_argument("--side", type=int, default=384, help="of the tiles in pixels (default 384)")
+    parser.add_argument("--format", default="ppm", help="ppm: raw, fastest (default); webp or png: half the size, slow")
+    parser.add_argument("--per-shard", type=int, default=64, help="photographs of one shard (default 64)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random patches")
+    parser.add_argument("--val-ratio", type=float, default=0.01, help="validation photographs, if ROOT has no val/")
+    parser.add_argument("--jobs", type=int, default=available_cores(), help="processes (default: all cores)")
+    parser.add_argument("--verify", action="store_true", help="only read what is there, and compare")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

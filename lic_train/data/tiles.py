@@ -1,0 +1,90 @@
+"""What large photographs are cut into before training, and how the pieces are stored without loss."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from lic_train.data.crops import key, splitmix64
+
+PATCHES = 4  # first number of every key: which decision it is for; 1 to 3 are those of lic_train.data.crops
+PATCH = 256
+SCALES = (0.6, 1.0)
+
+
+class Tile(NamedTuple):
+    """A piece of a photograph: what its file name ends in, and an RGB image."""
+
+    label: str
+    image: Image.Image
+
+
+def grid(photograph: Image.Image, side: int) -> Iterator[Tile]:
+    """Squares of ``side`` pixels that cover the photograph; the last row and column lie flush with its border.
+
+    Every crop of up to ``side`` pixels that a grid of squares can hold stays possible; a photograph with a shorter side
+    gives tiles that are that short.
+    """
+    for top in starts(photograph.height, side):
+        for left in starts(photograph.width, side):
+            box = (left, top, min(left + side, photograph.width), min(top + side, photograph.height))
+            yield Tile(f"{top}_{left}", photograph.crop(box))
+
+
+def starts(length: int, side: int) -> list[int]:
+    """Where ceil(length / side) intervals of ``side`` begin that cover 0 .. length evenly."""
+    count = -(-length // side)
+    return [round(number * (length - side) / (count - 1)) for number in range(count)] if count > 1 else [0]
+
+
+def patches(photograph: Image.Image, seed: int, number: int) -> Iterator[Tile]:
+    """4 * floor(H * W / 65536) random squares of 256 / f pixels, f even in [0.6, 1], scaled to 256 (bicubic).
+
+    The preparation of the Flickr photographs of Liu et al. 2020, on which GAACNN was trained and GCAB most likely
+    (specifications of both). Where 256 / f exceeds the shorter side, that side is taken. A photograph with a side
+    below 256 gives none.
+
+    Args:
+        photograph: RGB.
+        seed: with ``number``, decides every square.
+        number: of the photograph in its data set.
+    """
+    width, height = photograph.size
+    if min(width, height) < PATCH:
+        return
+    count = 4 * (height * width // PATCH**2)
+    draws = splitmix64(key(PATCHES, seed, number), 3 * count).reshape(count, 3)
+    shares = draws.astype(np.float64) / 2.0**64
+    for index, (scale, top, left) in enumerate(shares):
+        side = min(PATCH / (SCALES[0] + (SCALES[1] - SCALES[0]) * scale), width, height)
+        corner = left * (width - side), top * (height - side)
+        box = (*corner, corner[0] + side, corner[1] + side)
+        yield Tile(str(index), photograph.resize((PATCH, PATCH), Image.Resampling.BICUBIC, box))
+
+
+def as_ppm(image: Image.Image) -> bytes:
+    """Raw pixels behind a line of text: as large as in memory, and as fast to read."""
+    return b"P6 %d %d 255\n" % image.size + image.tobytes()
+
+
+def as_png(image: Image.Image) -> bytes:
+    """Compressed, slow to read."""
+    return _saved(image, "PNG")
+
+
+def as_webp(image: Image.Image) -> bytes:
+    """Compressed without loss, smaller and a little faster to read than PNG."""
+    return _saved(image, "WEBP", lossless=True, quality=20, method=1, exact=True)
+
+
+FORMATS: dict[str, Callable[[Image.Image], bytes]] = {"ppm": as_ppm, "png": as_png, "webp": as_webp}
+
+
+def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
