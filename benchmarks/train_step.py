@@ -1,10 +1,11 @@
-"""Images per second of train.py's path and of the loop that CompressAI documents, alternating in one run.
+"""Images per second of train.py's path and of the loop that CompressAI documents, step by step in turn.
 
 Both train mbt2018_mean (N=128, M=192, batch 8, 256-pixel crops) on the same photographs. The documented loop is the one
 of CompressAI's example script: Pillow ImageFolder with RandomCrop and ToTensor, two Adams, two backward passes, a clip,
-fp32. Ours is the Trainer with all callbacks and loggers that train.py builds. Machines are noisy: read the ratio.
+fp32. Ours is the Trainer with all callbacks and loggers that train.py builds. Machines are noisy: read the ratio, which
+is the median over pairs of neighbouring steps.
 
-    python benchmarks/train_step.py [--photographs FOLDER] [--rounds 3] [--steps 6] [--crop 256] [OVERRIDE ...]
+    python benchmarks/train_step.py [--photographs FOLDER] [--steps 12] [--crop 256] [OVERRIDE ...]
     python benchmarks/train_step.py [--photographs FOLDER] --parity 300 --crop 64
 
 ``--parity`` compares losses instead of speed: ours against two seeds of the documented loop, over the same batches.
@@ -14,10 +15,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import compressai.models
@@ -84,24 +86,32 @@ def documented_batches(photographs: Path, batch: int, crop: int) -> Iterator[Ten
             yield from loader
 
 
-class StepClock(L.Callback):
-    """Seconds and losses of the steps after the warm-up, from batch end to batch end, so that everything is counted."""
+class Alternation(L.Callback):
+    """After each step of ours one of the documented loop: whatever else the machine does slows both alike.
 
-    def __init__(self) -> None:
-        self.times: list[float] = []
+    Ours is timed from the end of the other's step to the end of its own, so that data, logs and callbacks are counted.
+    """
+
+    def __init__(self, documented_step: Callable[[], float] | None = None) -> None:
+        self.documented_step = documented_step
         self.losses: list[float] = []
+        self.ours: list[float] = []
+        self.documented: list[float] = []
+        self._began = math.nan
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
-        self.times.append(time.perf_counter())
         self.losses.append(float(trainer.callback_metrics["train/loss"]))
+        ended = time.perf_counter()
+        self.ours.append(ended - self._began)
+        if self.documented_step is not None:
+            self.documented_step()
+        self._began = time.perf_counter()
+        self.documented.append(self._began - ended)
 
-    def seconds(self) -> list[float]:
-        return [b - a for a, b in zip(self.times[WARM_UP - 1 : -1], self.times[WARM_UP:], strict=True)]
 
-
-def run_ours(config: RunConfig, folder: str) -> tuple[StepClock, dict[str, Tensor]]:
-    """Train as train.py does; returns the clock and the weights before the first step."""
-    data, model, clock = setup.make_data(config), setup.make_model(config), StepClock()
+def run_ours(config: RunConfig, folder: str, clock: Alternation) -> dict[str, Tensor]:
+    """Train as train.py does; returns the weights before the first step."""
+    data, model = setup.make_data(config), setup.make_model(config)
     start = {key: value.clone() for key, value in model.state_dict().items()}
     run = ResumeState(Path(folder), "new")
     with setup.loggers(config, run) as loggers:
@@ -109,7 +119,7 @@ def run_ours(config: RunConfig, folder: str) -> tuple[StepClock, dict[str, Tenso
         trainer.callbacks.append(clock)
         trainer.limit_val_batches = 0
         trainer.fit(setup.make_module(config, model), data)
-    return clock, start
+    return start
 
 
 def our_config(arguments: argparse.Namespace, steps: int, folder: str) -> RunConfig:
@@ -124,25 +134,19 @@ def our_config(arguments: argparse.Namespace, steps: int, folder: str) -> RunCon
 
 def measure_speed(arguments: argparse.Namespace, console: Console) -> dict[str, object]:
     batches = documented_batches(arguments.photographs, arguments.batch, arguments.crop)
-    loop, theirs, ours = DocumentedLoop(), [], []
-    for _ in range(WARM_UP):
-        loop.step(next(batches))
-    for _ in range(arguments.rounds):
-        for _ in range(arguments.steps):
-            began = time.perf_counter()
-            loop.step(next(batches))
-            theirs.append(time.perf_counter() - began)
-        with tempfile.TemporaryDirectory() as folder:
-            clock, _ = run_ours(our_config(arguments, arguments.steps + WARM_UP, folder), folder)
-        ours += clock.seconds()
-    seconds = {"documented": theirs, "ours": ours}
+    loop = DocumentedLoop()
+    clock = Alternation(lambda: loop.step(next(batches)))
+    with tempfile.TemporaryDirectory() as folder:
+        run_ours(our_config(arguments, arguments.steps + WARM_UP, folder), folder, clock)
+    seconds = {"documented": clock.documented[WARM_UP:], "ours": clock.ours[WARM_UP:]}
     rates = {name: arguments.batch / statistics.median(times) for name, times in seconds.items()}
-    table = Table("path", "images/s (median)", "fastest step", "ratio")
+    ratios = [a / b for a, b in zip(*seconds.values(), strict=True)]
+    table = Table("path", "images/s (median)", "fastest step", "ratio (median of pairs)")
     for name, times in seconds.items():
-        ratio = rates[name] / rates["documented"]
+        ratio = statistics.median(ratios) if name == "ours" else 1
         table.add_row(name, f"{rates[name]:.2f}", f"{arguments.batch / min(times):.2f}", f"{ratio:.2f}")
     console.print(table)
-    return {"images_per_second": rates, "ratio": rates["ours"] / rates["documented"]}
+    return {"images_per_second": rates, "ratio": statistics.median(ratios), "pairs": len(ratios)}
 
 
 def smooth(losses: list[float], window: int = 20) -> Tensor:
@@ -154,7 +158,8 @@ def measure_parity(arguments: argparse.Namespace, console: Console) -> dict[str,
     steps = arguments.parity
     with tempfile.TemporaryDirectory() as folder:
         config = our_config(arguments, steps, folder)
-        clock, start = run_ours(config, folder)
+        clock = Alternation()
+        start = run_ours(config, folder, clock)
         stream = setup.make_data(config).stream()
     curves = {"ours": clock.losses}
     for seed in (config.seed, config.seed + 1):
@@ -181,8 +186,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photographs", type=Path, default=SHARED / "train")
     parser.add_argument("overrides", nargs="*", default=[], help="of train.py, such as compile=true precision=32")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--crop", type=int, default=256)
     parser.add_argument("--parity", type=int, default=0, metavar="STEPS")
