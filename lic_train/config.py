@@ -96,6 +96,7 @@ class StageSection(Section):
     share: float | str
     lr: PositiveFloat
     loss: dict[str, float] | None = None
+    quantizer: str | None = None
 
 
 class RecipeSection(Section):
@@ -106,6 +107,7 @@ class RecipeSection(Section):
     crop: PositiveInt
     optimizer: OptimizerSection
     ladder: dict[Literal["mse", "ms_ssim"], list[PositiveFloat]]
+    quantizer: str | None = None  # of the stages that name none
     stages: Annotated[list[StageSection], Field(min_length=1)]
 
 
@@ -171,7 +173,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _fits_the_model(self) -> RunConfig:
-        problems = [*self._crop_problems(), *self._batch_problems()]
+        problems = [*self._crop_problems(), *self._batch_problems(), *self._quantizer_problems()]
         if problems:
             raise ValueError("; ".join(problems))
         self.make_recipe()
@@ -196,6 +198,12 @@ class RunConfig(Section):
             f"use {self.batch_size // parts * parts or parts}"
         ]
 
+    def _quantizer_problems(self) -> list[str]:
+        choices = find_model(self.model).quantizers
+        unknown = {stage["quantizer"] for stage in self._stages()} - {None, *choices}
+        expected = f"one of {', '.join(choices)}" if choices else f"none, for {self.model_name} has its own alone"
+        return [f"recipe: quantizer: expected {expected}, got {name!r}" for name in sorted(unknown)]
+
     @property
     def model_name(self) -> str:
         """The file of the model."""
@@ -212,8 +220,15 @@ class RunConfig(Section):
 
     def make_recipe(self) -> Recipe:
         """The recipe, rescaled to this run's steps."""
-        stages = [stage.model_dump() | {"lr": stage.lr * self.lr_scale} for stage in self.recipe.stages]
-        return Recipe(stages, self.steps, self.lmbda, self.distortion, self.recipe.optimizer.model_dump())
+        return Recipe(self._stages(), self.steps, self.lmbda, self.distortion, self.recipe.optimizer.model_dump())
+
+    def _stages(self) -> list[dict[str, Any]]:
+        """The recipe's stages with what holds for all of them."""
+        everywhere = {"quantizer": self.recipe.quantizer}
+        return [
+            everywhere | stage.model_dump(exclude_none=True) | {"lr": stage.lr * self.lr_scale}
+            for stage in self.recipe.stages
+        ]
 
 
 def checked(cfg: DictConfig) -> RunConfig:

@@ -33,6 +33,9 @@ class Codec(nn.Module):
     """
 
     downsampling_factor: int
+    # Quantisers of training among which a recipe may choose, the paper's first; empty: there is no choice.
+    quantizers: tuple[str, ...] = ()
+    quantizer: str
 
     def compress(self, x: Tensor) -> dict[str, Any]:
         """Code one image (1, 3, H, W); see above."""
@@ -41,6 +44,11 @@ class Codec(nn.Module):
     def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> dict[str, Any]:
         """Decode what `compress` gave; see above."""
         raise NotImplementedError
+
+    def use_quantizer(self, name: str | None) -> None:
+        """Quantise in training as a recipe's stage asks, one of ``quantizers``; None: as the paper does."""
+        if self.quantizers:
+            self.quantizer = name or self.quantizers[0]
 
     def update(self) -> None:
         """Solve the quantiles of every factorised density by bisection and build its coding table.

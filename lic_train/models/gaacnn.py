@@ -48,7 +48,6 @@ LEGAL = {
     "adjacency": ADJACENCIES,
     "mean_shift": ("constant", "trainable"),
 }
-QUANTIZERS = ("universal", "noise")
 
 
 @dataclass(frozen=True)
@@ -375,7 +374,6 @@ class GAACNN(HyperpriorCodec):
         M: channels of the networks and of y. Paper: 192, for high rates 320.
         N: channels of z.
         widths: channels at full and at half resolution.
-        quantizer: of training: ``universal`` (paper) or ``noise``. Evaluation rounds.
         scale_param: see `VolumeContext`.
         options: the fields of `Options`.
 
@@ -384,19 +382,19 @@ class GAACNN(HyperpriorCodec):
         TypeError: there is no such option.
     """
 
+    quantizers = ("universal", "noise")  # of training; evaluation rounds
+
     def __init__(
         self,
         M: int = 192,
         N: int = 128,
         widths: tuple[int, int] = (64, 128),
-        quantizer: str = "universal",
         scale_param: str = "abs",
         **options: str | bool,
     ) -> None:
         super().__init__()
         chosen = Options(**options)
-        check_choice("quantizer", quantizer, QUANTIZERS)
-        self.quantizer = quantizer
+        self.use_quantizer(None)
         self.g_a, self.g_s = Analysis(M, tuple(widths), chosen), Synthesis(M, tuple(widths), chosen)
         self.h_a, self.h_s = HyperAnalysis(M, N, chosen), HyperSynthesis(M, N, chosen)
         self.p_net = PredictionNet(M)

@@ -81,4 +81,5 @@ class Recipe:
                 return factor + name
             return factor + ("lambda * 255^2 * mse" if self.distortion == "mse" else "lambda * (1 - ms_ssim)")
 
-        return " + ".join(told(name, weight) for name, weight in stage.loss.items())
+        quantizer = f", {stage.quantizer} quantiser" if stage.quantizer else ""
+        return " + ".join(told(name, weight) for name, weight in stage.loss.items()) + quantizer

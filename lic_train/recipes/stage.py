@@ -1,4 +1,4 @@
-"""One stage of a recipe: for how long, at which learning rate, under which loss."""
+"""One stage of a recipe: for how long, at which learning rate, under which loss, with which quantiser."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ class Stage:
     stop: int
     lr: float
     loss: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_LOSS))
+    quantizer: str | None = None  # None: the model's own
 
 
 def lay_out(specs: Sequence[Mapping[str, Any]], total: int) -> list[Stage]:
     """Turn stage specifications into stages that together cover ``total`` steps.
 
     A specification has ``name``, ``share`` of the run (a number or a fraction such as "1/3") and ``lr``, and may have
-    ``loss``. Boundaries are rounded from the exact cumulative share, so any ``total`` keeps the proportions.
+    ``loss`` and ``quantizer``. Boundaries are rounded from the exact cumulative share, so any
+    ``total`` keeps the proportions.
 
     Raises:
         ValueError: the shares do not sum to 1.
@@ -37,6 +39,6 @@ def lay_out(specs: Sequence[Mapping[str, Any]], total: int) -> list[Stage]:
     stages, covered = [], Fraction(0)
     for spec, share in zip(specs, shares, strict=True):
         start, covered = round(covered * total), covered + share
-        options = {"loss": dict(spec["loss"])} if spec.get("loss") else {}
+        options = {name: spec[name] for name in ("loss", "quantizer") if spec.get(name)}
         stages.append(Stage(spec["name"], start, round(covered * total), float(spec["lr"]), **options))
     return stages

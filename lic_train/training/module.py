@@ -110,8 +110,9 @@ class LitCodec(L.LightningModule):
         return make_optimizer(self.model, self.recipe)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """The learning rate is a pure function of the step; there is no scheduler state. The last step is validated."""
+        """Learning rate and quantiser are pure functions of the step, without a state. The last step is validated."""
         set_learning_rate(self._adam(), self.recipe, self.global_step)
+        self.model.use_quantizer(self.recipe.stage(self.global_step).quantizer)
         accumulate = self.trainer.accumulate_grad_batches
         if self.global_step + 1 == self.trainer.max_steps and (batch_idx + 1) % accumulate == 0:
             self.trainer.val_check_batch = 1

@@ -7,9 +7,15 @@ import pytest
 from omegaconf import OmegaConf
 
 from lic_train.config import RecipeSection, checked, compose, register_resolvers
+from lic_train.data.images import save_png
+from lic_train.errors import ConfigError
+from lic_train.models import gaacnn
 from lic_train.models.base import build
 from lic_train.models.gaacnn import Options
 from lic_train.recipes.recipe import Recipe
+from lic_train.training.run_directory import ResumeState
+from lic_train.training.setup import make_data, make_model, make_module, make_trainer
+from tests.tiny import picture
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,7 +37,7 @@ def composed(lmbda: float, distortion: str, recipe: str = "gaacnn") -> dict:
 
 def test_config_names_every_option() -> None:
     model = composed(0.0067, "mse")["model"]
-    assert {option.name for option in fields(Options)} | {"quantizer", "scale_param"} <= set(model)
+    assert {option.name for option in fields(Options)} | {"scale_param"} <= set(model)
     build({**model, "M": 8, "N": 8, "widths": [8, 8]})
 
 
@@ -72,3 +78,50 @@ def test_learning_rates(recipe, distortion, boundaries) -> None:
     if distortion == "ms_ssim":
         assert laid_out.stage(0).loss == {"bpp": 1, "mse": 1800.0}
         assert laid_out.stage(section.steps // 15 + 1).loss == {"bpp": 1, "distortion": 1}
+
+
+def test_the_quantiser_is_a_stages_own_or_the_recipes() -> None:
+    stages = "recipe.stages=[{name: a, share: 1/2, lr: 1, quantizer: noise}, {name: b, share: 1/2, lr: 1}]"
+    recipe = checked(compose(["model=gaacnn", stages, "steps=10"])).make_recipe()
+    assert [recipe.stage(step).quantizer for step in (4, 5)] == ["noise", "universal"]
+    assert [row[-1].rpartition(", ")[2] for row in recipe.table()] == ["noise quantiser", "universal quantiser"]
+
+
+def test_each_step_quantises_as_its_stage_says(tmp_path, monkeypatch) -> None:
+    """Of two: y of the first gets noise, y of the second universal quantisation."""
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for seed in range(3):
+        save_png(folder / f"{seed}.png", picture(64, 70, seed).float() / 255)
+    command = [
+        "model=gaacnn", "model.M=8", "model.N=6", "model.widths=[6,8]", "steps=2", "batch_size=1", "crop=64",
+        "data=folder", f"data.root={folder}", "data.source.val_ratio=0.4", "data.source.cache=null",
+        "data.num_workers=0", "precision=32", "logger=csv", "validate.crops=1", "validate.bitstreams=0",
+        "trainer.accelerator=cpu",
+        "recipe.stages=[{name: a, share: 1/2, lr: 1e-4, quantizer: noise}, {name: b, share: 1/2, lr: 1e-4}]",
+    ]  # fmt: skip
+    config, used = checked(compose(command)), []
+    for name in ("add_noise", "universal"):
+        original = getattr(gaacnn, name)
+        monkeypatch.setattr(gaacnn, name, lambda *a, name=name, original=original: (used.append(name), original(*a))[1])
+    data, model = make_data(config), make_model(config)
+    trainer = make_trainer(config, ResumeState(tmp_path / "run", "new"), [], data)
+    trainer.limit_val_batches = 0
+    trainer.fit(make_module(config, model), data)
+    # z's noise is the entropy bottleneck's own; its universal quantisation is gaacnn's.
+    assert used == ["add_noise", "universal", "universal"]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["model=gaacnn", "recipe.quantizer=round"], "quantizer: expected one of universal, noise, got 'round'"),
+        (
+            ["model=cwam", "recipe.stages=[{name: a, share: 1, lr: 1, quantizer: noise}]"],
+            "quantizer: expected none, for cwam has its own alone, got 'noise'",
+        ),
+    ],
+)
+def test_a_quantiser_that_the_model_has_not_is_refused(options, told) -> None:
+    with pytest.raises(ConfigError, match=told):
+        checked(compose(options))
