@@ -200,7 +200,7 @@ class RunConfig(Section):
 
     def _quantizer_problems(self) -> list[str]:
         choices = find_model(self.model).quantizers
-        unknown = {stage["quantizer"] for stage in self._stages()} - {None, *choices}
+        unknown = {stage.get("quantizer") for stage in self._stages()} - {None, *choices}
         expected = f"one of {', '.join(choices)}" if choices else f"none, for {self.model_name} has its own alone"
         return [f"recipe: quantizer: expected {expected}, got {name!r}" for name in sorted(unknown)]
 
@@ -224,7 +224,8 @@ class RunConfig(Section):
 
     def _stages(self) -> list[dict[str, Any]]:
         """The recipe's stages with what holds for all of them."""
-        everywhere = {"quantizer": self.recipe.quantizer}
+        # A recipe serves other models too: those without a choice quantise in their own way.
+        everywhere = {"quantizer": self.recipe.quantizer} if find_model(self.model).quantizers else {}
         return [
             everywhere | stage.model_dump(exclude_none=True) | {"lr": stage.lr * self.lr_scale}
             for stage in self.recipe.stages

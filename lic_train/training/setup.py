@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -240,7 +240,7 @@ def precision(option: str, accelerator: str) -> Literal["32-true", "bf16-mixed"]
     return "bf16-mixed" if has_bf16 else "32-true"
 
 
-def _computes_in_bf16(cpu: dict[str, Any]) -> bool:
+def _computes_in_bf16(cpu: Mapping[str, Any]) -> bool:
     """Whether bf16 convolutions are the faster ones: measured 2 times fp32 on AMD's AVX512-BF16, 0.5 on Intel's."""
     return bool(cpu.get("amx_bf16")) or (bool(cpu.get("avx512_bf16")) and "AMD" in cpu.get("cpu_name", ""))
 

@@ -112,6 +112,11 @@ def test_each_step_quantises_as_its_stage_says(tmp_path, monkeypatch) -> None:
     assert used == ["add_noise", "universal", "universal"]
 
 
+def test_a_model_without_a_choice_takes_the_rest_of_the_recipe() -> None:
+    recipe = checked(compose(["model=mbt2018_mean", "recipe=gaacnn"])).make_recipe()
+    assert {stage.quantizer for stage in recipe.stages} == {None}
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
