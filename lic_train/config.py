@@ -200,7 +200,7 @@ class RunConfig(Section):
 
     def _quantizer_problems(self) -> list[str]:
         choices = find_model(self.model).quantizers
-        unknown = {stage.get("quantizer") for stage in self._stages()} - {None, *choices}
+        unknown = {stage["quantizer"] for stage in self._stages() if "quantizer" in stage} - set(choices)
         expected = f"one of {', '.join(choices)}" if choices else f"none, for {self.model_name} has its own alone"
         return [f"recipe: quantizer: expected {expected}, got {name!r}" for name in sorted(unknown)]
 
