@@ -38,6 +38,7 @@ from lic_train.training.callbacks.rate_distortion import RateDistortion
 from lic_train.training.console import is_first_process, reason
 from lic_train.training.environment import about_this_process, record
 from lic_train.training.loggers import build_loggers, finish
+from lic_train.training.memory import keep_freed_memory
 from lic_train.training.module import LitCodec
 from lic_train.training.ranks import joined
 from lic_train.training.run_directory import ResumeState, claim, difference
@@ -195,7 +196,7 @@ def make_trainer(config: RunConfig, run: ResumeState, active: list[Logger], data
         ProgressBar(batch_size=config.batch_size),
         GracefulStop(),
     ]
-    return L.Trainer(
+    trainer = L.Trainer(
         accelerator=config.trainer.accelerator,
         devices=config.trainer.devices,
         num_nodes=config.trainer.num_nodes,
@@ -218,6 +219,9 @@ def make_trainer(config: RunConfig, run: ResumeState, active: list[Logger], data
         use_distributed_sampler=False,
         default_root_dir=run_dir,
     )
+    if trainer.strategy.root_device.type == "cpu":
+        keep_freed_memory()
+    return trainer
 
 
 def _distributed() -> DDPStrategy:

@@ -1,0 +1,60 @@
+"""compile=true: the same losses and gradients, and a fall-back that says so."""
+
+import torch
+import torch.nn.functional as F
+
+from lic_train import losses
+from lic_train.training.compilation import BiasApart, compiled
+from tests.test_codecs import photograph
+
+
+def step(network, model, x):
+    """Loss and gradients of one training step with the noise of seed 0."""
+    torch.manual_seed(0)
+    out = network(x)
+    loss = losses.bpp(out, x) + 100 * losses.mse(out, x)
+    model.zero_grad()
+    loss.backward()
+    return loss.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_a_bias_apart_is_the_same_transposed_convolution():
+    torch.manual_seed(0)
+    x, weight, bias = (torch.randn(*size, requires_grad=True) for size in ((2, 4, 5, 6), (4, 3, 5, 5), (3,)))
+    together = F.conv_transpose2d(x, weight, bias, 2, 2, 1)
+    with BiasApart():
+        apart = F.conv_transpose2d(x, weight, bias, 2, 2, 1)
+        without = F.conv_transpose2d(x, weight, None, 2, 2, 1)
+    torch.testing.assert_close(apart, together)
+    torch.testing.assert_close(without + bias.view(1, -1, 1, 1), together)
+    upstream = torch.randn_like(together)
+    gradients = [torch.autograd.grad(y, (x, weight, bias), upstream) for y in (together, apart)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_compiled_training_is_the_eager_one(small_codec, seeded_on_one_thread, capsys):
+    model, x = small_codec("bmshj2018_factorized").train(), photograph(64, 64)[None]
+    network = compiled(model)
+    loss, gradients = step(network, model, x)
+    assert "compile=true failed" not in capsys.readouterr().out
+    expected_loss, expected = step(model, model, x)
+    assert abs(loss / expected_loss - 1) < 1e-5
+    assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        assert (gradient - expected[name]).norm() <= 1e-3 * expected[name].norm() + 1e-7, name
+
+
+def test_what_cannot_be_compiled_trains_without(small_codec, monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: refuse)
+    model, x = small_codec("bmshj2018_factorized").train(), photograph(64, 64)[None]
+    network = compiled(model)
+    first = step(network, model, x)[0]
+    assert first == step(model, model, x)[0]
+    told = capsys.readouterr().out
+    assert "training goes on without" in told
+    assert "no C++ compiler" in told
+    step(network, model, x)
+    assert capsys.readouterr().out == ""  # said once
