@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from torch import Tensor
 
 from lic_train import atomic
+from lic_train.data.jpeg_rows import jpeg_until
 from lic_train.errors import DataError
 
 MAX_PIXELS = 178_956_970  # 512 MiB as 8-bit RGB; also the number above which Pillow itself refuses to open a file
@@ -37,12 +41,17 @@ class UnreadableImage(DataError):
 
 
 def decode(data: bytes) -> Tensor:
-    """Decode to uint8 (3, H, W). See `open_rgb` for what is done, and for the errors."""
+    """Decode to uint8 (3, H, W). See `Picture` for what is done, and for the errors."""
     return to_tensor(open_rgb(data))
 
 
 def open_rgb(data: bytes) -> Image.Image:
-    """Decode to an upright Pillow image of mode RGB.
+    """Decode the whole picture, see `Picture`. Raises UnreadableImage."""
+    return Picture(data).rgb()
+
+
+class Picture:
+    """A picture of which the header was read, and which becomes an upright Pillow image of mode RGB.
 
     - EXIF orientation is applied.
     - Transparency is composited on white.
@@ -52,16 +61,48 @@ def open_rgb(data: bytes) -> Image.Image:
       is applied.
     - Of an animation the first frame is taken. The transparent colour (not alpha) of a 16-bit PNG is ignored.
 
+    Args:
+        data: the encoded file.
+
     Raises:
         UnreadableImage: empty, truncated, foreign or damaged bytes; more than MAX_PIXELS pixels; a format without a
-            defined white (floating point, 32-bit integers).
+            defined white (floating point, 32-bit integers). Here, or by `rgb`.
     """
-    if not data:
-        raise UnreadableImage("the file is empty")
+
+    def __init__(self, data: bytes) -> None:
+        if not data:
+            raise UnreadableImage("the file is empty")
+        self._data, self._turned, self._done = data, 1, None
+        with _reasons():
+            image = open_header(data)
+            _check_size(image)
+            if isinstance(image, JpegImageFile):
+                self._turned = _orientation(image)
+                width, height = image.size[:: -1 if self._turned >= 5 else 1]
+            else:  # of other formats, the orientation may stand behind the pixels
+                self._done = _decoded(image, data)
+                width, height = self._done.size
+        self.size: tuple[int, int] = (height, width)
+
+    def rgb(self, rows: int | None = None) -> Image.Image:
+        """The picture, or at least its upper ``rows`` rows: those below are not decoded where that saves time."""
+        if self._done is not None:
+            return self._done
+        upper = jpeg_until(self._data, rows) if rows is not None and self._turned <= 2 else None
+        if upper is not None:
+            with contextlib.suppress(UnreadableImage), _reasons():  # else the whole file tells what is wrong
+                return _decoded(open_header(upper), upper)
+        with _reasons():
+            return _decoded(open_header(self._data), self._data)
+
+
+@contextlib.contextmanager
+def _reasons() -> Iterator[None]:
+    """Whatever Pillow raises, as UnreadableImage."""
     try:
         with warnings.catch_warnings():  # workers would repeat Pillow's hints on EXIF and size for ever
             warnings.simplefilter("ignore")
-            return _to_rgb(_upright(_load(data)))
+            yield
     except UnreadableImage:
         raise
     except Image.DecompressionBombError as error:
@@ -117,13 +158,16 @@ def _known_formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _load(data: bytes) -> Image.Image:
-    image = open_header(data)
+def _check_size(image: Image.Image) -> None:
     if image.width * image.height > MAX_PIXELS:  # Pillow's own limit may be switched off by somebody else
         raise UnreadableImage(f"{image.width}x{image.height} is more than the limit of {MAX_PIXELS:,} pixels")
+
+
+def _decoded(image: Image.Image, data: bytes) -> Image.Image:
+    """Upright RGB pixels of an opened file."""
     low = _low_bytes(image, data)
     image.load()
-    return image if low is None else _rounded(image, low)
+    return _to_rgb(_upright(image if low is None else _rounded(image, low)))
 
 
 def _low_bytes(image: Image.Image, data: bytes) -> Image.Image | None:
@@ -152,12 +196,18 @@ def _sixteen_to_eight(samples: np.ndarray) -> np.ndarray:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; a broken EXIF block counts as none."""
+    """Apply the EXIF orientation."""
+    orientation = _orientation(image)
+    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 to 8, 1 for upright; a broken EXIF block counts as none."""
     try:
         orientation = image.getexif().get(ORIENTATION)
     except Exception:  # as for the pixels, anything may be raised; the picture itself is good
-        return image
-    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+        return 1
+    return orientation if orientation in UPRIGHT else 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -11,7 +11,8 @@ import rich
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from lic_train.data.draws import draws_of
+from lic_train.data.buffer import BufferedLoader
+from lic_train.data.draws import APART, Spread, draws_of
 from lic_train.data.images import UnreadableImage, decode
 from lic_train.data.manifest import Manifest, manifest_of
 from lic_train.data.report import DataReport
@@ -44,6 +45,8 @@ class Photographs(lightning.LightningDataModule):
         accumulate: micro-batches of one optimiser step.
         seed: of the run.
         num_workers: processes a device that decode, or "auto".
+        crops_per_image: training crops of each decoded photograph, some 32 batches apart; for large photographs. They
+            take memory of about 16 * (crops_per_image - 1) batches in each process.
         flip: mirror half of the training crops left to right.
         small: photographs smaller than the crop: "reflect" them at their borders, or "skip" them.
         val_crops: validation photographs that are used, over all devices.
@@ -60,6 +63,7 @@ class Photographs(lightning.LightningDataModule):
         accumulate: int = 1,
         seed: int = 0,
         num_workers: int | str = "auto",
+        crops_per_image: int = 1,
         flip: bool = True,
         small: str = "reflect",
         val_crops: int = 64,
@@ -69,6 +73,7 @@ class Photographs(lightning.LightningDataModule):
         self.source, self.crop, self.seed = source, crop, seed
         self.root = root if root is None or isinstance(root, str) else list(root)
         self.batch_size, self.accumulate, self.num_workers = batch_size, accumulate, num_workers
+        self.crops_per_image = crops_per_image
         self.flip, self.small, self.val_crops, self.val_batch = flip, small, val_crops, val_batch
         self._split: Split | None = None
 
@@ -127,9 +132,13 @@ class Photographs(lightning.LightningDataModule):
                 f"{self.batch_size}; to do: take {legal}"
             )
         size = self.batch_size // self.accumulate
-        sampler = StreamSampler(draws_of(self.train, self.seed), size, start, rank, world)
+        draws = draws_of(self.train, self.seed)
         crops = training_crops(self.train, self.crop, self.seed, self.small, self.flip)
-        return CropLoader(crops, sampler, self.workers(), self._on_gpu())
+        if self.crops_per_image == 1:
+            return CropLoader(crops, StreamSampler(draws, size, start, rank, world), self.workers(), self._on_gpu())
+        spread = Spread(draws, self.batch_size, self.crops_per_image, self.seed)
+        sampler = StreamSampler(spread, size, start, rank, world)
+        return BufferedLoader(crops, sampler, self.crops_per_image, self.workers(), self._on_gpu())
 
     def val_dataloader(self) -> CropLoader:
         """Centre crops of the first ``val_crops`` validation photographs, dealt out to the ranks."""
@@ -178,6 +187,8 @@ class Photographs(lightning.LightningDataModule):
             raise ConfigError(f"data.small: expected one of {', '.join(SMALL)}, got {self.small!r}")
         if self.num_workers != "auto" and not (isinstance(self.num_workers, int) and self.num_workers >= 0):
             raise ConfigError(f"data.num_workers: expected auto or a number from 0 on, got {self.num_workers!r}")
+        if not 1 <= self.crops_per_image <= APART:
+            raise ConfigError(f"data.crops_per_image: expected 1 to {APART}, got {self.crops_per_image}")
         for key in ("crop", "batch_size", "accumulate"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"{key}: expected at least 1, got {getattr(self, key)}")
