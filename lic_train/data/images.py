@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngImageFile
 from torch import Tensor
 
 from lic_train import atomic
-from lic_train.data.jpeg_rows import jpeg_until
+from lic_train.data.jpeg_rows import END, jpeg_until
 from lic_train.errors import DataError
 
 MAX_PIXELS = 178_956_970  # 512 MiB as 8-bit RGB; also the number above which Pillow itself refuses to open a file
@@ -72,10 +72,11 @@ class Picture:
     def __init__(self, data: bytes) -> None:
         if not data:
             raise UnreadableImage("the file is empty")
-        self._data, self._turned, self._done = data, 1, None
+        self.data, self._turned, self._done = data, 1, None
         with _reasons():
             image = open_header(data)
             _check_size(image)
+            self._plain = image.mode in ("RGB", "L")
             if isinstance(image, JpegImageFile):
                 self._turned = _orientation(image)
                 width, height = image.size[:: -1 if self._turned >= 5 else 1]
@@ -84,16 +85,21 @@ class Picture:
                 width, height = self._done.size
         self.size: tuple[int, int] = (height, width)
 
+    @property
+    def is_plain_jpeg(self) -> bool:
+        """An upright JPEG of three colours or of grey, with its end mark: what every decoder understands alike."""
+        return self._done is None and self._turned == 1 and self._plain and self.data.endswith(END)
+
     def rgb(self, rows: int | None = None) -> Image.Image:
         """The picture, or at least its upper ``rows`` rows: those below are not decoded where that saves time."""
         if self._done is not None:
             return self._done
-        upper = jpeg_until(self._data, rows) if rows is not None and self._turned <= 2 else None
+        upper = jpeg_until(self.data, rows) if rows is not None and self._turned <= 2 else None
         if upper is not None:
             with contextlib.suppress(UnreadableImage), _reasons():  # else the whole file tells what is wrong
                 return _decoded(open_header(upper), upper)
         with _reasons():
-            return _decoded(open_header(self._data), self._data)
+            return _decoded(open_header(self.data), self.data)
 
 
 @contextlib.contextmanager

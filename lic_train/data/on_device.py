@@ -17,6 +17,7 @@ def to_floats(x: Tensor, flip: Tensor, memory_format: torch.memory_format = torc
     Returns:
         float32 (B, 3, H, W).
     """
-    mirrored = torch.where(flip.view(-1, 1, 1, 1), x.flip(3), x)  # of bytes, a quarter of what follows
+    # On bytes, a quarter of the floats. They wrap around, so the difference is exact: torch.where is five times slower.
+    mirrored = x.flip(3).sub_(x).mul_(flip.to(torch.uint8).view(-1, 1, 1, 1)).add_(x)
     out = torch.empty(x.shape, dtype=torch.float32, device=x.device, memory_format=memory_format)
     return torch.div(mirrored, 255, out=out)

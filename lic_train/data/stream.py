@@ -90,34 +90,37 @@ class Crops(Dataset[Batch]):
         Samples of one photograph that follow each other share its decoding.
         """
         batch = empty_batch(len(samples), self.crop)
-        rows = iter(range(len(samples)))
         try:
-            for _, crops in itertools.groupby(samples, lambda sample: sample[:2]):
-                self._fill(rows, list(crops), batch)
+            for _, crops in itertools.groupby(range(len(samples)), lambda row: samples[row][:2]):
+                self._fill(list(crops), samples, batch)
         except DataError as error:
             return error
         return batch
 
-    def _fill(self, rows: Iterator[int], samples: list[Sample], batch: Batch) -> None:
-        """The crops of one photograph or of its first usable replacement; notes what was passed over."""
-        x, flip = batch["x"].numpy(), batch["flip"].numpy()  # torch would wake all its threads
+    def _fill(self, rows: Sequence[int], samples: Sequence[Sample], batch: Batch) -> None:
+        """The rows of one photograph or of its first usable replacement; notes what was passed over."""
         for attempt in range(MAX_ATTEMPTS):
-            index = replacement(samples[0], attempt, len(self.source), self.seed)
+            index = replacement(samples[rows[0]], attempt, len(self.source), self.seed)
             try:
                 picture = Picture(self._read(index))
                 is_small = min(picture.size) < self.crop
-                windows = [self.window(picture.size, self.crop, sample, attempt) for sample in samples]
-                skipped = is_small and self.small == "skip"
-                image = None if skipped else picture.rgb(max(window.top for window in windows) + self.crop)
+                if not (is_small and self.small == "skip"):
+                    windows = [self.window(picture.size, self.crop, samples[row], attempt) for row in rows]
+                    self._place(picture, windows, rows, batch)
             except UnreadableImage as error:
                 batch["failures"].append((self.source.name(index), str(error)))
                 continue
-            batch["small"] += is_small * len(samples)
-            if image is not None:
-                for window, row in zip(windows, rows, strict=False):
-                    x[row], flip[row] = cut(image, window, self.crop), window.flip
+            batch["small"] += is_small * len(rows)
+            if not (is_small and self.small == "skip"):
                 return
         raise DataError(self._nothing_usable(batch))
+
+    def _place(self, picture: Picture, windows: Sequence[Window], rows: Sequence[int], batch: Batch) -> None:
+        """Cut the windows out of the picture, into rows of the batch. Raises UnreadableImage before any is filled."""
+        x, flip = batch["x"].numpy(), batch["flip"].numpy()  # torch would wake all its threads
+        image = picture.rgb(max(window.top for window in windows) + self.crop)
+        for window, row in zip(windows, rows, strict=True):
+            x[row], flip[row] = cut(image, window, self.crop), window.flip
 
     def _read(self, index: int) -> bytes:
         try:

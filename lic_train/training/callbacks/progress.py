@@ -173,7 +173,9 @@ class ProgressBar(Callback):
         left = _clock_face((total - step) / speed) if speed else "?"
         wait = f"{self.pace.waiting_share:.1%}"
         if self._bar is None:
-            self._print(f"step {step}/{total} ({step / total:.1%})  {'  '.join(numbers)}  data wait {wait}  left {left}")
+            self._print(
+                f"step {step}/{total} ({step / total:.1%})  {'  '.join(numbers)}  data wait {wait}  left {left}"
+            )
             return
         elapsed = _clock_face(self.clock() - self._started)
         self._bar.numbers = "  ".join(numbers)
