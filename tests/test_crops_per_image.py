@@ -84,6 +84,15 @@ def test_photographs_that_met_in_a_batch_do_not_meet_in_all_of_their_crops():
     assert sum(times == CROPS for times in pairs.values()) < len(pairs) / 5
 
 
+def test_the_order_of_crops_is_another_one_in_every_lane_and_block():
+    draws = spread(crops=8)
+    orders = [
+        tuple(draws((8 * block + turn) * BATCH + lane).crop for turn in range(8))
+        for block, lane in itertools.product(range(9), range(BATCH))
+    ]
+    assert len(set(orders)) == len(orders)
+
+
 def test_works_for_weighted_roots_as_well():
     source = Joined([Subset([], range(30)), Subset([], range(9))], "ab", [1, 2])
     draws = Spread(draws_of(source, 5), BATCH, CROPS, 5)

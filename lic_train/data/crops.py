@@ -47,8 +47,16 @@ def key(*parts: int) -> int:
     """A 64-bit state that depends on all parts and on their order."""
     state = 0
     for part in parts:
-        state = int(splitmix64((state ^ part) & MASK, 1)[0])
+        state = _output(state ^ part, 1)
     return state
+
+
+def _output(state: int, number: int) -> int:
+    """Output ``number`` of `splitmix64`, from 1 on: for a single one, Python's integers are faster than an array."""
+    z = (state + number * GAMMA) & MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
+    return z ^ (z >> 31)
 
 
 def order(size: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
@@ -73,7 +81,7 @@ def random_window(size: tuple[int, int], crop: int, sample: Sample, attempt: int
         flip: mirror left and right half of the time.
     """
     state = key(WINDOW, seed, sample.epoch, sample.item, attempt)
-    top, left, coin = (int(draw) for draw in splitmix64(state, 3 * sample.crop + 3)[-3:])
+    top, left, coin = (_output(state, 3 * sample.crop + draw) for draw in (1, 2, 3))
     return Window(_start(size[0] - crop, top), _start(size[1] - crop, left), flip and bool(coin >> 63))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from torch import Tensor
@@ -76,7 +76,7 @@ class Picture:
         with _reasons():
             image = open_header(data)
             _check_size(image)
-            self._plain = image.mode in ("RGB", "L")
+            self._plain, self._opened = image.mode in ("RGB", "L"), image
             if isinstance(image, JpegImageFile):
                 self._turned = _orientation(image)
                 width, height = image.size[:: -1 if self._turned >= 5 else 1]
@@ -91,15 +91,23 @@ class Picture:
         return self._done is None and self._turned == 1 and self._plain and self.data.endswith(END)
 
     def rgb(self, rows: int | None = None) -> Image.Image:
-        """The picture, or at least its upper ``rows`` rows: those below are not decoded where that saves time."""
+        """The picture; with ``rows``, at least that many of them: what is below has no meaning where it saves time."""
         if self._done is not None:
             return self._done
         upper = jpeg_until(self.data, rows) if rows is not None and self._turned <= 2 else None
-        if upper is not None:
+        if upper is not None and self._opened.tile:
             with contextlib.suppress(UnreadableImage), _reasons():  # else the whole file tells what is wrong
-                return _decoded(open_header(upper), upper)
+                return _decoded(_of_rows(self._opened, *upper), self.data, self._turned)
         with _reasons():
-            return _decoded(open_header(self.data), self.data)
+            image = self._opened if self._opened.tile else open_header(self.data)
+            return _decoded(image, self.data, self._turned)
+
+
+def _of_rows(image: ImageFile.ImageFile, data: bytes, rows: int) -> ImageFile.ImageFile:
+    """The opened JPEG, to be decoded from ``data``, which has its upper ``rows`` rows only."""
+    image.fp = io.BytesIO(data)
+    image.tile = [tile._replace(extents=(0, 0, image.width, rows)) for tile in image.tile]
+    return image
 
 
 @contextlib.contextmanager
@@ -152,7 +160,7 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(np.asarray(image).transpose(2, 0, 1), order="C"))
 
 
-def open_header(data: bytes) -> Image.Image:
+def open_header(data: bytes) -> ImageFile.ImageFile:
     """The picture before any of its pixels is decoded. Raises what Pillow raises."""
     return Image.open(io.BytesIO(data), formats=_known_formats())
 
@@ -169,11 +177,13 @@ def _check_size(image: Image.Image) -> None:
         raise UnreadableImage(f"{image.width}x{image.height} is more than the limit of {MAX_PIXELS:,} pixels")
 
 
-def _decoded(image: Image.Image, data: bytes) -> Image.Image:
-    """Upright RGB pixels of an opened file."""
+def _decoded(image: Image.Image, data: bytes, orientation: int | None = None) -> Image.Image:
+    """Upright RGB pixels of an opened file; None looks for the orientation."""
     low = _low_bytes(image, data)
     image.load()
-    return _to_rgb(_upright(image if low is None else _rounded(image, low)))
+    image = image if low is None else _rounded(image, low)
+    turn = UPRIGHT.get(orientation or _orientation(image))
+    return _to_rgb(image if turn is None else image.transpose(turn))
 
 
 def _low_bytes(image: Image.Image, data: bytes) -> Image.Image | None:
@@ -199,12 +209,6 @@ def _rounded(high: Image.Image, low: Image.Image) -> Image.Image:
 def _sixteen_to_eight(samples: np.ndarray) -> np.ndarray:
     """round(v / 257): 0 stays 0, and 65535 becomes 255."""
     return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation."""
-    orientation = _orientation(image)
-    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
 
 
 def _orientation(image: Image.Image) -> int:

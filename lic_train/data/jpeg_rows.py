@@ -13,8 +13,8 @@ TABLES = (0xC4, 0xCC)  # in the middle of the markers of other frames
 SCAN = 0xDA
 
 
-def jpeg_until(data: bytes, rows: int) -> bytes | None:
-    """The same JPEG with a lower height; its upper ``rows`` rows decode to the same pixels.
+def jpeg_until(data: bytes, rows: int) -> tuple[bytes, int] | None:
+    """The same JPEG with a lower height, and that height; its upper ``rows`` rows decode to the same pixels.
 
     The new height is a whole number of block rows and leaves room below for what the decoder's filters see: one row for
     the interpolation of colour, two block rows for the smoothing of unfinished progressive files.
@@ -31,7 +31,9 @@ def jpeg_until(data: bytes, rows: int) -> bytes | None:
     block = 8 * max(sampling & 15 for sampling in samplings)
     spare = 2 if data[frame + 1] == PROGRESSIVE else 0
     lower = (rows // block + 1 + spare) * block
-    return data[: frame + 5] + lower.to_bytes(2) + data[frame + 7 :] if lower < height else None
+    if lower >= height:
+        return None
+    return data[: frame + 5] + lower.to_bytes(2) + data[frame + 7 :], lower
 
 
 def _frame(data: bytes) -> int | None:
