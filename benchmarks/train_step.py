@@ -35,6 +35,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from lic_train.config import RunConfig, checked, compose
+from lic_train.data.on_device import to_floats
 from lic_train.training import setup
 from lic_train.training.module import noise_seed
 from lic_train.training.run_directory import ResumeState
@@ -166,7 +167,7 @@ def measure_parity(arguments: argparse.Namespace, console: Console) -> dict[str,
         loop, losses = DocumentedLoop(start), []
         for step, batch in zip(track(range(steps), f"documented loop, seed {seed}"), stream, strict=False):
             torch.manual_seed(noise_seed(seed, step))
-            losses.append(loop.step(batch["x"].float() / 255))
+            losses.append(loop.step(to_floats(batch["x"], batch["flip"])))
         curves[f"documented, seed {seed}"] = losses
     first, second = (smooth(losses) for name, losses in curves.items() if name != "ours")
     between_seeds = ((first - second).abs() / first).max().item()

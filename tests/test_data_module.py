@@ -44,8 +44,9 @@ def take(loader, count):
 
 
 def trace(batches) -> list[int]:
-    """One number for the content of each batch."""
-    return [int((b["x"].long().flatten() * torch.arange(1, b["x"].numel() + 1)).sum()) for b in batches]
+    """One number for the content of each batch, as a network sees it."""
+    seen = [torch.where(batch["flip"].view(-1, 1, 1, 1), batch["x"].flip(3), batch["x"]).long() for batch in batches]
+    return [int((x.flatten() * torch.arange(1, x.numel() + 1)).sum()) for x in seen]
 
 
 class Watcher(lightning.LightningModule):
@@ -111,7 +112,11 @@ def test_a_resumed_trainer_sees_what_an_uninterrupted_one_sees(photographs, tmp_
 
 def test_accumulation_and_devices_cut_the_same_samples_differently(photographs):
     def pictures(batches):
-        return sorted(trace([{"x": x}])[0] for batch in batches for x in batch["x"])
+        return sorted(
+            trace([{"x": b["x"][i : i + 1], "flip": b["flip"][i : i + 1]}])[0]
+            for b in batches
+            for i in range(len(b["x"]))
+        )
 
     plain = [pictures(take(module(photographs).stream(step), 1)) for step in range(4)]
     halved = [pictures(take(module(photographs, accumulate=2).stream(2 * step), 2)) for step in range(4)]

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lic_train.data.module import Photographs
+from lic_train.data.on_device import to_floats
 from lic_train.data.sources import folder, imagenet
 from tests.made_up import imagenet_tar, png, tar_bytes, write_tree, zip_bytes
 
@@ -41,7 +42,7 @@ def steps(data: Photographs, first: int, last: int, world: int = 1) -> list[torc
     ranks = []
     for rank in range(world):
         loader = data.stream(micro.start, rank, world)
-        ranks.append([batch["x"] for batch in itertools.islice(iter(loader), len(micro))])
+        ranks.append([to_floats(batch["x"], batch["flip"]) for batch in itertools.islice(iter(loader), len(micro))])
         loader.close()
     batches = [torch.stack(shares, 1).flatten(0, 1) for shares in zip(*ranks, strict=True)]
     return [torch.cat(batches[i : i + data.accumulate]) for i in range(0, len(batches), data.accumulate)]

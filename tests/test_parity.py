@@ -13,6 +13,7 @@ from PIL import Image
 import train
 from benchmarks.train_step import LAMBDA, DocumentedLoop
 from lic_train.config import checked, compose
+from lic_train.data.on_device import to_floats
 from lic_train.training import setup
 from lic_train.training.module import noise_seed
 
@@ -49,6 +50,6 @@ def test_first_twenty_losses_agree(tmp_path, photographs):
     loop, documented = DocumentedLoop(start, WIDTH), []
     for step, batch in zip(range(STEPS), setup.make_data(config).stream(), strict=False):
         torch.manual_seed(noise_seed(config.seed, step))
-        documented.append(loop.step(batch["x"].float() / 255))
+        documented.append(loop.step(to_floats(batch["x"], batch["flip"])))
     np.testing.assert_allclose(ours, documented, rtol=1e-4)
     assert documented[-1] != pytest.approx(documented[0], rel=0.01)

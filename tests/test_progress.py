@@ -48,8 +48,8 @@ def test_plain_lines_come_first_last_and_every_ten_seconds() -> None:
     assert [line.split()[1] for line in lines[:-1]] == ["1/10", "4/10", "7/10", "10/10"]
     assert "0.25 steps/s  2 images/s" in lines[0]
     assert "bpp 0.500  PSNR 30.00 dB" in lines[0]
-    assert lines[0].endswith("left 0:00:36")
-    assert lines[-1].startswith("10 steps in 0:00:40: 0.25 steps/s, 2 images/s; 25% of the time waited for data")
+    assert lines[0].endswith("data wait 25.0%  left 0:00:36")
+    assert lines[-1].startswith("10 steps in 0:00:40: 0.25 steps/s, 2 images/s; 25.0% of the time waited for data")
 
 
 def test_speed_counts_optimizer_steps_and_leaves_validation_out() -> None:
@@ -58,7 +58,7 @@ def test_speed_counts_optimizer_steps_and_leaves_validation_out() -> None:
     assert "bpp 0.250  PSNR 31.00 dB  bpp_file 0.260" in lines[1]
     assert "4/4" in lines[3]
     assert "0.5 steps/s" in lines[3]
-    assert "4 steps in 0:03:28: 0.5 steps/s, 4 images/s; 0% of the time waited for data" in lines[-1]
+    assert "4 steps in 0:03:28: 0.5 steps/s, 4 images/s; 0.0% of the time waited for data" in lines[-1]
 
 
 def test_a_continued_run_begins_at_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +88,7 @@ def test_the_bar_fits_eighty_columns_and_tells_everything() -> None:
     fit(Slow(), [clock, bar, Look()], steps=2_000_000)
     first, second = screen.getvalue().splitlines()
     assert max(len(first), len(second)) <= 80
-    for part in ("1/2000000", "elapsed 1:00:00", "left 1999999:00:00"):
+    for part in ("1/2000000", "elapsed 1:00:00", "left 1999999:00:00", "wait 0.0%"):
         assert part in first
     for part in ("0.000278 steps/s", "0.284 images/s", "loss 1.235e+04", "bpp 0.500", "PSNR 30.00 dB"):
         assert part in second

@@ -78,14 +78,17 @@ def weights(directory: Path) -> dict[str, torch.Tensor]:
     return torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
-def test_a_tar_of_tars_trains_as_its_unpacked_folder_stopped_in_an_epoch_or_not(run, sets, tmp_path, monkeypatch):
-    tar = "ILSVRC2012_img_train.tar"
-    assert run("folder", "folder") == 0
+@pytest.mark.parametrize("crops", [1, 3])
+def test_a_tar_of_tars_trains_as_its_unpacked_folder_stopped_in_an_epoch_or_not(
+    run, sets, tmp_path, monkeypatch, crops
+):
+    tar, crops = "ILSVRC2012_img_train.tar", f"data.crops_per_image={crops}"
+    assert run("folder", "folder", crops) == 0
     with monkeypatch.context() as patch:
         stop_at(4, patch)  # 10 samples are done, of epochs of 7
         with pytest.raises(Interrupted):
-            run("tar", tar)
-    assert run("tar", tar) == 0
+            run("tar", tar, crops)
+    assert run("tar", tar, crops, "data.num_workers=0") == 0
     expected, got = weights(tmp_path / "folder"), weights(tmp_path / "tar")
     assert all(torch.equal(got[key], expected[key]) for key in expected)
     manifests = [json.loads((tmp_path / name / "data_manifest.json").read_text()) for name in ("folder", "tar")]

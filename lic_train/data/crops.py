@@ -20,10 +20,11 @@ ORDER, WINDOW, REPLACEMENT = 1, 2, 3
 
 
 class Sample(NamedTuple):
-    """One draw from the data set: photograph number ``item``, in pass number ``epoch``."""
+    """One draw from the data set: photograph number ``item``, in pass number ``epoch``, and which of its crops."""
 
     epoch: int
     item: int
+    crop: int = 0
 
 
 class Window(NamedTuple):
@@ -46,8 +47,16 @@ def key(*parts: int) -> int:
     """A 64-bit state that depends on all parts and on their order."""
     state = 0
     for part in parts:
-        state = int(splitmix64((state ^ part) & MASK, 1)[0])
+        state = _output(state ^ part, 1)
     return state
+
+
+def _output(state: int, number: int) -> int:
+    """Output ``number`` of `splitmix64`, from 1 on: for a single one, Python's integers are faster than an array."""
+    z = (state + number * GAMMA) & MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
+    return z ^ (z >> 31)
 
 
 def order(size: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
@@ -56,8 +65,8 @@ def order(size: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
 
 
 def replacement(sample: Sample, attempt: int, size: int, seed: int) -> int:
-    """The index that stands in for ``sample`` at the given attempt (0 is the sample itself)."""
-    return key(REPLACEMENT, seed, *sample, attempt) % size if attempt else sample.item
+    """The index that stands in for ``sample`` at the given attempt (0 is the sample itself), for all of its crops."""
+    return key(REPLACEMENT, seed, sample.epoch, sample.item, attempt) % size if attempt else sample.item
 
 
 def random_window(size: tuple[int, int], crop: int, sample: Sample, attempt: int, *, seed: int, flip: bool) -> Window:
@@ -71,7 +80,8 @@ def random_window(size: tuple[int, int], crop: int, sample: Sample, attempt: int
         seed: of the run.
         flip: mirror left and right half of the time.
     """
-    top, left, coin = (int(draw) for draw in splitmix64(key(WINDOW, seed, *sample, attempt), 3))
+    state = key(WINDOW, seed, sample.epoch, sample.item, attempt)
+    top, left, coin = (_output(state, 3 * sample.crop + draw) for draw in (1, 2, 3))
     return Window(_start(size[0] - crop, top), _start(size[1] - crop, left), flip and bool(coin >> 63))
 
 
@@ -81,15 +91,18 @@ def centre_window(size: tuple[int, int], crop: int, sample: Sample, attempt: int
 
 
 def cut(image: Image.Image, window: Window, crop: int) -> npt.NDArray[np.uint8]:
-    """Cut (3, crop, crop) out of an RGB image; what lies outside is its reflection, repeated if need be."""
-    top, left, flip = window
+    """Cut (3, crop, crop), not mirrored, out of an RGB image; what lies outside is its reflection, repeated if need be.
+
+    The array is a view of one whose colours lie together, as Pillow keeps them.
+    """
+    top, left, _ = window
     if top >= 0 and left >= 0 and top + crop <= image.height and left + crop <= image.width:
         picture = np.asarray(image.crop((left, top, left + crop, top + crop)))
     else:
         rows = reflected(top, crop, image.height)
         columns = reflected(left, crop, image.width)
         picture = np.asarray(image)[rows][:, columns]
-    return (picture[:, ::-1] if flip else picture).transpose(2, 0, 1)
+    return picture.transpose(2, 0, 1)
 
 
 def reflected(start: int, count: int, length: int) -> npt.NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -14,14 +15,16 @@ from lic_train.data.crops import ORDER, Sample, key, order, splitmix64
 from lic_train.data.splits import Integers, Joined, Source, Subset
 
 WINDOW = 8  # row groups whose photographs are visited together
-ROOT, GROUP = 11, 12  # first numbers of keys, see `lic_train.data.crops.key`
+ROOT, GROUP, TURN = 11, 12, 13  # first numbers of keys, see `lic_train.data.crops.key`
+APART = 32  # batches from one crop of a photograph to its next
+EPOCHS = 3  # that are kept sorted: `Spread` looks at several
 
 
 class Draws(Protocol):
-    """The endless stream of samples, addressed by number."""
+    """The endless stream of samples, addressed by number. A run begins at 0."""
 
     def __call__(self, k: int) -> Sample:
-        """Sample number ``k``, from 0 on. No two samples of a stream are equal."""
+        """Sample number ``k``, of any sign. No two samples of a stream are equal."""
 
 
 class Shuffled:
@@ -37,14 +40,12 @@ class Shuffled:
     def __init__(self, size: int, seed: int, groups: npt.NDArray[np.int64] | None = None) -> None:
         self.size, self.seed = size, seed
         self._groups = None if groups is None else np.unique(groups, return_inverse=True)[1]
-        self._epoch, self._order = -1, np.empty(0, np.int64)
+        self._order = functools.lru_cache(EPOCHS)(self._visits)
 
     def __call__(self, k: int) -> Sample:
         """See `Draws`."""
         epoch, position = divmod(k, self.size)
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, self._visits(epoch)
-        return Sample(epoch, int(self._order[position]))
+        return Sample(epoch, int(self._order(epoch)[position]))
 
     def _visits(self, epoch: int) -> Integers:
         if self._groups is None:
@@ -70,15 +71,14 @@ class Mixed:
         self.size, self.seed = sum(sizes), seed
         self._streams, self._starts = streams, np.cumsum([0, *sizes])
         self._counts = whole_shares(self.size, weights)
-        self._epoch, self._turns, self._numbers = -1, np.empty(0, np.int64), np.empty(0, np.int64)
+        self._turns = functools.lru_cache(EPOCHS)(self._visits)
 
     def __call__(self, k: int) -> Sample:
         """See `Draws`. The sample's epoch is the number of the pass over its own source."""
         epoch, position = divmod(k, self.size)
-        if epoch != self._epoch:
-            self._epoch, self._turns, self._numbers = epoch, *self._visits(epoch)
-        source = int(self._turns[position])
-        drawn = self._streams[source](int(self._numbers[position]))
+        turns, numbers = self._turns(epoch)
+        source = int(turns[position])
+        drawn = self._streams[source](int(numbers[position]))
         return Sample(drawn.epoch, int(self._starts[source]) + drawn.item)
 
     def _visits(self, epoch: int) -> tuple[Integers, Integers]:
@@ -88,6 +88,39 @@ class Mixed:
         for source, count in enumerate(self._counts):
             numbers[turns == source] = epoch * count + np.arange(count)
         return turns, numbers
+
+
+class Spread:
+    """Several crops of each photograph, about APART batches from one to the next.
+
+    A batch has a lane for each of its samples. In a block of ``crops`` batches, every lane gives the first crop of its
+    next photograph, the second crop of the photograph that it began so many blocks before, and so on; the order of
+    these is drawn for each lane and block. So a photograph stays in one lane, and with it in one process, however the
+    batch is divided; and a run begins as if it had been going on before, with photographs of passes below 0.
+
+    Args:
+        draws: the stream of photographs.
+        lanes: samples of one optimiser step.
+        crops: of each photograph, up to APART.
+        seed: of the run.
+    """
+
+    def __init__(self, draws: Draws, lanes: int, crops: int, seed: int) -> None:
+        self.draws, self.lanes, self.crops, self.seed = draws, lanes, crops, seed
+        self._turns = functools.lru_cache(2 * APART)(self._turns_of)
+
+    def __call__(self, k: int) -> Sample:
+        """See `Draws`. The crops of a photograph come in the order of their numbers."""
+        batch, lane = divmod(k, self.lanes)
+        block, turn = divmod(batch, self.crops)
+        crop = self._turns(block)[lane][turn]
+        begun = block - crop * (APART // self.crops)
+        return self.draws(begun * self.lanes + lane)._replace(crop=crop)
+
+    def _turns_of(self, block: int) -> list[list[int]]:
+        """(lanes, crops) whose crop it is, in the batches of a block."""
+        draws = splitmix64(key(TURN, self.seed, block), self.lanes * self.crops)
+        return np.argsort(draws.reshape(self.lanes, self.crops), axis=1, kind="stable").tolist()
 
 
 def draws_of(source: Source, seed: int) -> Draws:

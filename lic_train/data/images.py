@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from torch import Tensor
 
 from lic_train import atomic
+from lic_train.data.jpeg_rows import END, jpeg_until
 from lic_train.errors import DataError
 
 MAX_PIXELS = 178_956_970  # 512 MiB as 8-bit RGB; also the number above which Pillow itself refuses to open a file
@@ -37,12 +41,17 @@ class UnreadableImage(DataError):
 
 
 def decode(data: bytes) -> Tensor:
-    """Decode to uint8 (3, H, W). See `open_rgb` for what is done, and for the errors."""
+    """Decode to uint8 (3, H, W). See `Picture` for what is done, and for the errors."""
     return to_tensor(open_rgb(data))
 
 
 def open_rgb(data: bytes) -> Image.Image:
-    """Decode to an upright Pillow image of mode RGB.
+    """Decode the whole picture, see `Picture`. Raises UnreadableImage."""
+    return Picture(data).rgb()
+
+
+class Picture:
+    """A picture of which the header was read, and which becomes an upright Pillow image of mode RGB.
 
     - EXIF orientation is applied.
     - Transparency is composited on white.
@@ -52,16 +61,62 @@ def open_rgb(data: bytes) -> Image.Image:
       is applied.
     - Of an animation the first frame is taken. The transparent colour (not alpha) of a 16-bit PNG is ignored.
 
+    Args:
+        data: the encoded file.
+
     Raises:
         UnreadableImage: empty, truncated, foreign or damaged bytes; more than MAX_PIXELS pixels; a format without a
-            defined white (floating point, 32-bit integers).
+            defined white (floating point, 32-bit integers). Here, or by `rgb`.
     """
-    if not data:
-        raise UnreadableImage("the file is empty")
+
+    def __init__(self, data: bytes) -> None:
+        if not data:
+            raise UnreadableImage("the file is empty")
+        self.data, self._turned, self._done = data, 1, None
+        with _reasons():
+            image = open_header(data)
+            _check_size(image)
+            self._plain, self._opened = image.mode in ("RGB", "L"), image
+            if isinstance(image, JpegImageFile):
+                self._turned = _orientation(image)
+                width, height = image.size[:: -1 if self._turned >= 5 else 1]
+            else:  # of other formats, the orientation may stand behind the pixels
+                self._done = _decoded(image, data)
+                width, height = self._done.size
+        self.size: tuple[int, int] = (height, width)
+
+    @property
+    def is_plain_jpeg(self) -> bool:
+        """An upright JPEG of three colours or of grey, with its end mark: what every decoder understands alike."""
+        return self._done is None and self._turned == 1 and self._plain and self.data.endswith(END)
+
+    def rgb(self, rows: int | None = None) -> Image.Image:
+        """The picture; with ``rows``, at least that many of them: what is below has no meaning where it saves time."""
+        if self._done is not None:
+            return self._done
+        upper = jpeg_until(self.data, rows) if rows is not None and self._turned <= 2 else None
+        if upper is not None and self._opened.tile:
+            with contextlib.suppress(UnreadableImage), _reasons():  # else the whole file tells what is wrong
+                return _decoded(_of_rows(self._opened, *upper), self.data, self._turned)
+        with _reasons():
+            image = self._opened if self._opened.tile else open_header(self.data)
+            return _decoded(image, self.data, self._turned)
+
+
+def _of_rows(image: ImageFile.ImageFile, data: bytes, rows: int) -> ImageFile.ImageFile:
+    """The opened JPEG, to be decoded from ``data``, which has its upper ``rows`` rows only."""
+    image.fp = io.BytesIO(data)
+    image.tile = [tile._replace(extents=(0, 0, image.width, rows)) for tile in image.tile]
+    return image
+
+
+@contextlib.contextmanager
+def _reasons() -> Iterator[None]:
+    """Whatever Pillow raises, as UnreadableImage."""
     try:
         with warnings.catch_warnings():  # workers would repeat Pillow's hints on EXIF and size for ever
             warnings.simplefilter("ignore")
-            return _to_rgb(_upright(_load(data)))
+            yield
     except UnreadableImage:
         raise
     except Image.DecompressionBombError as error:
@@ -105,7 +160,7 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(np.asarray(image).transpose(2, 0, 1), order="C"))
 
 
-def open_header(data: bytes) -> Image.Image:
+def open_header(data: bytes) -> ImageFile.ImageFile:
     """The picture before any of its pixels is decoded. Raises what Pillow raises."""
     return Image.open(io.BytesIO(data), formats=_known_formats())
 
@@ -117,13 +172,18 @@ def _known_formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _load(data: bytes) -> Image.Image:
-    image = open_header(data)
+def _check_size(image: Image.Image) -> None:
     if image.width * image.height > MAX_PIXELS:  # Pillow's own limit may be switched off by somebody else
         raise UnreadableImage(f"{image.width}x{image.height} is more than the limit of {MAX_PIXELS:,} pixels")
+
+
+def _decoded(image: Image.Image, data: bytes, orientation: int | None = None) -> Image.Image:
+    """Upright RGB pixels of an opened file; None looks for the orientation."""
     low = _low_bytes(image, data)
     image.load()
-    return image if low is None else _rounded(image, low)
+    image = image if low is None else _rounded(image, low)
+    turn = UPRIGHT.get(orientation or _orientation(image))
+    return _to_rgb(image if turn is None else image.transpose(turn))
 
 
 def _low_bytes(image: Image.Image, data: bytes) -> Image.Image | None:
@@ -151,13 +211,13 @@ def _sixteen_to_eight(samples: np.ndarray) -> np.ndarray:
     return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; a broken EXIF block counts as none."""
+def _orientation(image: Image.Image) -> int:
+    """1 to 8, 1 for upright; a broken EXIF block counts as none."""
     try:
         orientation = image.getexif().get(ORIENTATION)
     except Exception:  # as for the pixels, anything may be raised; the picture itself is good
-        return image
-    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+        return 1
+    return orientation if orientation in UPRIGHT else 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

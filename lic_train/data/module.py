@@ -11,7 +11,9 @@ import rich
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from lic_train.data.draws import draws_of
+from lic_train.data.buffer import BufferedLoader
+from lic_train.data.dali import DaliLoader, require_dali
+from lic_train.data.draws import APART, Draws, Spread, draws_of
 from lic_train.data.images import UnreadableImage, decode
 from lic_train.data.manifest import Manifest, manifest_of
 from lic_train.data.report import DataReport
@@ -28,6 +30,7 @@ from lic_train.data.stream import (
 from lic_train.errors import ConfigError
 
 MAX_AUTO_WORKERS = 4
+DECODERS = ("pillow", "dali")
 
 
 class Photographs(lightning.LightningDataModule):
@@ -44,6 +47,9 @@ class Photographs(lightning.LightningDataModule):
         accumulate: micro-batches of one optimiser step.
         seed: of the run.
         num_workers: processes a device that decode, or "auto".
+        crops_per_image: training crops of each decoded photograph, some 32 batches apart; for large photographs. They
+            take memory of about 16 * (crops_per_image - 1) batches in each process.
+        decoder: of the training photographs: "pillow", or "dali" (see `lic_train.data.dali`).
         flip: mirror half of the training crops left to right.
         small: photographs smaller than the crop: "reflect" them at their borders, or "skip" them.
         val_crops: validation photographs that are used, over all devices.
@@ -60,6 +66,8 @@ class Photographs(lightning.LightningDataModule):
         accumulate: int = 1,
         seed: int = 0,
         num_workers: int | str = "auto",
+        crops_per_image: int = 1,
+        decoder: str = "pillow",
         flip: bool = True,
         small: str = "reflect",
         val_crops: int = 64,
@@ -69,6 +77,7 @@ class Photographs(lightning.LightningDataModule):
         self.source, self.crop, self.seed = source, crop, seed
         self.root = root if root is None or isinstance(root, str) else list(root)
         self.batch_size, self.accumulate, self.num_workers = batch_size, accumulate, num_workers
+        self.crops_per_image, self.decoder = crops_per_image, decoder
         self.flip, self.small, self.val_crops, self.val_batch = flip, small, val_crops, val_batch
         self._split: Split | None = None
 
@@ -127,9 +136,17 @@ class Photographs(lightning.LightningDataModule):
                 f"{self.batch_size}; to do: take {legal}"
             )
         size = self.batch_size // self.accumulate
-        sampler = StreamSampler(draws_of(self.train, self.seed), size, start, rank, world)
+        draws: Draws = draws_of(self.train, self.seed)
         crops = training_crops(self.train, self.crop, self.seed, self.small, self.flip)
-        return CropLoader(crops, sampler, self.workers(), self._on_gpu())
+        many, pin = self.crops_per_image, self._on_gpu()
+        if many > 1:
+            draws = Spread(draws, self.batch_size, many, self.seed)
+        sampler = StreamSampler(draws, size, start, rank, world)
+        if self.decoder == "dali":
+            return DaliLoader(crops, sampler, self.workers(), pin, self._gpu())
+        if many > 1:
+            return BufferedLoader(crops, sampler, many, self.workers(), pin)
+        return CropLoader(crops, sampler, self.workers(), pin)
 
     def val_dataloader(self) -> CropLoader:
         """Centre crops of the first ``val_crops`` validation photographs, dealt out to the ranks."""
@@ -178,6 +195,14 @@ class Photographs(lightning.LightningDataModule):
             raise ConfigError(f"data.small: expected one of {', '.join(SMALL)}, got {self.small!r}")
         if self.num_workers != "auto" and not (isinstance(self.num_workers, int) and self.num_workers >= 0):
             raise ConfigError(f"data.num_workers: expected auto or a number from 0 on, got {self.num_workers!r}")
+        if not 1 <= self.crops_per_image <= APART:
+            raise ConfigError(f"data.crops_per_image: expected 1 to {APART}, got {self.crops_per_image}")
+        if self.decoder not in DECODERS:
+            raise ConfigError(f"data.decoder: expected one of {', '.join(DECODERS)}, got {self.decoder!r}")
+        if self.decoder == "dali":
+            require_dali()
+            if self.crops_per_image > 1:
+                raise ConfigError("data.crops_per_image: expected 1 with data.decoder=dali, which decodes crops alone")
         for key in ("crop", "batch_size", "accumulate"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"{key}: expected at least 1, got {getattr(self, key)}")
@@ -192,6 +217,10 @@ class Photographs(lightning.LightningDataModule):
 
     def _is_first(self) -> bool:
         return rank_zero_only.rank == 0  # type: ignore[attr-defined]  # known before there is a Trainer
+
+    def _gpu(self) -> int | None:
+        """Number of the GPU that trains, None for none."""
+        return self.trainer.strategy.root_device.index if self.trainer is not None and self._on_gpu() else None
 
     def _on_gpu(self) -> bool:
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

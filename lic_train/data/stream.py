@@ -14,15 +14,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol, TypedDict
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lic_train.data.crops import Sample, Window, centre_window, cut, random_window, replacement
 from lic_train.data.draws import Draws
-from lic_train.data.images import UnreadableImage, open_rgb
+from lic_train.data.images import Picture, UnreadableImage
 from lic_train.data.splits import Source
 from lic_train.errors import DataError
 
@@ -33,7 +31,8 @@ SMALL = ("reflect", "skip")
 class Batch(TypedDict):
     """What the loaders give: crops, and what happened on the way to them."""
 
-    x: Tensor  # uint8 (B, 3, crop, crop)
+    x: Tensor  # uint8 (B, 3, crop, crop), colours together in memory (channels_last), as they are decoded
+    flip: Tensor  # bool (B,), which ones are to be mirrored left to right: see `lic_train.data.on_device`
     failures: list[tuple[str, str]]  # (file, reason) of each unreadable photograph that was met
     small: int  # photographs smaller than the crop that were met: reflected, or passed over
 
@@ -86,30 +85,42 @@ class Crops(Dataset[Batch]):
         return len(self.source)
 
     def __getitems__(self, samples: Sequence[Sample]) -> Batch | DataError:
-        """One batch. An error is returned, not raised: a worker's exception would arrive as a wall of traceback."""
-        batch = Batch(x=torch.empty(len(samples), 3, self.crop, self.crop, dtype=torch.uint8), failures=[], small=0)
+        """One batch. An error is returned, not raised: a worker's exception would arrive as a wall of traceback.
+
+        Samples of one photograph that follow each other share its decoding.
+        """
+        batch = empty_batch(len(samples), self.crop)
         try:
-            for row, sample in zip(batch["x"].numpy(), samples, strict=True):  # torch would wake all its threads
-                row[...] = self._crop(sample, batch)
+            for _, crops in itertools.groupby(range(len(samples)), lambda row: samples[row][:2]):
+                self._fill(list(crops), samples, batch)
         except DataError as error:
             return error
         return batch
 
-    def _crop(self, sample: Sample, batch: Batch) -> npt.NDArray[np.uint8]:
-        """(3, crop, crop) of the sample or of its first usable replacement; notes in ``batch`` what was passed over."""
+    def _fill(self, rows: Sequence[int], samples: Sequence[Sample], batch: Batch) -> None:
+        """The rows of one photograph or of its first usable replacement; notes what was passed over."""
         for attempt in range(MAX_ATTEMPTS):
-            index = replacement(sample, attempt, len(self.source), self.seed)
+            index = replacement(samples[rows[0]], attempt, len(self.source), self.seed)
             try:
-                image = open_rgb(self._read(index))
+                picture = Picture(self._read(index))
+                is_small = min(picture.size) < self.crop
+                if not (is_small and self.small == "skip"):
+                    windows = [self.window(picture.size, self.crop, samples[row], attempt) for row in rows]
+                    self._place(picture, windows, rows, batch)
             except UnreadableImage as error:
                 batch["failures"].append((self.source.name(index), str(error)))
                 continue
-            is_small = min(image.size) < self.crop
-            batch["small"] += is_small
+            batch["small"] += is_small * len(rows)
             if not (is_small and self.small == "skip"):
-                window = self.window((image.height, image.width), self.crop, sample, attempt)
-                return cut(image, window, self.crop)
+                return
         raise DataError(self._nothing_usable(batch))
+
+    def _place(self, picture: Picture, windows: Sequence[Window], rows: Sequence[int], batch: Batch) -> None:
+        """Cut the windows out of the picture, into rows of the batch. Raises UnreadableImage before any is filled."""
+        x, flip = batch["x"].numpy(), batch["flip"].numpy()  # torch would wake all its threads
+        image = picture.rgb(max(window.top for window in windows) + self.crop)
+        for window, row in zip(windows, rows, strict=True):
+            x[row], flip[row] = cut(image, window, self.crop), window.flip
 
     def _read(self, index: int) -> bytes:
         try:
@@ -173,6 +184,12 @@ def validation_crops(source: Source, crop: int, seed: int, small: str = "reflect
 def available_cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def empty_batch(count: int, crop: int, pinned: bool = False) -> Batch:
+    """Room for ``count`` crops."""
+    x = torch.empty(count, crop, crop, 3, dtype=torch.uint8, pin_memory=pinned).permute(0, 3, 1, 2)
+    return Batch(x=x, flip=torch.zeros(count, dtype=torch.bool, pin_memory=pinned), failures=[], small=0)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from lic_train import bitstream, metrics
+from lic_train.data.on_device import to_floats
 from lic_train.models.base import Codec
 from lic_train.noise import part_of_batch
 from lic_train.recipes.recipe import Recipe
@@ -101,9 +102,8 @@ class LitCodec(L.LightningModule):
         self.log_dict({**values, "step": float(self.global_step + 1)})
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """8-bit pixels to [0, 1], on the device."""
-        x = batch["x"].to(memory_format=self.memory_format).float() / 255
-        return {**batch, "x": x}
+        """Flips, and 8-bit pixels to [0, 1], on the device."""
+        return {**batch, "x": to_floats(batch["x"], batch["flip"], self.memory_format)}
 
     def configure_optimizers(self) -> Adam:
         """See `make_optimizer`."""

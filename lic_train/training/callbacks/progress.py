@@ -9,7 +9,7 @@ import rich
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 from torch import Tensor
 
@@ -25,6 +25,9 @@ VALIDATION_LABELS = TRAINING_LABELS | {"bpp_file": "bpp_file {:.3f}"}
 
 class Pace:
     """Time from the end of one batch to the end of the next, and how much of it was waiting for data.
+
+    Waiting is all that lies between two batches: fetching, decoding where there are no workers, the way to the device.
+    A GPU may still compute meanwhile, so that it is idle for less than that.
 
     Args:
         clock: seconds from any start.
@@ -111,7 +114,7 @@ class ProgressBar(Callback):
         if trainer.is_global_zero and self.console.is_terminal:
             self._bar = _bar(self.console)
             done, total = trainer.global_step, trainer.max_steps
-            self._bar.add_task("", completed=done, total=total, elapsed=_clock_face(0), left="?")
+            self._bar.add_task("", completed=done, total=total, elapsed=_clock_face(0), left="?", wait="?")
             self._bar.start()
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
@@ -155,7 +158,7 @@ class ProgressBar(Callback):
         hint = "; more data.num_workers may help" if share > MUCH_WAITING else ""
         self._print(
             f"{self.pace.steps} steps in {_clock_face(self.clock() - self._started)}: {_short(speed)} steps/s, "
-            f"{_short(speed * self.batch_size)} images/s; {share:.0%} of the time waited for data{hint}"
+            f"{_short(speed * self.batch_size)} images/s; {share:.1%} of the time waited for data{hint}"
         )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -168,12 +171,15 @@ class ProgressBar(Callback):
         numbers.append(_told(_mean(self._values), TRAINING_LABELS))
         step, total = trainer.global_step, trainer.max_steps
         left = _clock_face((total - step) / speed) if speed else "?"
+        wait = f"{self.pace.waiting_share:.1%}"
         if self._bar is None:
-            self._print(f"step {step}/{total} ({step / total:.1%})  {'  '.join(numbers)}  left {left}")
+            self._print(
+                f"step {step}/{total} ({step / total:.1%})  {'  '.join(numbers)}  data wait {wait}  left {left}"
+            )
             return
         elapsed = _clock_face(self.clock() - self._started)
         self._bar.numbers = "  ".join(numbers)
-        self._bar.update(self._bar.task_ids[0], completed=step, elapsed=elapsed, left=left)
+        self._bar.update(self._bar.task_ids[0], completed=step, elapsed=elapsed, left=left, wait=wait)
 
     def _print(self, line: str) -> None:
         self.console.print(line, markup=False, highlight=False, soft_wrap=not self.console.is_terminal)
@@ -187,10 +193,10 @@ class ProgressBar(Callback):
 
 def _bar(console: Console) -> _TwoLines:
     return _TwoLines(
-        MofNCompleteColumn(),
+        TextColumn("{task.completed}/{task.total}"),
         BarColumn(bar_width=None),
         TaskProgressColumn(),
-        TextColumn("elapsed {task.fields[elapsed]}  left {task.fields[left]}"),
+        TextColumn("elapsed {task.fields[elapsed]}  left {task.fields[left]}  wait {task.fields[wait]}"),
         console=console,
         expand=True,
         refresh_per_second=4,

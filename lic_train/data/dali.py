@@ -1,0 +1,132 @@
+"""Decoding by NVIDIA DALI (``data.decoder=dali``): of each JPEG, only the blocks that the crop needs.
+
+The crops are those of Pillow, placed by the same keys. Workers read files and place the crops; what is no plain,
+upright JPEG they decode themselves. DALI decodes the rest in the main process: with threads of the processor, where the
+pixels equal Pillow's (same library), or on the GPU, whose decoder rounds in its own way.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lic_train.data.crops import Sample, Window
+from lic_train.data.images import Picture
+from lic_train.data.stream import Batch, CropLoader, Crops
+from lic_train.errors import ConfigError, DataError
+
+
+class File(NamedTuple):
+    """An encoded photograph, the upper left corner of its crop, and the row of the batch where the crop goes."""
+
+    data: bytes
+    top: int
+    left: int
+    row: int
+
+
+class HalfBatch(Batch):
+    """A batch of which some crops are still to be decoded."""
+
+    files: list[File]
+    samples: list[Sample]
+
+
+class Undecoded(Crops):
+    """Crops whose plain JPEGs are left as they are, for somebody else to decode."""
+
+    def __getitems__(self, samples: Sequence[Sample]) -> Batch | DataError:
+        """One batch; the rows that its ``files`` name are not filled."""
+        self._files: list[File] = []
+        batch = super().__getitems__(samples)
+        return batch if isinstance(batch, DataError) else HalfBatch(**batch, files=self._files, samples=list(samples))
+
+    def _place(self, picture: Picture, windows: Sequence[Window], rows: Sequence[int], batch: Batch) -> None:
+        if not picture.is_plain_jpeg or min(picture.size) < self.crop:
+            super()._place(picture, windows, rows, batch)
+            return
+        for window, row in zip(windows, rows, strict=True):
+            batch["flip"].numpy()[row] = window.flip
+            self._files.append(File(picture.data, window.top, window.left, row))
+
+
+class DaliLoader(CropLoader):
+    """The batches of a stream, decoded by DALI.
+
+    A batch in which DALI finds a damaged file is decoded again by Pillow, whose rule replaces it.
+
+    Args:
+        crops: the dataset as Pillow would decode it.
+        batches: samples of each batch.
+        num_workers: processes that read, and threads that decode.
+        pin_memory: give batches that a GPU can fetch by itself.
+        gpu: number of the GPU that decodes; None for the processor.
+    """
+
+    def __init__(
+        self, crops: Crops, batches: Iterable[list[Sample]], num_workers: int, pin_memory: bool, gpu: int | None = None
+    ) -> None:
+        require_dali()
+        undecoded = Undecoded(crops.source, crops.crop, crops.seed, crops.small, crops.window)
+        super().__init__(undecoded, batches, num_workers, pin_memory)
+        self._crops, self._threads, self._gpu = crops, max(num_workers, 1), gpu
+        self._pipeline: Any = None
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        for batch in super().__iter__():
+            yield self._whole(batch)  # type: ignore[arg-type]
+
+    def _whole(self, half: HalfBatch) -> Batch:
+        files, samples, x = half["files"], half["samples"], half["x"]
+        try:
+            decoded = self._decode(files, len(samples)) if files else x[:0].permute(0, 2, 3, 1)
+        except RuntimeError:  # DALI does not say which file it was, and its pipeline is lost
+            self._pipeline = None
+            batch = self._crops.__getitems__(samples)
+            if isinstance(batch, DataError):
+                raise batch from None
+            return batch
+        x = x.to(decoded.device)
+        x[torch.tensor([file.row for file in files], dtype=torch.long, device=x.device)] = decoded.permute(0, 3, 1, 2)
+        return Batch(x=x, flip=half["flip"], failures=half["failures"], small=half["small"])
+
+    def _decode(self, files: Sequence[File], most: int) -> Tensor:
+        """(n, crop, crop, 3) of the files. The pipeline is made after the workers were forked: it has threads."""
+        self._pipeline = self._pipeline or _pipeline(most, self._crops.crop, self._threads, self._gpu)
+        self._pipeline.feed_input("files", [np.frombuffer(file.data, np.uint8) for file in files])
+        self._pipeline.feed_input("start", [np.array([file.top, file.left], np.int32) for file in files])
+        return torch.from_dlpack(self._pipeline.run()[0].as_tensor()).clone()  # DALI takes its memory back
+
+
+def require_dali() -> None:
+    """Raises ConfigError where DALI is not installed."""
+    if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
+        raise ConfigError(
+            "data.decoder=dali needs NVIDIA DALI, which is not installed.\n"
+            '  to do     pip install -e ".[dali]" (600 MB), or take data.decoder=pillow'
+        )
+
+
+def _pipeline(most: int, crop: int, threads: int, gpu: int | None) -> Any:
+    """Decodes crops of up to ``most`` files at a time."""
+    from nvidia.dali import Pipeline, fn, types
+
+    pipeline = Pipeline(
+        most, threads, gpu, prefetch_queue_depth=1, exec_async=False, exec_pipelined=False
+    )  # what is fed is what is run
+    with pipeline:
+        files = fn.external_source(name="files", dtype=types.UINT8, ndim=1)
+        start = fn.external_source(name="start", dtype=types.INT32, ndim=1)
+        device = "cpu" if gpu is None else "mixed"
+        pipeline.set_outputs(
+            fn.decoders.image_slice(
+                files, device=device, start=start, shape=(crop, crop), axes=(0, 1), output_type=types.RGB
+            )
+        )
+    pipeline.build()
+    return pipeline

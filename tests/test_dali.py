@@ -1,0 +1,95 @@
+"""DALI decodes the crops that Pillow decodes; without it, a clear error. Its CPU decoders run on any machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from lic_train.data.images import Picture
+from lic_train.data.module import Photographs
+from lic_train.data.sources import folder
+from lic_train.errors import ConfigError
+from tests.made_up import png, write_tree
+from tests.test_jpeg_rows import jpeg
+
+HAS_DALI = importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
+needs_dali = pytest.mark.skipif(not HAS_DALI, reason="NVIDIA DALI is not installed: pip install -e '.[dali]' (600 MB)")
+without_dali = pytest.mark.skipif(HAS_DALI, reason="NVIDIA DALI is installed")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """Plain JPEGs of all samplings, and what must go to Pillow: turned, small, other colours and formats, damaged."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    files = {f"train/{i}.jpg": jpeg(subsampling=i % 3, size=(60 + i, 90)) for i in range(9)}
+    files |= {"train/a.jpg": jpeg("L"), "train/b.jpg": jpeg(progressive=True), "train/c.jpg": jpeg("CMYK")}
+    files |= {"train/d.jpg": jpeg(exif=turned), "train/e.jpg": jpeg(size=(20, 40)), "train/f.png": png(1, 50, 60)}
+    files |= {"train/g.jpg": jpeg()[:900], "train/h.jpg": b"no picture", "val/v.png": png(2, 50, 50)}
+    return write_tree(tmp_path_factory.mktemp("set"), files)
+
+
+def batches(root: Path, decoder: str, workers: int = 0, count: int = 12, **options) -> list:
+    data = Photographs(
+        folder, root=str(root), crop=32, batch_size=4, seed=3, num_workers=workers, decoder=decoder, **options
+    )
+    loader = data.stream()
+    found = list(itertools.islice(iter(loader), count))
+    loader.close()
+    return found
+
+
+def same(one: list, other: list) -> bool:
+    tensors = all(torch.equal(a[key], b[key]) for a, b in zip(one, other, strict=True) for key in ("x", "flip"))
+    rest = all(a["failures"] == b["failures"] and a["small"] == b["small"] for a, b in zip(one, other, strict=True))
+    return tensors and rest and all(set(a) == set(b) for a, b in zip(one, other, strict=True))
+
+
+@needs_dali
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("small", ["reflect", "skip"])
+def test_dali_gives_the_pixels_of_pillow(root, workers, small):
+    expected = batches(root, "pillow", small=small)
+    assert same(batches(root, "dali", workers, small=small), expected)
+    assert any(batch["failures"] for batch in expected)
+
+
+@needs_dali
+def test_dali_and_not_pillow_decodes_plain_files(root, monkeypatch):
+    decoded = []
+    original = Picture.rgb
+    monkeypatch.setattr(Picture, "rgb", lambda self, rows=None: decoded.append(self) or original(self, rows))
+    assert len(batches(root, "dali", count=12)) == 12
+    assert 0 < len(decoded) < 24  # of 48 samples: 7 of 17 files are not for DALI, of which one is refused by its header
+    assert not any(picture.is_plain_jpeg and min(picture.size) >= 32 for picture in decoded)
+
+
+@needs_dali
+def test_a_file_that_dali_refuses_is_left_to_pillow(root, tmp_path):
+    spoilt = bytearray(jpeg())
+    table = spoilt.index(b"\xff\xc4")
+    spoilt[table + 5 : table + 21] = b"\xff" * 16  # no Huffman code has so many words
+    write_tree(tmp_path, {f"train/{i}.jpg": jpeg(size=(60 + i, 90)) for i in range(6)} | {"val/v.png": png(1, 50, 50)})
+    write_tree(tmp_path, {"train/9.jpg": bytes(spoilt)})
+    expected = batches(tmp_path, "pillow", count=8)
+    assert {name for batch in expected for name, _ in batch["failures"]} == {"9.jpg"}
+    assert same(batches(tmp_path, "dali", count=8), expected)
+
+
+@without_dali
+def test_a_missing_dali_is_told_before_training(root):
+    with pytest.raises(ConfigError, match=r'not installed.\n  to do     pip install -e "\.\[dali\]"'):
+        Photographs(folder, root=str(root), crop=32, batch_size=4, decoder="dali").setup("fit")
+
+
+def test_options_that_do_not_go_together(root, monkeypatch):
+    monkeypatch.setattr("lic_train.data.module.require_dali", lambda: None)
+    with pytest.raises(ConfigError, match=r"crops_per_image: expected 1 with"):
+        Photographs(folder, root=str(root), crop=32, batch_size=4, decoder="dali", crops_per_image=2).setup("fit")
+    with pytest.raises(ConfigError, match=r"data\.decoder: expected one of pillow, dali, got 'opencv'"):
+        Photographs(folder, root=str(root), crop=32, batch_size=4, decoder="opencv").setup("fit")
