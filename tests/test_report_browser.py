@@ -144,6 +144,32 @@ def test_a_dragged_box_zooms_and_reset_shows_everything(tab):
     assert (ticks(tab, "x"), ticks(tab, "y")) == before
 
 
+def test_the_first_view_ends_at_the_usual_rates_and_everything_can_be_seen(tab):
+    def end(name: str) -> tuple[float, float]:
+        """Where the name at a line begins, and where the axes end."""
+        names = f"[...document.querySelectorAll('{PSNR} .label')].find((label) => label.textContent === '{name}')"
+        return tab.evaluate(f"{names}.getBoundingClientRect().x"), box(tab, f"{PSNR} .plot .frame")["right"]
+
+    first = ticks(tab, "x"), ticks(tab, "y")
+    assert max(first[0]) <= 1.25
+    x, right = end("JPEG")
+    assert right < x < right + 20
+    tab.click(f"{PSNR} .tools button[aria-label='Show everything']")
+    assert 1.5 <= max(ticks(tab, "x")) <= 1.7
+    assert max(ticks(tab, "y")) >= max(first[1])
+    tab.click(f"{PSNR} .tools button:last-child")
+    assert (ticks(tab, "x"), ticks(tab, "y")) == first
+
+
+def test_no_two_curves_of_a_kind_look_alike(tab):
+    looks = tab.evaluate(
+        f"[...document.querySelectorAll('{PSNR} .plot .series[data-name]')].map((series) => ["
+        "getComputedStyle(series).color, getComputedStyle(series.querySelector('.line')).strokeDasharray])"
+    )
+    assert len(looks) == 11
+    assert len({tuple(look) for look in looks}) == 11
+
+
 def test_the_wheel_zooms_with_control_alone(tab):
     before = ticks(tab, "x")
     place = tab.middle(PLOT)
