@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+import shutil
 import string
 import subprocess
 import sys
@@ -162,6 +163,22 @@ def test_letters_that_pdflatex_lacks_appear_as_code_points():
 def read(path):
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.reader(file))
+
+
+def test_tables_are_set_by_pdflatex(exported, tmp_path):
+    """Hostile cells and all, with no other package than booktabs."""
+    program = shutil.which("pdflatex")
+    if program is None:
+        pytest.skip("no pdflatex on the path")
+    inputs = "".join(f"\\input{{{path}}}\n" for path in sorted(exported.glob("*.tex")))
+    document = f"\\documentclass{{article}}\\usepackage{{booktabs}}\\begin{{document}}\n{inputs}\\end{{document}}\n"
+    (tmp_path / "paper.tex").write_text(document)
+    command = [program, "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
+    if "booktabs.sty' not found" in done.stdout:
+        pytest.skip("no booktabs for pdflatex")
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "paper.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_csv_is_exact_and_harmless(exported):
