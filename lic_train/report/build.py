@@ -82,7 +82,7 @@ def build(wish: Wish) -> Written:
     cards = card.sections(gathered.finished)
     made = sections(gathered, anchor, comparisons, cards, paper, missing)
     stamp = f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}, lic_train {__version__}"
-    told = [*facts(gathered, anchor), ("For a paper", FILES_TOLD), ("Made", stamp)]
+    told = [*facts(gathered, anchor, missing), ("For a paper", FILES_TOLD), ("Made", stamp)]
     index = wish.out / "index.html"
     title = f"{printable(wish.outputs.resolve().name)}: learned image compression on {gathered.set}"
     page.write(index, made, title, told, partial(_progress, "drawing"))

@@ -69,14 +69,15 @@ def sections(
     return [*paper, *(section for section in found if section.elements)]
 
 
-def facts(gathered: Gathered, anchor: Curve | None) -> list[tuple[str, str]]:
-    """What holds for the whole report."""
+def facts(gathered: Gathered, anchor: Curve | None, missing: Sequence[LeftOut] = ()) -> list[tuple[str, str]]:
+    """What holds for the whole report; ``missing`` is what was left out besides that in ``gathered``."""
+    left_out = len(gathered.left_out) + len(missing)
     pictures = max((len(point.images) for curve in gathered.all_curves for point in curve.points), default=0)
     digest = f", list {gathered.image_list_sha256[:12]}" if gathered.image_list_sha256 else ""
     return [
         ("Pictures", f"{gathered.set}, {pictures}{digest}"),
         ("Runs", f"{len(gathered.runs)} in {len(gathered.curves)} curves"),
-        ("Left out", f"{len(gathered.left_out)}, listed at the end"),
+        ("Left out", f"{left_out}, listed at the end" if left_out else "nothing"),
         ("BD-rate over", anchor.name if anchor else "nothing"),
         ("Read from", printable(gathered.outputs)),
     ]

@@ -54,5 +54,8 @@ def crops(facts: CropsFacts, evidence: Evidence, compare: Compare) -> Comparison
     """Crops of one photograph: the original, then the codecs that are trained here; None if there is none."""
     selection = evidence.on(facts.set)
     trained = [curve for key in facts.codecs if (curve := selection.trained_curve(key))]
+    known = {curve.key for curve in trained}
+    if absent := [selection.codec(key).name for key in facts.codecs if key not in known]:
+        evidence.say(f"No picture here of: {', '.join(absent)}.")
     made = compare(facts.set, facts.image, trained, facts.crop) if trained else None
     return made and replace(made, key=facts.key, title=facts.title)
