@@ -61,7 +61,10 @@ class Tab:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
+        self.wait("document.readyState === 'complete'")
+        before = len(self.events)
         self.call("Page.navigate", url=path.resolve().as_uri())
+        self._runner.run(self._event("Page.loadEventFired", before))  # a question to the page that goes has no answer
         self.wait("document.readyState === 'complete'")
         self.frame()
 
@@ -134,6 +137,13 @@ class Tab:
         """Addresses that were asked for, without those that are data themselves."""
         urls = [data["request"]["url"] for name, data in self.events if name == "Network.requestWillBeSent"]
         return [url for url in urls if not url.startswith("data:")]
+
+    async def _event(self, wanted: str, after: int) -> None:
+        """Until there is such an event behind the first ``after`` ones."""
+        while not any(name == wanted for name, _ in self.events[after:]):
+            message = json.loads((await self._socket.receive(SECONDS)).data)
+            if "method" in message:
+                self.events.append((message["method"], message["params"]))
 
     async def _call(self, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
         number = next(self._ids)

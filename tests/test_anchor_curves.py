@@ -71,6 +71,16 @@ KNOWN = {
 }
 
 
+def test_the_readme_tells_how_the_distance_changes_with_the_rate():
+    anchor = CURVES["hevc"].with_quality("psnr")
+    parts = []
+    for name, key in (("JPEG 2000", "jpeg2000"), ("AVIF", "avif"), ("VVC", "vvc")):
+        points = CURVES[key].with_quality("psnr")
+        low, high = (bd.bd_rate(anchor, part) for part in (points[:4], points[-4:]))
+        parts.append(f"{name} {low:+.0f} and {high:+.0f} %")
+    assert ", ".join(parts) in " ".join((ROOT / "README.md").read_text().split())
+
+
 @pytest.mark.parametrize("key", KNOWN)
 def test_codecs_lie_where_they_are_known_to(key):
     low, high = KNOWN[key]

@@ -91,6 +91,18 @@ def test_deviations_are_those_of_the_run_then_those_of_the_recipe(tmp_path):
     assert all(len(row) == 4 for row in deviations)
 
 
+def test_a_run_by_the_common_recipe_deviates_by_it_alone_and_by_what_was_typed(tmp_path):
+    run = write_cwam(tmp_path, recipe="common")
+    config = yaml.safe_load((run / ".hydra/config.yaml").read_text())
+    report_tree.put(run / ".hydra/config.yaml", yaml.safe_dump({**config, "lr_scale": 10}))
+    report_tree.put(run / ".hydra/overrides.yaml", yaml.safe_dump(["model=cwam", "model.N=320", "model.depth=3"]))
+    deviations = [list(row) for row in only(tmp_path)["Deviations from the paper"].rows]
+    assert ["recipe", "its own", "common: one for all models, for fair comparison", "chosen for this run"] in deviations
+    assert ["learning rate", "", "10 times the recipe's", "chosen for this run"] in deviations
+    assert [row[2] for row in deviations if row[0] == "network"] == ["depth 3, by the command"]
+    assert "first lambda" not in [row[0] for row in deviations]
+
+
 @pytest.mark.parametrize("model", ["cwam", "gaacnn", "gcab_gmm", "iblic", "tinylic"])
 def test_readings_of_the_network_come_from_the_head_of_its_module(model):
     readings = card.readings(Path(card.models.__file__).parent / f"{model}.py")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from functools import partial
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from lic_train import metrics
 from lic_train.bitstream import decode
@@ -79,6 +81,16 @@ def test_two_processes_measure_what_one_does(run, result):
     assert two["image_list_sha256"] == result["image_list_sha256"]
     assert two["environment"]["jobs"] == 2
     assert (run / "pictures" / "parallel_large.png").exists()
+
+
+def test_a_bar_counts_the_pictures(run, tmp_path, monkeypatch):
+    shown = io.StringIO()
+    terminal = Console(file=shown, force_terminal=True, width=80)
+    monkeypatch.setattr("lic_train.evaluate.run.Console", lambda **options: terminal)
+    codec = make_codec(HYPERPRIOR)
+    evaluate(codec, codec, IMAGES, tmp_path, "three", describe(load_run(run)[1]))
+    assert "three" in shown.getvalue()
+    assert "3/3" in shown.getvalue()
 
 
 def test_a_process_that_cannot_start_is_one_error(run, tmp_path):

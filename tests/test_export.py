@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+import shutil
 import string
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from lic_train.data.images import save_png
 from lic_train.errors import DataError
 from lic_train.report.elements import Comparison, Figure, Line, Picture, Section, Table
 from lic_train.report.export import export
+from lic_train.report.export_figures import draw_figure
 from lic_train.report.export_latex import escape, latex_table
 from tests.conftest import ROOT
 
@@ -163,6 +165,22 @@ def read(path):
         return list(csv.reader(file))
 
 
+def test_tables_are_set_by_pdflatex(exported, tmp_path):
+    """Hostile cells and all, with no other package than booktabs."""
+    program = shutil.which("pdflatex")
+    if program is None:
+        pytest.skip("no pdflatex on the path")
+    inputs = "".join(f"\\input{{{path}}}\n" for path in sorted(exported.glob("*.tex")))
+    document = f"\\documentclass{{article}}\\usepackage{{booktabs}}\\begin{{document}}\n{inputs}\\end{{document}}\n"
+    (tmp_path / "paper.tex").write_text(document)
+    command = [program, "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
+    if "booktabs.sty' not found" in done.stdout:
+        pytest.skip("no booktabs for pdflatex")
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "paper.pdf").read_bytes().startswith(b"%PDF")
+
+
 def test_csv_is_exact_and_harmless(exported):
     rows = read(exported / "bd_rate.csv")
     assert rows[0] == list(TABLE.columns)
@@ -191,6 +209,20 @@ def test_figure_draws_the_points_where_they_are(exported):
         slope, offset = np.polyfit(data[:, axis], pixels, 1)
         assert np.abs(slope * data[:, axis] + offset - pixels).max() < 0.01
         assert (slope > 0) == (axis == 0)
+
+
+def test_a_figure_ends_where_its_first_view_does():
+    line = Line("name", (0.1, 0.4, 0.9, 3.0), (28, 32, 36, 45), "anchor")
+
+    def ticks(high: float | None) -> list[float]:
+        drawn = draw_figure(Figure("rd", "t", "x", "y", [line], x_high=high), "svg").decode()
+        return [float(text) for text in re.findall(r"<!-- ([\d.]+) -->", drawn)]
+
+    everything, first = ticks(None), ticks(1.25)
+    assert max(everything) >= 44
+    assert 36 <= max(first) <= 39  # 37.5 dB where the line leaves
+    assert max(tick for tick in everything if tick < 20) >= 3
+    assert 1 <= max(tick for tick in first if tick < 20) <= 1.25
 
 
 def test_lines_differ_without_colour(exported):

@@ -358,6 +358,9 @@ def test_crops_are_of_the_users_curves_under_the_papers_names(tmp_path):
         "gcab_gmm/gcab_gmm/lambda_0.12598",
     ]
     assert "Each at its own rate." in found.note
+    absent = found.note.partition("No picture here of: ")[2]
+    assert "Ballé 2018" in absent
+    assert "Proposed" not in absent
 
 
 def test_module_by_module_costs_come_from_the_count(tmp_path):

@@ -13,6 +13,7 @@ from PIL import Image
 from lic_train.report.elements import Comparison, Picture
 from lic_train.report.gather import gather
 from lic_train.report.page import write
+from lic_train.report.page.document import HERE
 from lic_train.report.runs import read_runs
 from lic_train.report.sections import sections
 from tests.browser import Browser, Tab, chromium, find_browser
@@ -142,6 +143,42 @@ def test_a_dragged_box_zooms_and_reset_shows_everything(tab):
         assert min(old) < min(new) < max(new) < max(old)
     tab.click(f"{PSNR} .tools button:last-child")
     assert (ticks(tab, "x"), ticks(tab, "y")) == before
+
+
+def test_the_first_view_ends_at_the_usual_rates_and_everything_can_be_seen(tab):
+    def end(name: str) -> tuple[float, float]:
+        """Where the name at a line begins, and where the axes end."""
+        names = f"[...document.querySelectorAll('{PSNR} .label')].find((label) => label.textContent === '{name}')"
+        return tab.evaluate(f"{names}.getBoundingClientRect().x"), box(tab, f"{PSNR} .plot .frame")["right"]
+
+    first = ticks(tab, "x"), ticks(tab, "y")
+    assert max(first[0]) <= 1.25
+    x, right = end("JPEG")
+    assert right < x < right + 20
+    tab.click(f"{PSNR} .tools button[aria-label='Show everything']")
+    assert 1.5 <= max(ticks(tab, "x")) <= 1.7
+    assert max(ticks(tab, "y")) >= max(first[1])
+    tab.click(f"{PSNR} .tools button:last-child")
+    assert (ticks(tab, "x"), ticks(tab, "y")) == first
+
+
+def test_names_at_lines_come_to_rest_whatever_rounding_does(tab):
+    """2.428... + 14 - 2.428... is less than 14 in floating point: names that touch would be moved for ever."""
+    y = 17 / 7
+    assert y + 14 - y < 14
+    source = (HERE / "axes.js").read_text(encoding="utf-8")
+    labels = [{"x": 0, "y": y, "width": 9}, {"x": 0, "y": y, "width": 9}, {"x": 0, "y": y + 1, "width": 9}]
+    spread = f"(() => {{ {source}; const labels = {json.dumps(labels)}; spread(labels, 14, 0, 99); return labels; }})()"
+    assert [label["y"] for label in tab.evaluate(spread)] == pytest.approx([y, y + 14, y + 28])
+
+
+def test_no_two_curves_of_a_kind_look_alike(tab):
+    looks = tab.evaluate(
+        f"[...document.querySelectorAll('{PSNR} .plot .series[data-name]')].map((series) => ["
+        "getComputedStyle(series).color, getComputedStyle(series.querySelector('.line')).strokeDasharray])"
+    )
+    assert len(looks) == 11
+    assert len({tuple(look) for look in looks}) == 11
 
 
 def test_the_wheel_zooms_with_control_alone(tab):

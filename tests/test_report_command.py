@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from lic_train.report import build, papers
 from lic_train.report.__main__ import main
 from tests.report_tree import write_anchors, write_complexity, write_mistakes, write_models, write_run
 
@@ -25,6 +26,12 @@ def outputs(made, tmp_path):
     return shutil.copytree(made, tmp_path / "outputs")
 
 
+@pytest.fixture
+def page_alone(monkeypatch):
+    """Without the files beside it, whose drawing takes seconds."""
+    monkeypatch.setattr(build, "export", lambda sections, folder: [])
+
+
 def test_one_command_writes_the_page_and_says_where(outputs, capsys):
     assert main([str(outputs), "--pictures", "0"]) == 0
     said = capsys.readouterr().out
@@ -33,11 +40,39 @@ def test_one_command_writes_the_page_and_says_where(outputs, capsys):
     page = (outputs / "report/index.html").read_text()
     for title in ("PSNR over rate, kodak", "MS-SSIM over rate, kodak", "BD-rate over VVC (VVenC) in PSNR, kodak"):
         assert title in page
-    for section in ("Runs", "Complexity", "Ablation", "Training", "Anchors", "Left out"):
-        assert f">{section}</h2>" in page
+    for section in (
+        "Runs",
+        "Complexity",
+        "Ablation",
+        "Training",
+        "Reproduction card: mbt2018, ",
+        "Anchors",
+        "Left out",
+    ):
+        assert f">{section}" in page
+    assert f"files    {outputs / 'report' / 'files'}" in said
+    files = {path.name for path in (outputs / "report/files").iterdir()}
+    assert {f"rd_psnr.{kind}" for kind in ("pdf", "svg", "csv")} <= files
+    assert {f"{key}.{kind}" for key in ("bd_psnr", "runs", "complexity") for kind in ("tex", "csv")} <= files
 
 
-def test_the_same_tree_gives_the_same_page_again(outputs, tmp_path):
+@pytest.mark.parametrize("name", papers.names())
+def test_a_papers_tables_and_figures_come_first(made, tmp_path, page_alone, name):
+    assert main([str(made), "--paper", name, "--pictures", "0", "--out", str(tmp_path)]) == 0
+    page = (tmp_path / "index.html").read_text()
+    titles = [f"<h2>{section.title}</h2>" for section in papers.facts.load(name).sections]
+    places = [page.index(title) for title in [*titles, "<h2>Rate and distortion</h2>"]]
+    assert places == sorted(places)
+    assert page.index(f"<h2>The paper&#x27;s tables and figures: {name}</h2>") < places[0]
+
+
+def test_an_unknown_paper_is_refused_with_the_known_ones(made, tmp_path, capsys):
+    assert main([str(made), "--paper", "nature", "--out", str(tmp_path)]) == 2
+    assert "cwam, gaacnn, gcab_gmm, iblic; got nature" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "index.html").exists()
+
+
+def test_the_same_tree_gives_the_same_page_again(outputs, tmp_path, page_alone):
     pages = []
     for name in ("one", "two"):
         assert main([str(outputs), "--pictures", "0", "--out", str(tmp_path / name)]) == 0
@@ -52,7 +87,7 @@ def _made(folder):
 
 
 @pytest.mark.parametrize(("key", "title"), [("jpeg", "JPEG"), ("cwam", "cwam")])
-def test_any_curve_can_be_the_anchor(made, tmp_path, key, title):
+def test_any_curve_can_be_the_anchor(made, tmp_path, page_alone, key, title):
     assert main([str(made), "--anchor", key, "--pictures", "0", "--out", str(tmp_path)]) == 0
     assert f"BD-rate over {title} in PSNR" in (tmp_path / "index.html").read_text()
 
@@ -69,7 +104,7 @@ def test_no_tree_is_refused(tmp_path, capsys):
     assert "train first" in capsys.readouterr().err
 
 
-def test_a_tree_without_a_finished_run_still_says_why(tmp_path, capsys):
+def test_a_tree_without_a_finished_run_still_says_why(tmp_path, page_alone, capsys):
     (write_run(tmp_path, "cwam", 0.0067, 33) / "finished.json").unlink()
     assert main([str(tmp_path), "--set", "clic"]) == 0
     assert "unfinished: step 300 of 300" in capsys.readouterr().out

@@ -60,6 +60,12 @@ def test_recipe_distortion_and_name_make_curves_of_their_own(tmp_path):
     }
 
 
+def test_a_recipe_is_named_where_it_tells_curves_apart(tmp_path):
+    write_run(tmp_path, "cwam", 0.0067, 33, recipe="common")
+    write_run(tmp_path, "gaacnn", 0.0067, 33)
+    assert [curve.name for curve in gathered(tmp_path).curves] == ["cwam", "gaacnn"]
+
+
 def test_names_that_look_alike_keep_different_keys(tmp_path):
     write_run(tmp_path, "cwam", 0.0067, 33, name="a b")
     write_run(tmp_path, "cwam", 0.0067, 33, name="a-b")

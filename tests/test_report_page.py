@@ -127,3 +127,16 @@ def test_cells_keep_their_values_for_sorting():
     page = Tags(table(Table("key", "title", ["a", "b"], [["x", -1.23456], ["y", None]], (None, 2))))
     assert [cell.get("data-value") for cell in page.of("td")] == [None, "-1.23456", None, None]
     assert "number blank" in page.of("td")[3]["class"]
+
+
+def test_a_column_of_numbers_is_one_before_the_first_of_them_is_there():
+    blank = Table("key", "title", ["Codec", "paper", "here", "remark"], [["a", 1.5, None, None]], (None, 2, 2, None))
+    cells = Tags(table(blank)).of("td")
+    assert [cell["class"] for cell in cells] == ["words", "number", "number blank", " blank"]
+
+
+def test_command_lines_are_shown_whole_and_as_such():
+    command = "python train.py " + " ".join(f"key_{number}=value" for number in range(80))
+    text = table(Table("key", "title", ["Codec", "command"], [["a", command]]))
+    assert [cell["class"] for cell in Tags(text).of("td")] == ["words", "words code"]
+    assert command in text

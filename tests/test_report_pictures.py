@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +22,7 @@ from lic_train.evaluate.run import evaluate_run
 from lic_train.metrics import to_8bit
 from lic_train.report.build import Wish, build
 from lic_train.report.comparisons import Comparer, most_different, typical
-from lic_train.report.elements import Comparison
+from lic_train.report.elements import Comparison, Section
 from lic_train.report.gather import Gathered, gather
 from lic_train.report.reconstructions import MODEL, Reconstructions, find_originals
 from lic_train.report.runs import read_runs
@@ -158,6 +162,24 @@ def test_no_originals_is_one_line_on_the_page(tree):
     (missing,) = [item for item in written.left_out if "photographs" in item.what]
     assert missing.what == "photographs by bmshj2018_factorized, bmshj2018_hyperprior"
     assert "give it by --root" in missing.reason
+
+
+def test_the_page_and_its_files_have_the_reports_crops_and_those_of_a_paper(tree, monkeypatch):
+    def sections(name, gather, compare):
+        found = compare("photos", "b_c", gather("photos").curves, (8, 4, 32, 24))
+        return [Section(name, [replace(found, key="paper_crops", title="As in the paper")])]
+
+    monkeypatch.setattr("lic_train.report.build.papers.sections", sections)
+    written = build(Wish(tree / "outputs", tree / "report", set="photos", paper="iblic", root=tree / "photos"))
+    page = (tree / "report/index.html").read_text()
+    (crops,) = re.findall(r'id="element-paper_crops">(.*?)<div class="inspector"', page, re.DOTALL)
+    shown = re.findall(r'data-codec="([^"]+)"><img data-layer="picture"[^>]*base64,([^"]+)"', crops)
+    assert [name for name, _ in shown] == ["original", "bmshj2018_factorized", "bmshj2018_hyperprior"]
+    assert {Image.open(io.BytesIO(base64.b64decode(data))).size for _, data in shown} == {(32, 24)}
+    assert page.count("element comparison") == 1 + len(NAMES)
+    files = {path.name for path in written.places["files"].iterdir()}
+    assert {f"{key}.{kind}" for key in ("paper_crops", "picture_a", "picture_b_c") for kind in ("pdf", "png")} <= files
+    assert not any("photographs" in item.what for item in written.left_out)
 
 
 def test_originals_have_the_names_that_evaluation_gives(tree):

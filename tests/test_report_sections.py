@@ -10,10 +10,10 @@ import pytest
 from lic_train import bd
 from lic_train.report.bd_tables import bd_tables
 from lic_train.report.differences import differences
-from lic_train.report.elements import Table
+from lic_train.report.elements import USUAL_RATE, Line, Table, usual_rates
 from lic_train.report.figures import rate_distortion, training
 from lic_train.report.gather import Gathered, gather
-from lic_train.report.run_tables import complexity_table, curve_table, run_table
+from lic_train.report.run_tables import anchor_table, cited_table, complexity_table, run_table
 from lic_train.report.runs import read_runs
 from lic_train.report.sections import choose_anchor, sections
 from lic_train.report.variant_tables import variant_tables
@@ -153,9 +153,20 @@ def test_differences_leave_out_what_changes_no_result_and_end_on_a_bomb():
 
 
 def test_anchors_tell_how_they_were_made(outputs):
-    table = curve_table(gathered(outputs))
-    assert column(table, "How, from where")["JPEG"] == "version: made up"
-    assert column(table, "Kind")["A paper"] == "cited"
+    found = gathered(outputs)
+    assert column(anchor_table(found), "How")["JPEG"] == "version: made up"
+    assert "A paper" in column(cited_table(found, {"A paper", "JPEG"}), "Codec")
+    assert cited_table(found, {"JPEG"}) is None
+
+
+def test_the_first_view_holds_all_models_and_the_usual_rates():
+    def rates(*lines: tuple[str, list[float]]) -> float | None:
+        return usual_rates([Line("name", x, x, style) for style, x in lines])
+
+    assert rates(("model", [0.2, 0.9]), ("anchor", [0.1, 1.2])) is None
+    assert rates(("model", [0.2, 0.9]), ("anchor", [0.1, 4.0])) == USUAL_RATE
+    assert rates(("model", [0.2, 2.0]), ("cited", [0.1, 4.0])) == pytest.approx(2.1)
+    assert rates(("model", [0.2, 2.0])) is None
 
 
 def test_sections_without_content_are_left_out(outputs):

@@ -22,7 +22,7 @@ COLUMNS = {
     "95 %: from ": 2,
     "to ": 2,
     "BD-{metric} of the mean curves, dB": 3,
-    "Compared over": None,
+    "Compared over, dB": None,
     "Remark": None,
 }
 NOTE = (
@@ -62,7 +62,7 @@ def _row(anchor: Curve, curve: Curve, metric: str) -> list[Cell]:
         return [name, *[None] * 8, reasons[0]]
     common = bd.common_quality(*pairs)
     quality = _or_reason(lambda: bd.bd_quality(*pairs), reasons)
-    compared = f"{common.low:.1f} to {common.high:.1f} dB"
+    compared = f"{common.low:.1f} to {common.high:.1f}"
     pictures = _by_picture(anchor, curve, metric, reasons)
     return [name, rate, *pictures, quality, compared, "; ".join(reasons) or None]
 

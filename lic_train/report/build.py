@@ -15,9 +15,11 @@ from rich.progress import track
 from lic_train import __version__
 from lic_train.errors import ConfigError
 from lic_train.evaluate.sets import read_options
-from lic_train.report import page
-from lic_train.report.comparisons import Comparer, typical
+from lic_train.report import card, page, papers
+from lic_train.report.comparisons import Comparer, Crop, typical
+from lic_train.report.curves import Curve
 from lic_train.report.elements import Comparison
+from lic_train.report.export import export
 from lic_train.report.figures import models
 from lic_train.report.files import printable
 from lic_train.report.gather import Gathered, gather
@@ -25,6 +27,8 @@ from lic_train.report.reconstructions import Reconstructions, find_originals
 from lic_train.report.runs import LeftOut, read_runs
 from lic_train.report.sections import choose_anchor, facts, sections, without_anchor
 
+FILES = "files"  # folder beside the page
+FILES_TOLD = f"{FILES}/: tables as LaTeX and CSV, figures as PDF, SVG and CSV, crops as PDF and PNG"
 _Item = TypeVar("_Item")
 
 
@@ -60,41 +64,71 @@ class Written:
 
 
 def build(wish: Wish) -> Written:
-    """Write the report.
+    """Write the report: the page, and every table and figure of it as files for a paper.
 
     Raises:
-        ConfigError: there is no such tree.
+        ConfigError: there is no such tree or paper.
         DataError: there is no such anchor.
         OSError: ``wish.out`` cannot be written.
     """
     if not wish.outputs.is_dir():
         raise ConfigError(f"expected a folder of runs, got {wish.outputs}, which is none; train first: python train.py")
-    runs, left_out = read_runs(wish.outputs, partial(_progress, "reading runs"))
-    gathered = gather(wish.outputs, runs, left_out, wish.set)
+    material = _Material(wish)
+    gathered = material.on(wish.set)
     anchor = choose_anchor(gathered, wish.anchor)
-    comparer = _comparer(wish, gathered)
-    comparisons = _side_by_side(wish, gathered, comparer)
-    missing = [*comparer.left_out(), *without_anchor(gathered, anchor)]
-    made = sections(gathered, anchor, comparisons, left_out=missing)
+    paper = papers.sections(wish.paper, material.on, material.compare) if wish.paper else []
+    comparisons = material.side_by_side(gathered)
+    missing = [*material.without_pictures(), *without_anchor(gathered, anchor)]
+    cards = card.sections(gathered.finished)
+    made = sections(gathered, anchor, comparisons, cards, paper, missing)
     stamp = f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}, lic_train {__version__}"
+    told = [*facts(gathered, anchor, missing), ("For a paper", FILES_TOLD), ("Made", stamp)]
     index = wish.out / "index.html"
     title = f"{printable(wish.outputs.resolve().name)}: learned image compression on {gathered.set}"
-    page.write(index, made, title, [*facts(gathered, anchor), ("Made", stamp)], partial(_progress, "drawing"))
-    return Written({"report": index}, (*gathered.left_out, *missing))
+    page.write(index, made, title, told, partial(_progress, "drawing"))
+    export(made, wish.out / FILES)
+    return Written({"report": index, "files": wish.out / FILES}, (*gathered.left_out, *missing))
 
 
-def _comparer(wish: Wish, gathered: Gathered) -> Comparer:
-    names = {image.name for curve in gathered.curves for point in curve.points for image in point.images}
-    folder = wish.out / "pictures" / gathered.set
-    originals = partial(_originals, wish, gathered.set, names)
-    return Comparer(gathered, Reconstructions(gathered.set, originals, folder))
+class _Material:
+    """What was read once, brought together for any set of pictures."""
 
+    def __init__(self, wish: Wish) -> None:
+        self._wish = wish
+        self._runs, self._left_out = read_runs(wish.outputs, partial(_progress, "reading runs"))
+        self._gathered: dict[str | None, Gathered] = {}
+        self._comparers: dict[str, Comparer] = {}
 
-def _side_by_side(wish: Wish, gathered: Gathered, comparer: Comparer) -> list[Comparison]:
-    curves = models(gathered)
-    names = typical(curves)[: wish.pictures]
-    comparer.prepare(names, curves, partial(_progress, "decoding"))
-    return [made for name in names if (made := comparer(name, curves)) is not None]
+    def on(self, set_name: str | None) -> Gathered:
+        """Everything on a set; None chooses one."""
+        if set_name not in self._gathered:
+            found = gather(self._wish.outputs, self._runs, self._left_out, set_name)
+            self._gathered |= {set_name: found, found.set: found}
+        return self._gathered[set_name]
+
+    def compare(self, set_name: str, image: str, curves: Sequence[Curve], crop: Crop) -> Comparison | None:
+        """One photograph by the models of ``curves``; None if there is no picture of any."""
+        return self._comparer(set_name)(image, curves, crop)
+
+    def side_by_side(self, gathered: Gathered) -> list[Comparison]:
+        """The photographs that the report compares all its models on."""
+        curves, comparer = models(gathered), self._comparer(gathered.set)
+        names = typical(curves)[: self._wish.pictures]
+        comparer.prepare(names, curves, partial(_progress, "decoding"))
+        return [made for name in names if (made := comparer(name, curves)) is not None]
+
+    def without_pictures(self) -> list[LeftOut]:
+        """The codecs whose pictures could not be had, and why."""
+        return [item for comparer in self._comparers.values() for item in comparer.left_out()]
+
+    def _comparer(self, set_name: str) -> Comparer:
+        if set_name not in self._comparers:
+            gathered = self.on(set_name)
+            names = {image.name for curve in gathered.curves for point in curve.points for image in point.images}
+            folder = self._wish.out / "pictures" / gathered.set
+            originals = partial(_originals, self._wish, gathered.set, names)
+            self._comparers[set_name] = Comparer(gathered, Reconstructions(gathered.set, originals, folder))
+        return self._comparers[set_name]
 
 
 def _originals(wish: Wish, set_name: str, names: set[str]) -> dict[str, Path]:

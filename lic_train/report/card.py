@@ -19,9 +19,9 @@ from lic_train import atomic, models
 from lic_train.errors import DataError, LicError
 from lic_train.report import cited
 from lic_train.report.curves import Curve
-from lic_train.report.elements import Cell, Section, Table
+from lic_train.report.elements import COMMANDS, Cell, Section, Table
 from lic_train.report.files import Unreadable, printable, read_yaml, slug
-from lic_train.report.markdown import COMMANDS, markdown
+from lic_train.report.markdown import markdown
 from lic_train.report.papers.facts import Paper, of_model
 from lic_train.report.papers.selection import curve_of, other_widths, percent, samples, share, value_at
 from lic_train.report.papers.tables import METRIC_OF, POINTS_DIGITS, bd_rate_over_paper, points_columns, points_rows
@@ -31,6 +31,7 @@ from lic_train.screen import say_error
 NAME = "card.md"
 OVERRIDES = ".hydra/overrides.yaml"
 CHOSEN = "chosen for this run"
+NO_PAPERS = "common"  # the recipe that follows no paper
 
 
 def write(run_dir: Path) -> Path:
@@ -158,7 +159,8 @@ def _deviations(runs: Sequence[Run], paper: Paper | None) -> Content:
     rows: list[list[Cell]] = []
     if paper is not None:
         rows += [list(row) for run in runs for row in _of_this_run(run, paper)]
-        rows += [[deviation.what, deviation.paper, deviation.here, deviation.why] for deviation in paper.deviations]
+        of_recipe = paper.deviations if runs[0].recipe != NO_PAPERS else ()
+        rows += [[deviation.what, deviation.paper, deviation.here, deviation.why] for deviation in of_recipe]
     unique = list({tuple(row): row for row in rows}.values())
     return "Deviations from the paper", ["what", "paper", "here", "why"], unique, (), ""
 
@@ -166,6 +168,8 @@ def _deviations(runs: Sequence[Run], paper: Paper | None) -> Content:
 def _of_this_run(run: Run, paper: Paper) -> Iterator[tuple[str, str, str, str]]:
     """Where a run was given other values than its paper has."""
     training, seen = paper.training_of(run.recipe), samples(run)
+    if run.recipe == NO_PAPERS:
+        yield "recipe", "its own", f"{run.recipe}: one for all models, for fair comparison", CHOSEN
     if training.samples and seen is not None and seen != training.samples:
         yield "crops seen", f"{training.samples:,}", f"{seen:,}", CHOSEN
     for key in ("batch_size", "crop"):
@@ -174,8 +178,18 @@ def _of_this_run(run: Run, paper: Paper) -> Iterator[tuple[str, str, str, str]]:
             yield key, str(wanted), printable(got), CHOSEN
     if training.data:
         yield "data", training.data, _data(run), CHOSEN
-    for text in other_widths(run):
+    if (factor := value_at(run.config, "lr_scale")) not in (None, 1):
+        yield "learning rate", "", f"{printable(factor)} times the recipe's", CHOSEN
+    for text in [*other_widths(run), *_given_widths(run, paper)]:
         yield "network", "", text, CHOSEN
+
+
+def _given_widths(run: Run, paper: Paper) -> Iterator[str]:
+    """What the command sets of a network whose published widths follow from lambda."""
+    for key, separator, value in (override.partition("=") for override in _overrides(run) or ()):
+        section, _, name = key.partition(".")
+        if separator and section == "model" and name and name not in paper.network:
+            yield f"{printable(name)} {printable(value)}, by the command"
 
 
 def _network(run: Run) -> Content:
@@ -214,13 +228,17 @@ def _commands(runs: Sequence[Run]) -> Content:
 
 
 def _command(run: Run) -> str | None:
+    overrides = _overrides(run)
+    return None if overrides is None else shlex.join(["python", "train.py", *overrides])
+
+
+def _overrides(run: Run) -> list[str] | None:
+    """What was typed behind ``train.py``; None if the record is gone."""
     try:
         overrides = read_yaml(run.path / OVERRIDES)
     except Unreadable:
         return None
-    if not isinstance(overrides, list):
-        return None
-    return shlex.join(["python", "train.py", *map(str, overrides)])
+    return [str(item) for item in overrides] if isinstance(overrides, list) else None
 
 
 def _device(record: dict[str, Any]) -> str | None:

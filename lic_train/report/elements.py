@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+COMMANDS = "command"  # heading of a column of command lines
+USUAL_RATE = 1.25  # bits per pixel
 Cell = str | float | int | None  # None is a blank: nothing was run, or nothing is known
 
 
@@ -53,7 +55,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Figure:
-    """Lines over common axes: rate-distortion curves, training curves, bars of an ablation as points."""
+    """Lines over common axes: rate-distortion curves, training curves.
+
+    Attributes:
+        x_high: where the first view ends; None shows everything.
+    """
 
     key: str
     title: str
@@ -61,6 +67,17 @@ class Figure:
     y_label: str
     lines: Sequence[Line]
     note: str = ""
+    x_high: float | None = None
+
+
+def usual_rates(lines: Sequence[Line]) -> float | None:
+    """The rate in bits per pixel up to which curves are compared; None if that is all of them.
+
+    The models trained here lie below it with all their points, and the field compares up to `USUAL_RATE`.
+    """
+    trained = [x for line in lines if line.style == "model" for x in line.x]
+    high = max(USUAL_RATE, 1.05 * max(trained, default=0))
+    return high if any(x > high for line in lines for x in line.x) else None
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ def draw_figure(figure: Figure, kind: Literal["pdf", "svg"]) -> bytes:
         axes.set(xlabel=figure.x_label, ylabel=figure.y_label)
         axes.grid(linewidth=0.3, color="0.85")
         handles = [axes.plot(line.x, line.y, **_look(line, number))[0] for number, line in enumerate(figure.lines)]
+        _limit(axes, figure)
         if handles:
             legend = canvas.legend(
                 handles,
@@ -86,6 +87,17 @@ def draw_comparison(comparison: Comparison, kind: Literal["pdf", "png"]) -> byte
         for number, (picture, crop) in enumerate(zip(comparison.pictures, crops, strict=True), start=1):
             _show(canvas.add_subplot(rows, columns, number), picture, crop)
         return _bytes(canvas, kind, comparison.title)
+
+
+def _limit(axes: Axes, figure: Figure) -> None:
+    """Show the figure's first view alone."""
+    if figure.x_high is None:
+        return
+    drawn = [line for line in figure.lines if line.x and min(line.x) <= figure.x_high]
+    values = [y for line in drawn for x, y in zip(line.x, line.y, strict=True) if x <= figure.x_high]
+    values += [float(np.interp(figure.x_high, line.x, line.y)) for line in drawn]
+    air = 0.05 * (max(values) - min(values)) or 0.5
+    axes.set(xlim=(0, figure.x_high), ylim=(min(values) - air, max(values) + air))
 
 
 def _short(name: str, longest: int) -> str:

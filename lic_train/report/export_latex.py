@@ -53,34 +53,40 @@ _SPECIAL = {
     "“": "``",
     "”": "''",
 }
-_LONG = 40  # characters of a cell
-_WRAPPED = 0.6  # of the line's width, for all columns with long cells
+_LONG = 28  # characters of a cell
+_WRAPPED, _WRAPPED_IN_WIDE = 0.6, 0.36  # of the line's width, for all columns with long cells
+_MANY = 6  # columns, more than which need the whole page and small letters
+_LONG_HEADING, _EM = 12, 0.52  # characters of a heading on one line; the width of one, about
 # What pdflatex sets without more packages: these letters, and up to U+017F those that are a plain one under an accent.
 _LETTERS = frozenset("ßøØæÆœŒłŁı¡¿§¶©®£")
 _ACCENTS = frozenset("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327")
 
 
 def latex_table(table: Table, label: str) -> str:
-    r"""A ``table`` environment for ``\input``; needs ``\usepackage{booktabs}``.
+    r"""A ``table`` environment for ``\input``, of many columns a ``table*``; needs ``\usepackage{booktabs}``.
 
     Args:
         table: the title becomes the caption, the note a small line below.
         label: the table is ``\ref{tab:<label>}``; letters, digits, "-" and "_".
     """
+    wide = len(table.columns) > _MANY
+    kind, small = ("table*", [r"  \footnotesize", r"  \setlength{\tabcolsep}{3pt}"]) if wide else ("table", [])
+    alignment = _alignment(table, _WRAPPED_IN_WIDE if wide else _WRAPPED)
     lines = [
-        r"\begin{table}",
+        rf"\begin{{{kind}}}",
         r"  \centering",
+        *small,
         rf"  \caption{{{escape(table.title)}}}",
         rf"  \label{{tab:{label}}}",
-        rf"  \begin{{tabular}}{{{_alignment(table)}}}",
+        rf"  \begin{{tabular}}{{{''.join(alignment)}}}",
         r"    \toprule",
-        _row([escape(heading) for heading in table.columns]),
+        _row([_heading(*pair) for pair in zip(table.columns, alignment, strict=False)]),
         r"    \midrule",
         *(_row([_cell(cell, table, column) for column, cell in enumerate(row)]) for row in table.rows),
         r"    \bottomrule",
         r"  \end{tabular}",
         *([rf"  \par\smallskip{{\footnotesize {escape(table.note)}}}"] if table.note else []),
-        r"\end{table}",
+        rf"\end{{{kind}}}",
     ]
     return "\n".join(lines) + "\n"
 
@@ -107,6 +113,15 @@ def _row(cells: Sequence[str]) -> str:
     return "    " + " & ".join(cells) + r" \\"
 
 
+def _heading(text: str, alignment: str) -> str:
+    """On several lines where it is long, as the numbers below it are short."""
+    if len(text) <= _LONG_HEADING or alignment.startswith("p"):
+        return escape(text)
+    width = _EM * max(_LONG_HEADING, *map(len, text.split()))
+    ragged = r"\raggedleft" if alignment == "r" else r"\raggedright"
+    return rf"\parbox[b]{{{width:.1f}em}}{{{ragged} {escape(text)}}}"
+
+
 def _cell(cell: Cell, table: Table, column: int) -> str:
     if cell is None:
         return ""
@@ -117,13 +132,18 @@ def _cell(cell: Cell, table: Table, column: int) -> str:
     return f"${text}$" if text.startswith("-") else text
 
 
-def _alignment(table: Table) -> str:
-    """Numbers right, words left, and columns of long text wrapped, together over most of the line."""
+def _alignment(table: Table, share: float) -> list[str]:
+    """Of every column: numbers right, words left, long text wrapped, all such columns together over ``share``."""
     columns = [[row[column] for row in table.rows] for column in range(len(table.columns))]
     longest = [max((len(cell) for cell in cells if isinstance(cell, str)), default=0) for cells in columns]
-    wrapped = rf"p{{{_WRAPPED / max(1, sum(length > _LONG for length in longest)):.2f}\linewidth}}"
-    aligned = "".join(
-        wrapped if length > _LONG else "l" if length or all(cell is None for cell in cells) else "r"
-        for cells, length in zip(columns, longest, strict=True)
-    )
-    return aligned or "l"
+    wrapped = rf"p{{{share / max(1, sum(length > _LONG for length in longest)):.2f}\linewidth}}"
+    expected = [places is not None for places in table.digits] or [False] * len(columns)
+    aligned = [
+        wrapped if length > _LONG else "l" if length or not (any_number or has_digits) else "r"
+        for length, any_number, has_digits in zip(longest, map(_has_number, columns), expected, strict=True)
+    ]
+    return aligned or ["l"]
+
+
+def _has_number(cells: Sequence[Cell]) -> bool:
+    return any(cell is not None for cell in cells)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lic_train.report.curves import METRICS, Curve
-from lic_train.report.elements import Figure, Line
+from lic_train.report.elements import Figure, Line, usual_rates
 from lic_train.report.gather import Gathered, parameter
 from lic_train.report.training_log import read_log
 
@@ -65,4 +65,5 @@ def _rate_distortion(gathered: Gathered, metric: str) -> Figure:
     name = METRIC_NAMES[metric]
     lines = [line(curve, metric) for curve in drawn(gathered, metric)]
     about = f"Bits of whole files, headers included. {DEFINITIONS[metric]} {KINDS}"
-    return Figure(f"rd_{metric}", f"{name.partition(' ')[0]} over rate, {gathered.set}", RATE, name, lines, about)
+    title = f"{name.partition(' ')[0]} over rate, {gathered.set}"
+    return Figure(f"rd_{metric}", title, RATE, name, lines, about, usual_rates(lines))

@@ -92,11 +92,12 @@ def gather(
     pictures = _common_list(evaluated, anchors, set_name)
     anchors = [curve for curve in anchors if _of_list(curve, pictures, refused)]
     members = _members(_same_list(evaluated, pictures, set_name, refused), refused)
+    several = _with_several_recipes(members.values())
     return Gathered(
         outputs=outputs,
         set=set_name,
         image_list_sha256=pictures,
-        curves=tuple(_curve(key, group, set_name) for key, group in members.items()),
+        curves=tuple(_curve(key, group, set_name, group[0].model in several) for key, group in members.items()),
         members=members,
         anchors=tuple(anchors),
         cited=tuple(cited),
@@ -201,10 +202,16 @@ def _one_for_each_lambda(group: Iterable[Run], refused: list[LeftOut]) -> tuple[
     return tuple(chosen.values())
 
 
-def _curve(key: str, runs: Sequence[Run], set_name: str) -> Curve:
+def _with_several_recipes(groups: Iterable[Sequence[Run]]) -> set[str]:
+    """The models whose curves have to be told apart by recipe."""
+    recipes = {(runs[0].model, runs[0].recipe) for runs in groups}
+    return {model for model, count in Counter(model for model, _ in recipes).items() if count > 1}
+
+
+def _curve(key: str, runs: Sequence[Run], set_name: str, say_recipe: bool) -> Curve:
     first = runs[0]
     named = [first.model]
-    named += [f"recipe {first.recipe}"] if first.recipe != first.model else []
+    named += [f"recipe {first.recipe}"] if say_recipe and first.recipe != first.model else []
     named += ["MS-SSIM"] if first.distortion == "ms_ssim" else []
     named += [first.name] if first.name else []
     return Curve(

@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from lic_train.report.elements import Cell, Section, Table
+from lic_train.report.elements import COMMANDS, Cell, Section, Table
 from lic_train.report.files import printable
 
-COMMANDS = "command"  # a table of one column with this heading is a block of code, other ones are lists
 _SPECIAL = re.compile(r"([\\`*\[\]|])")
 _MAX_CELL = 2000  # characters
 
 
 def markdown(section: Section) -> str:
-    """The title, the text and the tables; figures and pictures have no place here."""
+    """The title, the text and the tables; figures and pictures have no place here.
+
+    A table of commands alone is a block of code, another one of a single column a list.
+    """
     tables = [_table(element) for element in section.elements if isinstance(element, Table)]
     parts = [f"# {escape(section.title)}", *map(escape, section.text.splitlines()), *tables]
     return "\n\n".join(filter(None, parts)) + "\n"

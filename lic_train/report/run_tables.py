@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from lic_train.report.elements import Cell, Table
+from lic_train.report.elements import COMMANDS, Cell, Table
 from lic_train.report.files import printable
 from lic_train.report.gather import Gathered
 from lic_train.report.results import Complexity
 from lic_train.report.runs import LeftOut, Run
+
+_MAX_TOLD = 1500  # characters of how a curve was made
 
 
 def run_table(gathered: Gathered) -> Table:
@@ -67,13 +69,23 @@ def complexity_table(gathered: Gathered) -> Table | None:
     )
 
 
-def curve_table(gathered: Gathered) -> Table | None:
-    """How the anchors were made and where cited curves come from; None if there are none."""
-    curves = [*gathered.anchors, *gathered.cited]
-    rows = [[curve.name, curve.kind, "; ".join(_told(curve.about))] for curve in curves]
-    note = "Anchors were coded and decoded on the same pictures. Cited curves stand as their sources give them."
-    columns = ["Codec", "Kind", "How, from where"]
-    return Table("anchors", "Anchors and cited curves", columns, rows, note=note) if rows else None
+def anchor_table(gathered: Gathered) -> Table | None:
+    """How the anchors were made; None if there are none."""
+    columns = ["Codec", "Encoder", COMMANDS, "How"]
+    rows: list[list[Cell]] = []
+    for curve in gathered.anchors:
+        about = dict(curve.about)
+        encoder, command = (printable(about.pop(name, ""), _MAX_TOLD) for name in ("encoder", "command"))
+        rows.append([curve.name, encoder, command, _told(about)])
+    note = "Coded and decoded here, on the same pictures."
+    return Table("anchors", "Anchors: how they were made", columns, rows, note=note) if rows else None
+
+
+def cited_table(gathered: Gathered, names: Collection[str]) -> Table | None:
+    """Where the cited curves of these names come from; None if there are none."""
+    rows = [[curve.name, _told(curve.about)] for curve in gathered.cited if curve.name in names]
+    note = "Not measured here: rates, qualities and pictures as the sources give them."
+    return Table("cited", "Cited curves: where they come from", ["Codec", "Source"], rows, note=note) if rows else None
 
 
 def left_out_table(left_out: Sequence[LeftOut]) -> Table | None:
@@ -117,7 +129,5 @@ def _complexity_row(found: Complexity) -> list[Cell]:
     ]
 
 
-def _told(about: dict[str, Any]) -> Iterator[str]:
-    for name, value in about.items():
-        if isinstance(value, str | int | float):
-            yield f"{name}: {value}"
+def _told(about: dict[str, Any]) -> str:
+    return printable("; ".join(f"{k}: {v}" for k, v in about.items() if isinstance(v, str | int | float)), _MAX_TOLD)

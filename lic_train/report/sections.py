@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from lic_train.report import bd_tables, figures, run_tables, variant_tables
 from lic_train.report.curves import Curve
-from lic_train.report.elements import Comparison, Section, Table
+from lic_train.report.elements import Comparison, Figure, Section, Table
 from lic_train.report.files import printable
 from lic_train.report.gather import Gathered
 from lic_train.report.runs import LeftOut
@@ -39,6 +39,7 @@ def sections(
     anchor: Curve | None,
     comparisons: Sequence[Comparison] = (),
     cards: Sequence[Section] = (),
+    paper: Sequence[Section] = (),
     left_out: Iterable[LeftOut] = (),
 ) -> list[Section]:
     """All that a report says, in the order of interest; empty sections are left out.
@@ -48,10 +49,13 @@ def sections(
         anchor: what BD-rates are over; None if there is nothing to compare with.
         comparisons: photographs side by side.
         cards: reproduction cards.
+        paper: tables and figures of a paper, which come first.
         left_out: what is missing besides that in ``gathered``.
     """
+    curves = figures.rate_distortion(gathered)
+    drawn = {line.name for figure in _figures([*paper, Section("", curves)]) for line in figure.lines}
     found = [
-        Section("Rate and distortion", figures.rate_distortion(gathered)),
+        Section("Rate and distortion", curves),
         Section("BD-rate", bd_tables.bd_tables(gathered, anchor) if anchor else ()),
         Section("Runs", [run_tables.run_table(gathered)] if gathered.runs else ()),
         Section("Complexity", _some(run_tables.complexity_table(gathered))),
@@ -59,24 +63,29 @@ def sections(
         Section("Pictures", comparisons),
         Section("Training", figures.training(gathered), "Every point is the mean over neighbouring steps."),
         *cards,
-        Section("Anchors", _some(run_tables.curve_table(gathered))),
+        Section("Anchors", _some(run_tables.anchor_table(gathered), run_tables.cited_table(gathered, drawn))),
         Section("Left out", _some(run_tables.left_out_table([*gathered.left_out, *left_out]))),
     ]
-    return [section for section in found if section.elements]
+    return [*paper, *(section for section in found if section.elements)]
 
 
-def facts(gathered: Gathered, anchor: Curve | None) -> list[tuple[str, str]]:
-    """What holds for the whole report."""
+def facts(gathered: Gathered, anchor: Curve | None, missing: Sequence[LeftOut] = ()) -> list[tuple[str, str]]:
+    """What holds for the whole report; ``missing`` is what was left out besides that in ``gathered``."""
+    left_out = len(gathered.left_out) + len(missing)
     pictures = max((len(point.images) for curve in gathered.all_curves for point in curve.points), default=0)
     digest = f", list {gathered.image_list_sha256[:12]}" if gathered.image_list_sha256 else ""
     return [
         ("Pictures", f"{gathered.set}, {pictures}{digest}"),
         ("Runs", f"{len(gathered.runs)} in {len(gathered.curves)} curves"),
-        ("Left out", f"{len(gathered.left_out)}, listed at the end"),
+        ("Left out", f"{left_out}, listed at the end" if left_out else "nothing"),
         ("BD-rate over", anchor.name if anchor else "nothing"),
         ("Read from", printable(gathered.outputs)),
     ]
 
 
-def _some(table: Table | None) -> list[Table]:
-    return [table] if table else []
+def _some(*tables: Table | None) -> list[Table]:
+    return [table for table in tables if table]
+
+
+def _figures(sections: Iterable[Section]) -> Iterator[Figure]:
+    return (element for section in sections for element in section.elements if isinstance(element, Figure))

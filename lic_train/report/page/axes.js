@@ -96,7 +96,7 @@ function path(points, x, y) {
 function spread(labels, height, top, bottom) {
   const placed = [];
   for (const label of [...labels].sort((a, b) => a.y - b.y)) {
-    const clash = () => placed.find((other) => Math.abs(other.y - label.y) < height
+    const clash = () => placed.find((other) => Math.abs(other.y - label.y) < height - 1e-6 // rounding is no clash
       && label.x < other.x + other.width && other.x < label.x + label.width);
     for (let other = clash(); other; other = clash()) label.y = other.y + height;
     placed.push(label);

@@ -11,7 +11,8 @@ Object.assign(Chart.prototype, {
     };
     add("+", "Zoom in", () => this.zoomBy(0.7));
     add("−", "Zoom out", () => this.zoomBy(1 / 0.7));
-    add("Reset", "Show everything", () => this.zoom(null));
+    if (this.data.x_high) add("All", "Show everything", () => this.reset(true));
+    add("Reset", this.data.x_high ? "Back to the first view" : "Show everything", () => this.reset(false));
     return group;
   },
 
@@ -35,7 +36,7 @@ Object.assign(Chart.prototype, {
     this.svg.addEventListener("pointerup", (event) => this.released(event));
     this.svg.addEventListener("pointercancel", () => { this.start = null; this.draw(); });
     this.svg.addEventListener("pointerleave", () => { if (!this.start && this.cursor) this.point(null); });
-    this.svg.addEventListener("dblclick", () => this.zoom(null));
+    this.svg.addEventListener("dblclick", () => this.reset(false));
     this.svg.addEventListener("blur", () => this.point(null));
     this.svg.addEventListener("keydown", (event) => this.key(event));
     this.svg.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
@@ -100,7 +101,7 @@ Object.assign(Chart.prototype, {
       Escape: () => this.point(null),
       "+": () => this.zoomBy(0.7),
       "-": () => this.zoomBy(1 / 0.7),
-      0: () => this.zoom(null),
+      0: () => this.reset(false),
     };
     if (!(event.key in acts) || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();

@@ -4,9 +4,9 @@ const NARROW = 560; // pixels; a narrower chart has no room for names at its lin
 const LETTER = 7.2; // pixels, about, of a letter in a name at a line
 
 class Chart {
-  constructor(root, colours) {
+  constructor(root, data, colours) {
     this.root = root;
-    this.data = JSON.parse(root.querySelector("script").textContent);
+    this.data = data;
     this.small = root.classList.contains("small");
     this.series = this.data.lines.map((line, index) => ({
       ...line,
@@ -17,6 +17,7 @@ class Chart {
       hidden: false,
     }));
     this.view = null; // {x: [low, high], y: [low, high]} while zoomed
+    this.everything = false; // also what lies beyond the first view
     this.cursor = null; // {series, k}: the point that is told about
     this.plot = html("div", { class: "plot" });
     this.tip = html("div", { class: "tip", role: "status" });
@@ -32,7 +33,7 @@ class Chart {
   description() {
     const names = this.series.map((series) => series.name).join(", ");
     return `${this.data.title}: ${this.data.y_label} over ${this.data.x_label} of ${names}. `
-      + "Arrow keys go from point to point, plus and minus zoom, 0 shows everything.";
+      + "Arrow keys go from point to point, plus and minus zoom, 0 resets.";
   }
 
   visible() {
@@ -41,11 +42,20 @@ class Chart {
 
   extents() {
     if (this.view) return this.view;
-    const shownPoints = this.visible().flatMap((series) => series.points);
+    const all = this.visible().flatMap((series) => series.points);
+    const limit = this.limit();
+    const near = all.filter((point) => point[0] <= limit);
+    const limited = near.length > 0 && near.length < all.length;
+    const x = domain((limited ? near : all).map((point) => point[0]), { fromZero: true, air: this.small ? 0 : 0.03 });
+    const heights = this.visible().flatMap((series) => [...settled(series), ...leaving(series.points, limit)]);
     return {
-      x: domain(shownPoints.map((point) => point[0]), { fromZero: true, air: this.small ? 0 : 0.03 }),
-      y: domain(this.visible().flatMap(settled)),
+      x: limited ? [x[0], limit] : x,
+      y: domain(heights.filter((point) => !limited || point[0] <= limit).map((point) => point[1])),
     };
+  }
+
+  limit() {
+    return this.everything ? Infinity : this.data.x_high ?? Infinity;
   }
 
   draw(width = this.plot.clientWidth) {
@@ -110,12 +120,13 @@ class Chart {
     return `series ${series.style} ${series.look.colour}${dimmed}`;
   }
 
-  // The name of each line at its last point in view.
+  // The name of each line where it leaves the view at the right, or else at its last point in view.
   labels(width) {
     const group = element("g", { "aria-hidden": "true" });
     if (width < NARROW) return group;
     const texts = this.visible().flatMap((series) => {
-      const inside = series.points.filter(([px, py]) => this.inside(this.x(px), this.y(py)));
+      const places = [...series.points, ...leaving(series.points, this.x.invert(this.box.right))];
+      const inside = places.filter(([px, py]) => this.inside(this.x(px), this.y(py)));
       if (!inside.length) return [];
       const [px, py] = inside[inside.length - 1];
       const wide = series.short.length * LETTER;
@@ -176,6 +187,12 @@ class Chart {
     this.draw();
   }
 
+  // Back to the first view, or to all that there is.
+  reset(everything) {
+    this.everything = everything;
+    this.zoom(null);
+  }
+
   zoom(view) {
     this.view = view;
     this.point(null);
@@ -192,13 +209,21 @@ class Chart {
 // A name without what stands in brackets, for the end of its line.
 function short(name) {
   const head = name.split(" (")[0];
-  return head.length > 24 ? `${head.slice(0, 23)}…` : head;
+  return head.length > 28 ? `${head.slice(0, 27)}…` : head;
 }
 
-// Values without the first twentieth of a training, whose losses would flatten all that follows.
+// Points without the first twentieth of a training, whose losses would flatten all that follows.
 function settled(series) {
   const skip = series.style === "training" ? Math.floor(series.y.length / 20) : 0;
-  return series.y.slice(skip);
+  return series.points.slice(skip);
+}
+
+// Where a line crosses a limit to the right, as a list of at most one point.
+function leaving(points, limit) {
+  const k = points.findIndex((point, next) => next > 0 && points[next - 1][0] <= limit && point[0] > limit);
+  if (k < 0) return [];
+  const [[x0, y0], [x1, y1]] = [points[k - 1], points[k]];
+  return [[limit, y0 + ((y1 - y0) * (limit - x0)) / (x1 - x0)]];
 }
 
 function precise(value) {

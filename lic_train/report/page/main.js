@@ -1,8 +1,12 @@
 // Brings the page to life. Everything that is read is in the page already.
 
 // A codec keeps its colour and marker in all figures; lines of a training are told apart by an ordered scale.
-function palette() {
+// Anchors come before cited curves, so that they have colours of their own.
+function palette(lines) {
   const known = { m: new Map(), a: new Map() };
+  for (const { name, style } of lines) {
+    if (style === "anchor" && !known.a.has(name)) known.a.set(name, known.a.size);
+  }
   return ({ name, style }, index, count) => {
     if (style === "training") {
       const step = count > 1 ? Math.round((index * 7) / (count - 1)) : 2;
@@ -40,8 +44,10 @@ function compare(a, b, sign) {
   return sign * a.textContent.localeCompare(b.textContent, "en", { numeric: true });
 }
 
-const colours = palette();
-const charts = [...document.querySelectorAll(".figure")].map((root) => new Chart(root, colours));
+const figures = [...document.querySelectorAll(".figure")];
+const read = (root) => JSON.parse(root.querySelector("script").textContent);
+const colours = palette(figures.flatMap((root) => read(root).lines));
+const charts = figures.map((root) => new Chart(root, read(root), colours));
 document.querySelectorAll("table").forEach(sortable);
 document.querySelectorAll(".comparison").forEach((root) => new Comparison(root));
 // On paper a chart is drawn for the width of the paper, so that its text keeps its size.

@@ -6,11 +6,12 @@ import json
 from html import escape
 from typing import Any
 
-from lic_train.report.elements import Cell, Comparison, Figure, Picture, Table
+from lic_train.report.elements import COMMANDS, Cell, Comparison, Figure, Picture, Table
 from lic_train.report.files import printable, slug
 from lic_train.report.page import embed
 
 _BLANK = "–"
+_MAX_CELL = 2000  # characters
 
 
 def table(element: Table) -> str:
@@ -20,7 +21,7 @@ def table(element: Table) -> str:
     head = "".join(_heading(name, number) for name, number in zip(element.columns, numeric, strict=True))
     rows = []
     for row in element.rows:
-        cells = [_cell(*parts) for parts in zip(row, digits, numeric, strict=True)]
+        cells = [_cell(*parts) for parts in zip(row, element.columns, digits, numeric, strict=True)]
         rows.append(f"<tr>{''.join(cells)}</tr>")
     label = escape(printable(element.title, 200))
     return (
@@ -38,6 +39,7 @@ def figure(element: Figure) -> str:
         "title": title,
         "x_label": printable(element.x_label),
         "y_label": printable(element.y_label),
+        "x_high": element.x_high,
         "lines": [
             {
                 "name": printable(line.name),
@@ -95,8 +97,10 @@ def _note(text: str) -> str:
 
 
 def _is_numeric(element: Table, column: int) -> bool:
+    """Whether a column holds numbers; one that is blank so far does if it has decimals."""
     cells = [row[column] for row in element.rows]
-    return any(_is_number(cell) for cell in cells) and not any(isinstance(cell, str) for cell in cells)
+    expected = bool(element.digits) and element.digits[column] is not None
+    return (expected or any(map(_is_number, cells))) and not any(isinstance(cell, str) for cell in cells)
 
 
 def _is_number(cell: Cell) -> bool:
@@ -108,12 +112,13 @@ def _heading(name: str, numeric: bool) -> str:
     return f'<th scope="col"{side}><button type="button">{escape(printable(name))}</button></th>'
 
 
-def _cell(cell: Cell, digits: int | None, numeric: bool) -> str:
+def _cell(cell: Cell, heading: str, digits: int | None, numeric: bool) -> str:
     side = "number" if numeric else ""
     if cell is None:
         return f'<td class="{side} blank">{_BLANK if numeric else ""}</td>'
     if isinstance(cell, str):
-        return f'<td class="words">{escape(printable(cell, 300))}</td>'
+        words = "words code" if heading == COMMANDS else "words"
+        return f'<td class="{words}">{escape(printable(cell, _MAX_CELL))}</td>'
     return f'<td class="number" data-value="{float(cell):.9g}">{number(cell, digits)}</td>'
 
 

@@ -35,11 +35,14 @@ def sections(name: str, gather: Gather, compare: Compare) -> list[Section]:
     if name not in names():
         raise ConfigError(f"expected one of the papers {', '.join(names())}; got {printable(name)}")
     paper, gather = load(name), cache(gather)
-    return [_head(paper), *(_section(section, paper, gather, compare) for section in paper.sections)]
+    return [_head(name, paper), *(_section(section, paper, gather, compare) for section in paper.sections)]
 
 
-def _head(paper: Paper) -> Section:
-    return Section(paper.cite, text=f"{paper.source}\nA blank: nothing was run here, or the paper gives no number.")
+def _head(name: str, paper: Paper) -> Section:
+    blank = "A blank: nothing was run here, or the paper gives no number."
+    return Section(
+        f"The paper's tables and figures: {name}", text="\n".join(filter(None, (paper.cite, paper.source, blank)))
+    )
 
 
 def _section(facts: SectionFacts, paper: Paper, gather: Gather, compare: Compare) -> Section:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from lic_train.report.curves import Curve
-from lic_train.report.elements import Comparison, Figure, Line
+from lic_train.report.elements import Comparison, Figure, Line, usual_rates
 from lic_train.report.papers.facts import CropsFacts, CurvesFacts, TrainingFacts
 from lic_train.report.papers.inputs import Compare
 from lic_train.report.papers.selection import Evidence, Selection
@@ -21,7 +21,8 @@ def curves(facts: CurvesFacts, evidence: Evidence) -> Figure | None:
     drawn = [line for line in lines if line.x]
     if not drawn:
         return None
-    return Figure(facts.key, facts.title, "bits per pixel", METRIC_NAMES[facts.metric], drawn)
+    label, high = METRIC_NAMES[facts.metric], usual_rates(drawn)
+    return Figure(facts.key, facts.title, "bits per pixel", label, drawn, x_high=high)
 
 
 def _curves(selection: Selection, key: str) -> Iterator[Curve]:
@@ -53,5 +54,8 @@ def crops(facts: CropsFacts, evidence: Evidence, compare: Compare) -> Comparison
     """Crops of one photograph: the original, then the codecs that are trained here; None if there is none."""
     selection = evidence.on(facts.set)
     trained = [curve for key in facts.codecs if (curve := selection.trained_curve(key))]
+    known = {curve.key for curve in trained}
+    if absent := [selection.codec(key).name for key in facts.codecs if key not in known]:
+        evidence.say(f"No picture here of: {', '.join(absent)}.")
     made = compare(facts.set, facts.image, trained, facts.crop) if trained else None
     return made and replace(made, key=facts.key, title=facts.title)

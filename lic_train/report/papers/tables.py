@@ -50,7 +50,7 @@ def _measured(ask: Ask) -> float | None:
     try:
         value = MEASURES[ask.column.measure](ask)
     except BDError as error:
-        ask.evidence.say(f"{ask.selection.codec(ask.row.codec).name}, {ask.column.head}: {error}")
+        ask.evidence.say(f"{ask.selection.codec(ask.row.codec).name}, {ask.column.head}: {error}.")
         return None
     return None if value is None else value / ask.column.divisor
 
