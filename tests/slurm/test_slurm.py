@@ -1,0 +1,187 @@
+"""A real Slurm of two nodes: array jobs, SIGUSR1 and requeue, one run on two nodes, children after their parent."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from lic_train.errors import ConfigError
+from lic_train.launch import process, slurm
+from lic_train.launch.state import read_state
+from tests.conftest import ROOT
+from tests.slurm.cluster import told
+from tests.small_runs import (
+    Forked,
+    assert_equal_state,
+    column,
+    command_line,
+    in_ranks,
+    last_checkpoint,
+    make_photographs,
+    overrides,
+    run_here,
+)
+from tests.sweeps import FAKE_TRAIN, FakeSweep, once
+
+MODEL = "model=bmshj2018_factorized"
+SMALL = {"memory_gb": 1, "cpus": 1, "gpus": 0, "hours": 1}
+TRAIN_AND_TELL = Path(__file__).resolve().parent / "train_and_tell.py"
+FAST = "recipe.stages=[{name: main, share: 1, lr: 1.0e-3}]"  # so that six steps change something
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_photographs(tmp_path_factory.mktemp("data") / "photographs")
+
+
+@pytest.fixture
+def sweep_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeSweep]:
+    """A function (train.py or what stands in for it, keys of the launcher) -> sweep."""
+    monkeypatch.setattr(slurm, "POLL_SECONDS", 0.2)
+
+    def make(train: Path, **more: Any) -> FakeSweep:
+        monkeypatch.setattr(process, "TRAIN", train)
+        return FakeSweep(tmp_path, {**OmegaConf.load(ROOT / "conf" / "launcher" / "slurm.yaml"), **SMALL, **more})
+
+    return make
+
+
+@pytest.fixture
+def fake(sweep_on: Callable[..., FakeSweep]) -> FakeSweep:
+    """Of fake runs."""
+    return sweep_on(FAKE_TRAIN)
+
+
+def typed(photographs: Path, output: Path, *more: str) -> list[str]:
+    """What is typed for a small run or sweep."""
+    return overrides(photographs, output, "steps=10", "validate.every=5", "validate.crops=1", FAST, *more)
+
+
+def job(photographs: Path, *more: str) -> str:
+    """The same as `FakeSweep` takes it."""
+    given = typed(photographs, Path(), *more)
+    return " ".join(text.replace(" ", "") for text in given if not text.startswith(("output=", "steps=")))
+
+
+def starts(run: Path) -> int:
+    """How often the run was started."""
+    return sum(line.startswith("--- ") for line in (run / "log.txt").read_text().splitlines())
+
+
+def last_weights(run: Path) -> bytes:
+    """As train_and_tell.py writes them."""
+    return b"".join(value.numpy().tobytes() for value in last_checkpoint(run)["state_dict"].values())
+
+
+# --- real runs -------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_trains_each_run_to_its_end_and_again_skips_it(
+    photographs: Path, tmp_path: Path, sweep_on: Callable[..., FakeSweep]
+) -> None:
+    launcher = ["launcher=slurm", *(f"launcher.{key}={value}" for key, value in SMALL.items())]
+    command = typed(photographs, tmp_path / "runs" / "lambda_${lambda}", "lambda=0.01,0.02", *launcher)
+    done = subprocess.run([*command_line(command), "-m"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (table,) = (tmp_path / "outputs" / "sweeps").glob("*.json")
+    rows = json.loads(table.read_text())["runs"]
+    assert [(row["state"], row["step"]) for row in rows] == [("finished", 10)] * 2
+    assert all(row["bpp_file"] > 0 and row["psnr"] > 0 and row["hours"] > 0 for row in rows)
+    again = sweep_on(process.TRAIN)
+    assert set(again.run(*(job(photographs, f"lambda={lmbda}") for lmbda in ("0.01", "0.02"))).values()) == {"finished"}
+    for lmbda in ("0.01", "0.02"):
+        run = tmp_path / "runs" / f"lambda_{lmbda}"
+        assert last_checkpoint(run)["run_config"]["lambda"] == float(lmbda)
+        assert last_checkpoint(run)["global_step"] == 10
+        assert starts(run) == 1
+
+
+def test_a_signalled_run_is_queued_again_and_ends_as_if_nothing_had_been(
+    photographs: Path, tmp_path: Path, sweep_on: Callable[..., FakeSweep], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_SIGNAL", "0.01:7")
+    sweep = sweep_on(TRAIN_AND_TELL)
+    assert sweep.run(job(photographs, "lambda=0.01")) == {"lambda_0.01": "finished"}
+    run, whole = tmp_path / "runs" / "lambda_0.01", tmp_path / "whole"
+    assert starts(run) == 2
+    assert "Stopped after step 8 by SIGUSR1" in (run / "log.txt").read_text()
+    Forked(lambda: run_here(typed(photographs, whole, "lambda=0.01")), tmp_path / "log").result()
+    assert_equal_state(run, whole)
+    for name in ("train/loss", "val/loss"):
+        assert column(run, name) == column(whole, name)
+
+
+def test_two_nodes_train_each_lambda_as_one_also_after_a_signal(
+    photographs: Path, tmp_path: Path, sweep_on: Callable[..., FakeSweep], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")  # the nodes' names are made up
+    monkeypatch.setenv("TEST_SIGNAL", "0.02:7")
+    more = ("trainer=ddp", "trainer.num_nodes=2", "trainer.devices=1")
+    sweep = sweep_on(TRAIN_AND_TELL)
+    lambdas = ("0.01", "0.02")
+    states = sweep.run(*(job(photographs, *more, f"lambda={lmbda}") for lmbda in lambdas))
+    assert states == {"lambda_0.01": "finished", "lambda_0.02": "finished"}
+    for lmbda, started in zip(lambdas, (1, 2), strict=True):
+        run = tmp_path / "runs" / f"lambda_{lmbda}"
+        assert starts(run) == started
+        processes = json.loads((run / "environment.json").read_text())["processes"]
+        assert [one["rank"] for one in processes] == [0, 1]
+        assert all(f"lambda={lmbda}" in one["overrides"] for one in processes)
+        assert len({one["pid"] for one in processes}) == 2
+        assert last_checkpoint(run)["run_config"]["lambda"] == float(lmbda)
+        assert last_checkpoint(run)["global_step"] == 10
+        assert (run / "weights_0.bin").read_bytes() == (run / "weights_1.bin").read_bytes() == last_weights(run)
+    whole = typed(photographs, tmp_path / "whole", "trainer=ddp", "trainer.devices=2", "lambda=0.02")
+    for rank in in_ranks(lambda: run_here(whole), tmp_path):
+        rank.result()
+    assert_equal_state(tmp_path / "runs" / "lambda_0.02", tmp_path / "whole")
+
+
+# --- fake runs -------------------------------------------------------------------------------------------------------
+
+
+def test_one_failed_run_stops_no_other_and_the_same_command_retries_it_alone(fake: FakeSweep) -> None:
+    states = fake.run(f"{MODEL} lambda=0.1 seed=1", f"{MODEL} lambda=0.2", f"{MODEL} lambda=0.3")
+    assert states == {"lambda_0.1": "failed", "lambda_0.2": "finished", "lambda_0.3": "finished"}
+    assert fake.code == 1
+    assert "as asked" in Path(fake.table()["runs"][0]["log"]).read_text()
+    begun = fake.told("begins")
+    again = fake.run(f"{MODEL} lambda=0.1 seed=0", f"{MODEL} lambda=0.2", f"{MODEL} lambda=0.3")
+    assert set(again.values()) == {"finished"}
+    assert fake.code == 0
+    assert fake.told("begins") == [*begun, "lambda_0.1"]
+
+
+LADDER = 'sweep=warm_start sweep.grid.lambda=[0.1,0.2,0.4] sweep.warm_start.overrides=["seed={}"]'
+
+
+def test_children_wait_for_their_parent_also_where_it_is_queued_again(fake: FakeSweep, tmp_path: Path) -> None:
+    def signal_parent() -> None:
+        number = (tmp_path / "runs" / "lambda_0.4" / slurm.JOB_ID).read_text()
+        subprocess.run(["scancel", "--signal=USR1", number], check=True)
+
+    with once(lambda: bool(fake.told("begins")), signal_parent):
+        states = fake.run(f"{MODEL} seed=4 {LADDER.format(0)}")
+    assert set(states.values()) == {"finished"}
+    begun = fake.told("begins")
+    assert begun[:2] == ["lambda_0.4"] * 2
+    assert sorted(begun[2:]) == ["lambda_0.1", "lambda_0.2"]
+    assert all(event["parent_finished"] for event in fake.events()[2:] if event["what"] == "begins")
+
+
+def test_children_of_a_failed_parent_do_not_stay_in_the_queue(fake: FakeSweep) -> None:
+    states = fake.run(f"{MODEL} seed=1 {LADDER.format(0)}", f"{MODEL} lambda=0.8")
+    assert states == {
+        "lambda_0.4": "failed", "lambda_0.1": "waiting", "lambda_0.2": "waiting", "lambda_0.8": "finished",
+    }  # fmt: skip
+    assert fake.code == 1
+    assert sorted(fake.told("begins")) == ["lambda_0.4", "lambda_0.8"]
+    assert told("squeue", "--noheader") == ""
