@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import submitit
+
 from lic_train.screen import errors_without_traceback
 from lic_train.training import setup
 from lic_train.training.callbacks.interrupt import GracefulStop
@@ -44,7 +46,8 @@ def signal_before(step: int) -> None:
 
     def signalled(self: Any, trainer: Any, *arguments: Any) -> None:
         if trainer.global_step == step and trainer.global_rank == 0:
-            subprocess.run(["scancel", "--signal=USR1", os.environ["SLURM_JOB_ID"]], check=True)
+            number = submitit.JobEnvironment().job_id
+            subprocess.run(["scancel", "--signal=USR1", number], check=True)
             limit = time.monotonic() + SECONDS
             while not self.requested and time.monotonic() < limit:
                 time.sleep(0.01)
