@@ -40,7 +40,7 @@ def main() -> int:
         signal.signal(number, stop)
     parent = given.get("init_from")
     finished = parent is None or (Path(parent) / "finished.json").exists()
-    note("begins", gpus=os.environ.get("CUDA_VISIBLE_DEVICES"), parent_finished=finished)
+    note("begins", pid=os.getpid(), gpus=os.environ.get("CUDA_VISIBLE_DEVICES"), parent_finished=finished)
     (run / "metrics.csv").write_text("step,train/cpu_hours\n5,0.25\n")
     print(f"training {run}", flush=True)
     seed = int(given.get("seed", 0))

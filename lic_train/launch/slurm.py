@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import shlex
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -81,14 +83,14 @@ class Slurm(Engine):
         executor = submitit.AutoExecutor(directory / "slurm", cluster="slurm", slurm_max_num_timeout=self.requeues)
         executor.update_parameters(
             name=directory.name,
-            timeout_min=round(60 * self.hours),
+            timeout_min=math.ceil(60 * self.hours),
             cpus_per_task=self.cpus,
             mem_gb=self.memory_gb,
             slurm_partition=self.partition,
             slurm_account=self.account,
             slurm_array_parallelism=self.parallel,
             slurm_signal_delay_s=self.signal_seconds,
-            slurm_setup=[f"export PYTHONPATH={TRAIN.parent}${{PYTHONPATH:+:$PYTHONPATH}}"],
+            slurm_setup=[f"export PYTHONPATH={shlex.quote(str(TRAIN.parent))}${{PYTHONPATH:+:$PYTHONPATH}}"],
             slurm_additional_parameters={"requeue": True, **self.sbatch, **after},
             **shape,
         )

@@ -42,12 +42,16 @@ SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,sched_interval=1,bf
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 MpiDefault=none
+GresTypes=gpu
 KillWait=2
 ReturnToService=2
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 RealMemory=4000
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 RealMemory=4000
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 RealMemory=4000 Gres=gpu:2
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 RealMemory=4000 Gres=gpu:2
 PartitionName=debug Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 """
+
+# Any device file does.
+GPUS = "NodeName=n[1-2] Name=gpu File=/dev/null\nNodeName=n[1-2] Name=gpu File=/dev/zero\n"
 
 
 def why_not() -> str | None:
@@ -66,6 +70,7 @@ def started(folder: Path) -> Iterator[None]:
     key.chmod(0o400)
     host = socket.gethostname().partition(".")[0]
     configuration.write_text(CONFIGURATION.format(host=host, folder=folder, ports=free_ports(3)))
+    (folder / "gres.conf").write_text(GPUS)
     munge = [f"--{name}={folder / f'munge.{name[:4]}'}" for name in ("log-file", "pid-file", "seed-file")]
     with ExitStack() as running:
 
@@ -90,7 +95,9 @@ def started(folder: Path) -> Iterator[None]:
 def daemon(command: Sequence[str], output: Path) -> Iterator[None]:
     """A daemon that stays a child of this process."""
     with output.open("ab") as file:
-        process = subprocess.Popen([*END_WITH_US, *command], stdin=subprocess.DEVNULL, stdout=file, stderr=file, process_group=0)
+        process = subprocess.Popen(
+            [*END_WITH_US, *command], stdin=subprocess.DEVNULL, stdout=file, stderr=file, process_group=0
+        )
     try:
         yield
     finally:

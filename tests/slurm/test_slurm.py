@@ -16,7 +16,9 @@ from omegaconf import OmegaConf
 
 from lic_train.errors import ConfigError
 from lic_train.launch import process, slurm
-from lic_train.launch.state import read_state
+from lic_train.launch.plan import plan
+from lic_train.launch.process import StopRequest
+from lic_train.launch.sweep import make_engine
 from tests.conftest import ROOT
 from tests.slurm.cluster import told
 from tests.small_runs import (
@@ -33,7 +35,7 @@ from tests.small_runs import (
 from tests.sweeps import FAKE_TRAIN, FakeSweep, once
 
 MODEL = "model=bmshj2018_factorized"
-SMALL = {"memory_gb": 1, "cpus": 1, "gpus": 0, "hours": 1}
+SMALL = {"memory_gb": 1, "cpus": 1, "gpus": 0, "hours": 0.5}
 TRAIN_AND_TELL = Path(__file__).resolve().parent / "train_and_tell.py"
 FAST = "recipe.stages=[{name: main, share: 1, lr: 1.0e-3}]"  # so that six steps change something
 
@@ -192,3 +194,55 @@ def test_children_of_a_failed_parent_do_not_stay_in_the_queue(fake: FakeSweep) -
     assert fake.code == 1
     assert sorted(fake.told("begins")) == ["lambda_0.4", "lambda_0.8"]
     assert told("squeue", "--noheader") == ""
+
+
+@pytest.mark.parametrize("how", ["not waited for", "left by Ctrl-C"])
+def test_what_is_in_the_queue_stays_there_and_is_not_queued_twice(
+    sweep_on: Callable[..., FakeSweep], tmp_path: Path, how: str
+) -> None:
+    first = f"{MODEL} lambda=0.1 seed=3"  # which ends once a second run has begun
+    if how == "left by Ctrl-C":
+        sweep = sweep_on(FAKE_TRAIN)
+        with once(lambda: bool(sweep.told("begins")), lambda: os.kill(os.getpid(), signal.SIGINT)):
+            assert sweep.run(first) == {"lambda_0.1": "running"}
+        assert sweep.code == 130
+    else:
+        sweep = sweep_on(FAKE_TRAIN, wait=False)
+        assert sweep.run(first)["lambda_0.1"] in ("queued", "running")
+        assert sweep.code == 0
+    record = tmp_path / "runs" / "lambda_0.1" / slurm.JOB_ID
+    number = record.read_text()
+    again = sweep_on(FAKE_TRAIN)
+    assert set(again.run(first, f"{MODEL} lambda=0.2 seed=3").values()) == {"finished"}
+    assert record.read_text() == number
+    assert again.told("begins") == ["lambda_0.1", "lambda_0.2"]
+
+
+def test_a_run_that_alone_was_signalled_is_queued_again(fake: FakeSweep) -> None:
+    """Some clusters do not signal the task that waits for it."""
+
+    def signal_run() -> None:
+        os.kill(fake.events()[0]["pid"], signal.SIGUSR1)
+
+    with once(lambda: bool(fake.told("begins")), signal_run):
+        assert fake.run(f"{MODEL} lambda=0.1 seed=4") == {"lambda_0.1": "finished"}
+    assert fake.told("begins") == ["lambda_0.1"] * 2
+
+
+def test_a_run_gets_its_gpus_and_every_task_sees_those_of_its_node(sweep_on: Callable[..., FakeSweep]) -> None:
+    sweep = sweep_on(FAKE_TRAIN, gpus=None)
+    two = "trainer=ddp trainer.devices=2 batch_size=2"
+    sweep.run(f"{MODEL} lambda=0.1", f"{MODEL} lambda=0.2 {two}", f"{MODEL} lambda=0.3 trainer.accelerator=cpu")
+    seen = [(event["run"], event["gpus"]) for event in sweep.events() if event["what"] == "begins"]
+    assert {gpus for run, gpus in seen if run == "lambda_0.1"} <= {"0", "1"}
+    assert [gpus for run, gpus in seen if run == "lambda_0.2"] == ["0,1", "0,1"]
+    assert [gpus for run, gpus in seen if run == "lambda_0.3"] == [None]
+    assert sweep.code == 0
+
+
+def test_what_slurm_refuses_is_told(sweep_on: Callable[..., FakeSweep], tmp_path: Path) -> None:
+    engine = make_engine(sweep_on(FAKE_TRAIN, partition="none").config.launcher)
+    jobs = plan([[MODEL, f"output={tmp_path}/run"]]).jobs
+    with StopRequest() as stop, pytest.raises(ConfigError, match=r"invalid partition(.|\n)*conf/launcher/slurm.yaml"):
+        list(engine.run(jobs, tmp_path, stop))
+    assert not (tmp_path / "run").exists()
