@@ -20,7 +20,7 @@ from lic_train.launch.engine import Engine, Outcome, must_wait, outcome
 from lic_train.launch.plan import Job, counted
 from lic_train.launch.process import TRAIN, StopRequest, command
 from lic_train.launch.progress import SweepProgress
-from lic_train.launch.remote import SlurmTask
+from lic_train.launch.remote import LOG, SlurmTask
 from lic_train.launch.state import read_state
 from lic_train.training.console import say
 
@@ -104,7 +104,8 @@ class Slurm(Engine):
         numbers = [str(one.job_id) for one in submitted]
         for job, number in zip(jobs, numbers, strict=True):
             atomic.replace_text(job.directory / JOB_ID, number)
-        say(f"Slurm job {numbers[0].partition('_')[0]}: {counted(len(jobs))}{f', after {parent}' if parent else ''}")
+        after_that = f", after {parent}" if parent else ""
+        say(f"Slurm job {numbers[0].partition('_')[0]}: {counted(len(jobs))}{after_that}; output: {LOG} of each run")
         return numbers
 
     def _watch(self, ids: dict[Job, str], stop: StopRequest, progress: SweepProgress) -> Iterator[tuple[Job, Outcome]]:
