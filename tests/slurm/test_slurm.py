@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,6 @@ from tests.small_runs import (
     Forked,
     assert_equal_state,
     column,
-    command_line,
     in_ranks,
     last_checkpoint,
     make_photographs,
@@ -93,36 +94,31 @@ def last_weights(run: Path) -> bytes:
 # --- real runs -------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_trains_each_run_to_its_end_and_again_skips_it(
-    photographs: Path, tmp_path: Path, sweep_on: Callable[..., FakeSweep]
+def test_each_run_trains_to_its_end_also_after_a_signal_and_the_same_command_skips_it(
+    photographs: Path, tmp_path: Path, sweep_on: Callable[..., FakeSweep], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TEST_SIGNAL", "0.02:7")
+    again = sweep_on(TRAIN_AND_TELL)
     launcher = ["launcher=slurm", *(f"launcher.{key}={value}" for key, value in SMALL.items())]
     command = typed(photographs, tmp_path / "runs" / "lambda_${lambda}", "lambda=0.01,0.02", *launcher)
-    done = subprocess.run([*command_line(command), "-m"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    (table,) = (tmp_path / "outputs" / "sweeps").glob("*.json")
-    rows = json.loads(table.read_text())["runs"]
+
+    def main() -> None:
+        sys.argv = [str(ROOT / "train.py"), "-m", *command, f"hydra.sweep.dir={tmp_path}/sweeps"]
+        runpy.run_path(sys.argv[0], run_name="__main__")
+
+    assert Forked(main, tmp_path / "log").wait() == 0, (tmp_path / "log").read_text()
+    rows = again.table()["runs"]
     assert [(row["state"], row["step"]) for row in rows] == [("finished", 10)] * 2
     assert all(row["bpp_file"] > 0 and row["psnr"] > 0 and row["hours"] > 0 for row in rows)
-    again = sweep_on(process.TRAIN)
     assert set(again.run(*(job(photographs, f"lambda={lmbda}") for lmbda in ("0.01", "0.02"))).values()) == {"finished"}
-    for lmbda in ("0.01", "0.02"):
+    for lmbda, started in (("0.01", 1), ("0.02", 2)):
         run = tmp_path / "runs" / f"lambda_{lmbda}"
         assert last_checkpoint(run)["run_config"]["lambda"] == float(lmbda)
         assert last_checkpoint(run)["global_step"] == 10
-        assert starts(run) == 1
-
-
-def test_a_signalled_run_is_queued_again_and_ends_as_if_nothing_had_been(
-    photographs: Path, tmp_path: Path, sweep_on: Callable[..., FakeSweep], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TEST_SIGNAL", "0.01:7")
-    sweep = sweep_on(TRAIN_AND_TELL)
-    assert sweep.run(job(photographs, "lambda=0.01")) == {"lambda_0.01": "finished"}
-    run, whole = tmp_path / "runs" / "lambda_0.01", tmp_path / "whole"
-    assert starts(run) == 2
+        assert starts(run) == started
+    run, whole = tmp_path / "runs" / "lambda_0.02", tmp_path / "whole"
     assert "Stopped after step 8 by SIGUSR1" in (run / "log.txt").read_text()
-    Forked(lambda: run_on_one_thread(typed(photographs, whole, "lambda=0.01")), tmp_path / "log").result()
+    Forked(lambda: run_on_one_thread(typed(photographs, whole, "lambda=0.02")), tmp_path / "log").result()
     assert_equal_state(run, whole)
     for name in ("train/loss", "val/loss"):
         assert column(run, name) == column(whole, name)
