@@ -8,12 +8,11 @@ import runpy
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from omegaconf import OmegaConf
 
 from lic_train.errors import ConfigError
@@ -75,12 +74,6 @@ def job(photographs: Path, *more: str) -> str:
     return " ".join(text.replace(" ", "") for text in given if not text.startswith(("output=", "steps=")))
 
 
-def run_on_one_thread(command: Sequence[str]) -> int:
-    """As the jobs do: sums over another number of threads differ in their last bits."""
-    torch.set_num_threads(1)
-    return run_here(command)
-
-
 def starts(run: Path) -> int:
     """How often the run was started."""
     return sum(line.startswith("--- ") for line in (run / "log.txt").read_text().splitlines())
@@ -118,7 +111,7 @@ def test_each_run_trains_to_its_end_also_after_a_signal_and_the_same_command_ski
         assert starts(run) == started
     run, whole = tmp_path / "runs" / "lambda_0.02", tmp_path / "whole"
     assert "Stopped after step 8 by SIGUSR1" in (run / "log.txt").read_text()
-    Forked(lambda: run_on_one_thread(typed(photographs, whole, "lambda=0.02")), tmp_path / "log").result()
+    Forked(lambda: run_here(typed(photographs, whole, "lambda=0.02")), tmp_path / "log").result()
     assert_equal_state(run, whole)
     for name in ("train/loss", "val/loss"):
         assert column(run, name) == column(whole, name)
@@ -145,7 +138,7 @@ def test_two_nodes_train_each_lambda_as_one_also_after_a_signal(
         assert last_checkpoint(run)["global_step"] == 10
         assert (run / "weights_0.bin").read_bytes() == (run / "weights_1.bin").read_bytes() == last_weights(run)
     whole = typed(photographs, tmp_path / "whole", "trainer=ddp", "trainer.devices=2", "lambda=0.02")
-    for rank in in_ranks(lambda: run_on_one_thread(whole), tmp_path):
+    for rank in in_ranks(lambda: run_here(whole), tmp_path):
         rank.result()
     assert_equal_state(tmp_path / "runs" / "lambda_0.02", tmp_path / "whole")
 
