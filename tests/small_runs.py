@@ -81,6 +81,7 @@ class Forked:
     def _main(self, function: Callable[[], Any], tell: Any, variables: dict[str, str]) -> None:
         os.environ |= variables
         sys.stdout = sys.stderr = self.log.open("a", buffering=1)
+        torch.set_num_threads(1)  # those of OpenMP do not survive a fork: a second one would be waited for for ever
         without_drawing()
         code = 0
         try:

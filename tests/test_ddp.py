@@ -82,6 +82,12 @@ def double(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return folder / "run", in_two(overrides(photographs, folder / "run", *DDP, FAST), folder / "ranks")
 
 
+def said_at_the_start(folder: Path) -> str:
+    """By the first process, without the blanks at the ends of lines; the others say nothing."""
+    assert "crops of" not in (folder / "rank_1.txt").read_text()
+    return "".join(f"{line.rstrip()}\n" for line in (folder / "rank_0.txt").read_text().splitlines())
+
+
 def assert_same_curve(a: Path, b: Path) -> None:
     for name in ("train/loss", "train/bpp", "train/mse", "train/psnr", "train/aux", "train/grad_norm", "val/loss"):
         assert column(a, name) == pytest.approx(column(b, name), rel=2e-5), name
@@ -91,6 +97,8 @@ def assert_same_curve(a: Path, b: Path) -> None:
 def test_two_processes_are_one_with_the_whole_batch(single: Path, double: tuple[Path, list[dict[str, Any]]]) -> None:
     assert [rank["images"] for rank in double[1]] == [2, 2]
     assert_same_curve(single, double[0])
+    assert column(double[0], "train/lr") == column(single, "train/lr")
+    assert "4 crops of 64 x 64 = 2 devices x 2\n" in said_at_the_start(double[0].parent / "ranks")
 
 
 def test_micro_batches_are_one_with_the_whole_batch(single: Path, photographs: Path, tmp_path: Path) -> None:
@@ -145,6 +153,7 @@ def test_averaging_accumulation_and_bf16_together(photographs: Path, tmp_path: P
     more = (*DDP, "accumulate=2", "ema=0.5", "precision=bf16-mixed", "validate.crops=1", "validate.bitstreams=1")
     first, second = in_two(overrides(photographs, tmp_path / "run", *more), tmp_path / "ranks")
     assert first["images"] == 1
+    assert "4 crops of 64 x 64 = 2 devices x 2 micro-batches x 1\n" in said_at_the_start(tmp_path / "ranks")
     assert all(value.tobytes() == second["weights"][name].tobytes() for name, value in first["weights"].items())
     assert last_checkpoint(tmp_path / "run")["weight_averaging"]
     assert len(column(tmp_path / "run", "val/bpp_file")) == 2

@@ -96,7 +96,7 @@ def test_a_terminals_control_c_reaches_the_run_once(tmp_path):
     assert os.getpgid(0) not in groups
 
 
-def test_children_wait_for_their_parent_and_start_from_it(tmp_path):
+def test_children_wait_for_their_parent_and_start_from_it(tmp_path, capfd):
     sweep = FakeSweep(tmp_path)
     warm = 'sweep=warm_start sweep.grid.lambda=[0.1,0.2,0.4] sweep.warm_start.overrides=["seed=0"]'
     assert set(sweep.run(f"{MODEL} {warm}").values()) == {"finished"}
@@ -105,6 +105,7 @@ def test_children_wait_for_their_parent_and_start_from_it(tmp_path):
     cost = sweep.table()["cost"]
     assert (cost["steps"], cost["independent_steps"]) == (30, 30)
     assert (cost["hours"], cost["independent_hours"]) == (1.5, 1.5)
+    assert "30 steps instead of 30 (1.00), 1.50 CPU-h instead of 1.50 (1.00)" in capfd.readouterr().out
     assert [row["parent"] for row in sweep.table()["runs"]][1:] == [str(tmp_path / "runs" / "lambda_0.4")] * 2
 
 

@@ -1,4 +1,4 @@
-"""A real Ray, of two machines with one CPU each, all on this one; it trains fake runs."""
+"""A real Ray, of two machines with one CPU each and one with two GPUs, all on this one; it trains fake runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def address() -> Iterator[str]:
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    cluster.add_node(num_cpus=1)
+    cluster.add_node(num_cpus=1, num_gpus=2)
     yield cluster.address
     cluster.shutdown()
 
@@ -39,7 +39,7 @@ def sweep_on(address, tmp_path, monkeypatch):
     monkeypatch.setattr(process, "TRAIN", FAKE_TRAIN)
 
     def make(**more: Any) -> FakeSweep:
-        launcher = {"_target_": "lic_train.launch.ray.Ray", "address": address, "gpus": None, "cpus": 1}
+        launcher = {"_target_": "lic_train.launch.ray.Ray", "address": address, "gpus": 0, "cpus": 1}
         return FakeSweep(tmp_path, launcher | more)
 
     return make
@@ -63,6 +63,28 @@ def test_runs_train_side_by_side_children_after_their_parent_and_a_failure_stops
     again = sweep.run(f'{MODEL} {warm} sweep.warm_start.overrides=["seed=3"]', f"{MODEL} lambda=0.8 seed=0")
     assert set(again.values()) == {"finished"}
     assert sweep.told("begins") == [*begun, "lambda_0.8"]
+
+
+def gpus(sweep: FakeSweep) -> dict[str, str]:
+    """What each run saw."""
+    return {event["run"]: event["gpus"] for event in sweep.events() if event["what"] == "begins"}
+
+
+def test_every_run_has_gpus_of_its_own_one_or_several(sweep_on):
+    sweep = sweep_on(gpus=None, cpus=0.5)
+    # The first two wait for each other, so that both hold their GPU at the same time.
+    sweep.run(f"{MODEL} lambda=0.1 seed=3", f"{MODEL} lambda=0.2 seed=3")
+    assert sorted(gpus(sweep).values()) == ["0", "1"]
+    sweep.run(f"{MODEL} lambda=0.3 trainer=ddp trainer.devices=2")
+    assert gpus(sweep)["lambda_0.3"] == "0,1"
+    assert sweep.code == 0
+
+
+def test_two_runs_can_share_a_gpu(sweep_on):
+    sweep = sweep_on(gpus=0.5, cpus=0.5)
+    sweep.run(f"{MODEL} lambda=0.1 seed=3", f"{MODEL} lambda=0.2 seed=3")
+    assert gpus(sweep)["lambda_0.1"] == gpus(sweep)["lambda_0.2"] in ("0", "1")
+    assert sweep.code == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

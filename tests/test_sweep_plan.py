@@ -74,6 +74,11 @@ def test_the_learning_rate_can_be_scaled():
     assert [stage.lr for stage in config.make_recipe().stages] == [5e-5, 5e-6, 5e-7]
 
 
+def test_a_trial_of_a_search_is_named_by_its_values_in_short():
+    (job,) = jobs_of("model=cwam sweep=search lr_scale=6.074996073425697 batch_size=4 recipe.optimizer.clip_norm=0.1")
+    assert job.directory.name == "lambda_0.0067_lr_6.075_batch_4_clip_0.1"
+
+
 # --- refused before anything starts ----------------------------------------------------------------------------------
 
 

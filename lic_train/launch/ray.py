@@ -11,7 +11,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 
 from lic_train.errors import ConfigError
 from lic_train.launch.engine import Engine, Outcome, outcome
-from lic_train.launch.plan import Job
+from lic_train.launch.plan import Job, counted
 from lic_train.launch.process import StopRequest, command
 from lic_train.launch.progress import SweepProgress
 from lic_train.launch.remote import LOG, train_in_pool
@@ -47,6 +47,7 @@ class Ray(Engine):
                 log, home = job.directory.absolute() / LOG, Path.cwd()
                 by_job[job] = remote.options(**options[job]).remote(command(job.overrides), home, log, parent)
                 refs[by_job[job]] = job
+            say(f"Ray: {counted(len(jobs))}; output: {LOG} of each run")
             yield from self._collect(ray, refs, stop, progress)
 
     def _collect(

@@ -59,6 +59,8 @@ class SlurmTask:
         code = self._child.wait()
         if code == REQUEUE and rank:
             return  # the first task has the job queued again
+        if code == REQUEUE:
+            signal.raise_signal(signal.SIGUSR1)  # only the run was signalled: submitit queues the job again, and exits
         if code:
             raise RuntimeError(f"exit code {code}, see {self.directory / LOG}")
 

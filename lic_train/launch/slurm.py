@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import shlex
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +20,7 @@ from lic_train.launch.engine import Engine, Outcome, must_wait, outcome
 from lic_train.launch.plan import Job, counted
 from lic_train.launch.process import TRAIN, StopRequest, command
 from lic_train.launch.progress import SweepProgress
-from lic_train.launch.remote import SlurmTask
+from lic_train.launch.remote import LOG, SlurmTask
 from lic_train.launch.state import read_state
 from lic_train.training.console import say
 
@@ -81,14 +83,14 @@ class Slurm(Engine):
         executor = submitit.AutoExecutor(directory / "slurm", cluster="slurm", slurm_max_num_timeout=self.requeues)
         executor.update_parameters(
             name=directory.name,
-            timeout_min=round(60 * self.hours),
+            timeout_min=math.ceil(60 * self.hours),
             cpus_per_task=self.cpus,
             mem_gb=self.memory_gb,
             slurm_partition=self.partition,
             slurm_account=self.account,
             slurm_array_parallelism=self.parallel,
             slurm_signal_delay_s=self.signal_seconds,
-            slurm_setup=[f"export PYTHONPATH={TRAIN.parent}${{PYTHONPATH:+:$PYTHONPATH}}"],
+            slurm_setup=[f"export PYTHONPATH={shlex.quote(str(TRAIN.parent))}${{PYTHONPATH:+:$PYTHONPATH}}"],
             slurm_additional_parameters={"requeue": True, **self.sbatch, **after},
             **shape,
         )
@@ -102,7 +104,8 @@ class Slurm(Engine):
         numbers = [str(one.job_id) for one in submitted]
         for job, number in zip(jobs, numbers, strict=True):
             atomic.replace_text(job.directory / JOB_ID, number)
-        say(f"Slurm job {numbers[0].partition('_')[0]}: {counted(len(jobs))}{f', after {parent}' if parent else ''}")
+        after_that = f", after {parent}" if parent else ""
+        say(f"Slurm job {numbers[0].partition('_')[0]}: {counted(len(jobs))}{after_that}; output: {LOG} of each run")
         return numbers
 
     def _watch(self, ids: dict[Job, str], stop: StopRequest, progress: SweepProgress) -> Iterator[tuple[Job, Outcome]]:

@@ -16,7 +16,7 @@ from lic_train.launch.engine import Engine, Outcome
 from lic_train.launch.plan import Job, counted, plan
 from lic_train.launch.process import StopRequest
 from lic_train.launch.state import read_state, validation_loss
-from lic_train.launch.table import Row, common_directory, hours_unit, render, rows, warm_start_cost, write
+from lic_train.launch.table import Cost, Row, common_directory, hours_unit, render, rows, warm_start_cost, write
 from lic_train.screen import errors_without_traceback
 from lic_train.training.console import say
 from lic_train.training.run_directory import claim
@@ -47,6 +47,7 @@ class Sweep:
         self.directory = Path(config.hydra.sweep.dir)
         # Any sweeper but Hydra's own chooses the next runs by the results of those before.
         self.searching = "basic_sweeper" not in config.hydra.sweeper["_target_"]
+        self.trials_left = config.hydra.sweeper.get("n_trials", 0) if self.searching else 0
         self.jobs: dict[Path, Job] = {}
         self.outcomes: dict[Job, Outcome] = {}
 
@@ -58,8 +59,13 @@ class Sweep:
         """
         with errors_without_traceback():
             name, jobs = self._train(typed)
+        self.trials_left -= len(jobs)
         found = rows(list(self.jobs.values()), self.outcomes)
-        self._close(name, found)
+        path = self.directory / f"{name}.json"
+        cost = warm_start_cost(list(self.jobs.values()))
+        write(path, name, ["python", *sys.argv], found, cost)
+        if self.trials_left <= 0 or self.stop.requested:
+            self._close(name, found, cost, path)
         return [_returned(job) for job in jobs]
 
     def _train(self, typed: Sequence[Sequence[str]]) -> tuple[str, list[Job]]:
@@ -77,17 +83,17 @@ class Sweep:
                 say(f"{outcome}: {job.directory}", "green" if outcome == "finished" else "yellow")
         return planned.name, planned.jobs
 
-    def _close(self, name: str, found: list[Row]) -> None:
-        """Show and write the table, say where it lies and how to go on, and end the process unless all is well."""
-        jobs = list(self.jobs.values())
-        cost, path = warm_start_cost(jobs), self.directory / f"{name}.json"
-        write(path, name, ["python", *sys.argv], found, cost)
+    def _close(self, name: str, found: list[Row], cost: Cost | None, path: Path) -> None:
+        """Show the table, say where it lies and how to go on, and end the process unless all is well."""
         get_console().print(render(name, found, self.searching))
         if cost:
             say(f"cost      {cost.told(hours_unit(found))}")
         for row in found:
             if row.outcome == "failed":
                 say(f"failed    {row.job.directory}: {row.log or 'its messages are above'}", "red")
+        losses = {row.val_loss: row for row in found if row.outcome == "finished" and row.val_loss is not None}
+        if self.searching and losses:
+            say(f"best      {losses[min(losses)].job.directory}: validation loss {min(losses):.4f}", "green")
         say(f"runs      {common_directory(found)}")
         say(f"table     {path}")
         unfinished = any(row.outcome != "finished" for row in found)
@@ -95,7 +101,8 @@ class Sweep:
             say("The same command goes on: it skips what is finished, resumes the rest and retries what failed.")
         if self.stop.requested:
             sys.exit(INTERRUPTED)
-        if any(row.outcome in ("failed", "waiting", "stopped") for row in found) and not self.searching:
+        failed = [row for row in found if row.outcome in ("failed", "waiting", "stopped")]
+        if failed and (not self.searching or len(failed) == len(found)):  # Optuna has an answer if one trial has
             sys.exit(FAILED)
 
 

@@ -84,7 +84,7 @@ class Cost:
         if self.hours is None or not self.independent_hours:
             return text
         ratio = self.hours / self.independent_hours
-        return f"{text}, {self.hours:.2f} {unit} instead of {self.independent_hours:.2f} ({ratio:.2f})"
+        return f"{text}, {_hours(self.hours)} {unit} instead of {_hours(self.independent_hours)} ({ratio:.2f})"
 
 
 def warm_start_cost(jobs: Sequence[Job]) -> Cost | None:
@@ -116,7 +116,7 @@ def render(name: str, found: Sequence[Row], with_loss: bool) -> Table:
         table.add_column(title, justify="right")
     for row in found:
         state, share = row.state, row.state.step / row.job.config.steps
-        cells = [f"{state.step:,}", _told(state.bpp_file, 4), _told(state.psnr, 2), _told(state.hours, 2)]
+        cells = [f"{state.step:,}", _told(state.bpp_file, 4), _told(state.psnr, 2), _hours(state.hours)]
         style = {"finished": "green", "failed": "red"}.get(row.outcome, "yellow")
         word = row.outcome if row.state.finished or not state.step else f"{row.outcome} {share:.0%}"
         loss = [_told(row.val_loss, 4)] if with_loss else []
@@ -143,3 +143,7 @@ def write(path: Path, name: str, command: Sequence[str], found: Sequence[Row], c
 
 def _told(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _hours(value: float | None) -> str:
+    return "<0.01" if value is not None and value < 0.01 else _told(value, 2)

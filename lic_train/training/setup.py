@@ -249,6 +249,13 @@ def _computes_in_bf16(cpu: Mapping[str, Any]) -> bool:
     return bool(cpu.get("amx_bf16")) or (bool(cpu.get("avx512_bf16")) and "AMD" in cpu.get("cpu_name", ""))
 
 
+def _split(batch: int, devices: int, accumulate: int) -> str:
+    """How the batch of a step is made up, for example " = 2 devices x 3 micro-batches x 4"; nothing if it is whole."""
+    parts = {"devices": devices, "micro-batches": accumulate}
+    told = [f"{number} {what}" for what, number in parts.items() if number > 1]
+    return " = " + " x ".join([*told, str(batch // (devices * accumulate))]) if told else ""
+
+
 def show_start(config: RunConfig, model: Codec, trainer: L.Trainer, data: Photographs) -> None:
     """Print what will be trained, on what, for how long, and where it goes; in the first process."""
     if not is_first_process():
@@ -261,12 +268,11 @@ def show_start(config: RunConfig, model: Codec, trainer: L.Trainer, data: Photog
     rung = quality(config.lmbda, config.distortion)
     batch = f"{config.batch_size} crops of {config.crop} x {config.crop}"
     photographs = f"{len(data.train):,} training and {len(data.val):,} validation"
-    split = f" = {trainer.world_size} devices x {config.accumulate} micro-batches"
     for key, value in (
         ("model", f"{config.model_name}({arguments}), {parameters:,} parameters"),
         ("lambda", f"{config.lmbda:g} ({config.distortion}, quality {rung} of 8)"),
         ("data", f"{photographs} photographs, {data.place}"),
-        ("batch", batch + (split if config.accumulate * trainer.world_size > 1 else "")),
+        ("batch", batch + _split(config.batch_size, trainer.world_size, config.accumulate)),
         ("device", f"{trainer.strategy.root_device}, {trainer.precision}{', compiled' if config.compile else ''}"),
         ("output", config.output),
     ):

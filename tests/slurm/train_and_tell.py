@@ -1,0 +1,60 @@
+"""Stands in for train.py where a test must know what the processes of a job held, or when they were signalled.
+
+The last weights of process r are written to weights_r.bin in the run directory. With TEST_SIGNAL in the environment,
+"lambda:step", the run with that lambda has Slurm send SIGUSR1 to its job before that step, once, and waits for it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from lic_train.screen import errors_without_traceback
+from lic_train.training import setup
+from lic_train.training.callbacks.interrupt import GracefulStop
+from tests.small_runs import run_here, without_drawing
+
+SECONDS = 60.0  # in which the signal must have come
+
+
+def main() -> int:
+    given = dict(argument.partition("=")[::2] for argument in sys.argv[1:])
+    run = Path(given["output"].replace("${lambda}", given["lambda"]))
+    lmbda, _, step = os.environ.get("TEST_SIGNAL", "").partition(":")
+    without_drawing()
+    if given["lambda"] == lmbda and not (run / "checkpoints").exists():
+        signal_before(int(step))
+    kept: list[Any] = []
+    make_module = setup.make_module
+    setup.make_module = lambda *arguments: kept.append(make_module(*arguments)) or kept[0]  # type: ignore[func-returns-value]
+    with errors_without_traceback():
+        code = run_here(sys.argv[1:])
+    weights = (value.detach().numpy().tobytes() for value in kept[0].state_dict().values())
+    (run / f"weights_{os.environ['SLURM_PROCID']}.bin").write_bytes(b"".join(weights))
+    return code
+
+
+def signal_before(step: int) -> None:
+    """Have the first process of the job ask Slurm to signal all of them."""
+    started = GracefulStop.on_train_batch_start
+
+    def signalled(self: Any, trainer: Any, *arguments: Any) -> None:
+        if trainer.global_step == step and trainer.global_rank == 0:
+            number = submitit.JobEnvironment().job_id
+            subprocess.run(["scancel", "--signal=USR1", number], check=True)
+            limit = time.monotonic() + SECONDS
+            while not self.requested and time.monotonic() < limit:
+                time.sleep(0.01)
+        started(self, trainer, *arguments)
+
+    GracefulStop.on_train_batch_start = signalled  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""What launcher=slurm says where there is no Slurm; the tests of a real one are in tests/slurm."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from lic_train.errors import ConfigError
+from lic_train.launch import slurm
+from lic_train.launch.plan import plan
+from lic_train.launch.process import StopRequest
+from lic_train.launch.sweep import make_engine
+from tests.conftest import ROOT
+
+
+def refusal(tmp_path: Path) -> str:
+    engine = make_engine(OmegaConf.load(ROOT / "conf" / "launcher" / "slurm.yaml"))
+    jobs = plan([["model=bmshj2018_factorized", f"output={tmp_path}/run"]]).jobs
+    with StopRequest() as stop, pytest.raises(ConfigError) as caught:
+        list(engine.run(jobs, tmp_path, stop))
+    assert not (tmp_path / "run").exists()
+    return str(caught.value)
+
+
+def test_a_machine_without_slurm_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    told = refusal(tmp_path)
+    assert "squeue" in told
+    assert "login node" in told
+
+
+def test_a_slurm_that_does_not_answer_is_told(tmp_path, monkeypatch):
+    squeue = tmp_path / "squeue"
+    squeue.write_text("#!/bin/sh\necho no controller >&2\nexit 1\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert "got: no controller" in refusal(tmp_path)
+
+
+def test_without_submitit_its_name_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    monkeypatch.setattr(slurm, "_queue", dict)
+    assert "pip install submitit" in refusal(tmp_path)
