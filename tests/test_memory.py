@@ -28,4 +28,4 @@ def page_faults(how: str) -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 def test_freed_memory_is_taken_again_without_page_faults():
     assert page_faults("kept") < 100
-    assert page_faults("given back") > 1000
+    assert page_faults("given back") > 200  # with huge pages 320
