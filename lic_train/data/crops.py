@@ -6,7 +6,7 @@ The random numbers are SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseud
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,10 +37,14 @@ class Window(NamedTuple):
 
 def splitmix64(state: int, count: int) -> npt.NDArray[np.uint64]:
     """The first ``count`` outputs of the generator that starts at ``state``."""
-    z = np.uint64(state) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GAMMA)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    return _mixed(np.uint64(state) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GAMMA))
+
+
+def _mixed(z: Any) -> Any:
+    """What the generator makes of its 64-bit state: an integer, or an array of uint64."""
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
+    return z ^ (z >> 31)
 
 
 def key(*parts: int) -> int:
@@ -53,10 +57,7 @@ def key(*parts: int) -> int:
 
 def _output(state: int, number: int) -> int:
     """Output ``number`` of `splitmix64`, from 1 on: for a single one, Python's integers are faster than an array."""
-    z = (state + number * GAMMA) & MASK
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
-    return z ^ (z >> 31)
+    return _mixed((state + number * GAMMA) & MASK)
 
 
 def order(size: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
