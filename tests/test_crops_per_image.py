@@ -18,6 +18,7 @@ from lic_train.data.splits import Joined, Subset
 from lic_train.data.stream import CropLoader, StreamSampler, training_crops
 from lic_train.errors import ConfigError
 from tests.made_up import png, write_tree
+from tests.streams import pixels, same, steps
 from tests.test_data_module import Watcher, trainer
 
 BATCH, CROPS = 4, 3
@@ -127,22 +128,6 @@ def photographs(root: Path, **options) -> Photographs:
     return Photographs(folder, root=str(root), **settings)
 
 
-def steps(data: Photographs, first: int, last: int, world: int = 1) -> list[torch.Tensor]:
-    """Crops and flips of the optimiser steps, put together as they lie in the undivided batch."""
-    micro = range(first * data.accumulate, last * data.accumulate)
-    ranks = []
-    for rank in range(world):
-        loader = data.stream(micro.start, rank, world)
-        ranks.append([pixels(batch) for batch in itertools.islice(iter(loader), len(micro))])
-        loader.close()
-    batches = [torch.stack(shares, 1).flatten(0, 1) for shares in zip(*ranks, strict=True)]
-    return [torch.cat(batches[i : i + data.accumulate]) for i in range(0, len(batches), data.accumulate)]
-
-
-def pixels(batch) -> torch.Tensor:
-    return torch.where(batch["flip"].view(-1, 1, 1, 1), batch["x"].flip(3), batch["x"])
-
-
 STEPS = 45  # more than the 32 batches between two crops of a photograph, and several passes over 21 photographs
 
 
@@ -153,10 +138,6 @@ def expected(root) -> list[torch.Tensor]:
     stream = StreamSampler(Spread(draws_of(data.train, 1), BATCH, CROPS, 1), BATCH)
     loader = CropLoader(training_crops(data.train, 16, 1), stream, 0, pin_memory=False)
     return [pixels(batch) for batch in itertools.islice(iter(loader), STEPS)]
-
-
-def same(got: list[torch.Tensor], wanted: list[torch.Tensor]) -> bool:
-    return len(got) == len(wanted) and all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
 
 
 @pytest.mark.parametrize("world", [1, 2])

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from lic_train.data.module import Photographs
-from lic_train.data.on_device import to_floats
 from lic_train.data.sources import folder, imagenet
 from tests.made_up import imagenet_tar, png, tar_bytes, write_tree, zip_bytes
+from tests.streams import same, steps
 
 STEPS, BATCH = 9, 4  # over 11 photographs, one of them damaged and one small: three epochs
 FILES = {f"n0000000{i % 3}/{i:02d}.JPEG": png(i, 20 + i, 30) for i in range(11)}
@@ -36,25 +36,9 @@ def photographs(root: Path, **options) -> Photographs:
     return Photographs(imagenet, root=str(root), **settings)
 
 
-def steps(data: Photographs, first: int, last: int, world: int = 1) -> list[torch.Tensor]:
-    """The crops of the optimiser steps from ``first`` to ``last``, put together as they lie in the undivided batch."""
-    micro = range(first * data.accumulate, last * data.accumulate)
-    ranks = []
-    for rank in range(world):
-        loader = data.stream(micro.start, rank, world)
-        ranks.append([to_floats(batch["x"], batch["flip"]) for batch in itertools.islice(iter(loader), len(micro))])
-        loader.close()
-    batches = [torch.stack(shares, 1).flatten(0, 1) for shares in zip(*ranks, strict=True)]
-    return [torch.cat(batches[i : i + data.accumulate]) for i in range(0, len(batches), data.accumulate)]
-
-
 @pytest.fixture(scope="module")
 def expected(root) -> list[torch.Tensor]:
     return steps(photographs(root / "folder"), 0, STEPS)
-
-
-def same(got: list[torch.Tensor], wanted: list[torch.Tensor]) -> bool:
-    return len(got) == len(wanted) and all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
 
 
 def test_no_two_batches_are_alike(expected):

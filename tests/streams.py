@@ -1,0 +1,34 @@
+"""Batches of a stream, put together however it was divided."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from lic_train.data.module import Photographs
+from lic_train.data.on_device import to_floats
+from lic_train.data.stream import Batch
+
+
+def pixels(batch: Batch) -> Tensor:
+    """The crops as training sees them."""
+    return to_floats(batch["x"], batch["flip"])
+
+
+def steps(data: Photographs, first: int, last: int, world: int = 1) -> list[Tensor]:
+    """The crops of the optimiser steps from ``first`` to ``last``, put together as they lie in the undivided batch."""
+    micro = range(first * data.accumulate, last * data.accumulate)
+    ranks = []
+    for rank in range(world):
+        loader = data.stream(micro.start, rank, world)
+        ranks.append([pixels(batch) for batch in itertools.islice(iter(loader), len(micro))])
+        loader.close()
+    batches = [torch.stack(shares, 1).flatten(0, 1) for shares in zip(*ranks, strict=True)]
+    return [torch.cat(batches[i : i + data.accumulate]) for i in range(0, len(batches), data.accumulate)]
+
+
+def same(got: list[Tensor], wanted: list[Tensor]) -> bool:
+    """Equal to the last bit."""
+    return len(got) == len(wanted) and all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
