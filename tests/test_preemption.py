@@ -126,6 +126,27 @@ def test_thirty_kills_at_random_moments_change_nothing(
     assert list(run.rglob(atomic.TEMPORARY)) == []
 
 
+def test_a_kill_right_behind_a_checkpoint_loses_no_row(
+    photographs: Path, whole: tuple[Path, float, float], tmp_path: Path
+) -> None:
+    """Lightning writes a step's row only behind all callbacks, so the row that was not yet written would be missed."""
+    run, config = tmp_path / "run", composed(photographs, tmp_path / "run")
+
+    def kill(self: Checkpoints, step: int) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def train_until_the_next_checkpoint() -> int:
+        Checkpoints._remove_old = kill  # type: ignore[method-assign]
+        return train.train(config)
+
+    for saved in (EVERY, 2 * EVERY):
+        assert Forked(train_until_the_next_checkpoint, tmp_path / "log").wait() == -signal.SIGKILL
+        assert [int(row["step"]) for row in rows(run)] == list(range(1, saved + 1))
+    assert Forked(lambda: train.train(config), tmp_path / "log").result() == 0
+    for name in ("train/loss", "train/grad_norm", "train/lr", "val/loss"):
+        assert column(run, name) == column(whole[0], name)
+
+
 def wait_for_step(run: Path, number: int, process: subprocess.Popen[str]) -> None:
     limit = time.monotonic() + 300
     while not ((run / "metrics.csv").exists() and any(int(row["step"]) >= number for row in rows(run))):

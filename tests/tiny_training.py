@@ -48,9 +48,8 @@ class Tiny(LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         self.seen.append(batch["number"])
         loss = self.loss(batch)
-        self.log_dict(
-            {"train/loss": loss.detach(), "train/bpp": 0.5 + 0 * loss.detach(), "train/psnr": 30.0}, batch_size=2
-        )
+        values = {"train/loss": loss.detach(), "train/bpp": 0.5 + 0 * loss.detach(), "train/psnr": 30.0}
+        self.log_dict({**values, "step": float(self.global_step + 1)}, batch_size=2)
         return {"loss": loss}
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
@@ -60,7 +59,8 @@ class Tiny(LightningModule):
         loss = float(self.loss(batch))
         self.validated.append((self.global_step, loss))
         value = self.val_losses[self.global_step] if self.val_losses else loss
-        self.log_dict({"val/loss": value, "val/bpp": 0.25, "val/psnr": 31.0, "val/bpp_file": 0.26}, batch_size=2)
+        values = {"val/loss": value, "val/bpp": 0.25, "val/psnr": 31.0, "val/bpp_file": 0.26}
+        self.log_dict({**values, "step": float(self.global_step)}, batch_size=2)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=0.1)

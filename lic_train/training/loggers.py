@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Literal
 from urllib.parse import urlsplit
 
 import wandb
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from lic_train import atomic
@@ -61,6 +62,19 @@ def finish(loggers: list[Logger], exit_code: int) -> None:
             logger.experiment.finish(exit_code=exit_code)
 
 
+def keep_row(trainer: Trainer) -> None:
+    """Write the row of the step that ends now into metrics.csv, which Lightning does only behind all callbacks.
+
+    To be called before the step's checkpoint: a kill between the two would lose the row for ever, as the resumed run
+    begins behind it.
+    """
+    if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        row = {name: value for name, value in trainer.logged_metrics.items() if not name.startswith("val/")}
+        for logger in trainer.loggers:
+            if isinstance(logger, CsvLogger):
+                logger.log_metrics(row, trainer.global_step)
+
+
 class CsvLogger(Logger):
     """One row per step, one column per metric; columns may join later. Every call reaches the operating system at once.
 
@@ -99,13 +113,13 @@ class CsvLogger(Logger):
         if self._file is None:
             self._start()
         number = str(step) if step is not None else self._row.get("step", "0")
-        cells = {name: f"{float(value):.9g}" for name, value in metrics.items() if name != "epoch"}
+        cells = {name: f"{float(value):.9g}" for name, value in metrics.items() if name not in ("epoch", "step")}
         if self._row.get("step") != number:
             self._row, self._offset = {"step": number}, self._end()
         self._row |= cells
         if new := [name for name in cells if name not in self._columns]:
             self._columns += new
-            self._rewrite([*self._rows_before_last(), self._row])
+            self._rewrite([*_read(self.path, self._offset)[1], self._row])
         else:
             self._write_last_row()
 
@@ -141,11 +155,6 @@ class CsvLogger(Logger):
         self._file.write(data)  # over the old row first, so that no moment is without it
         self._file.truncate()
 
-    def _rows_before_last(self) -> list[dict[str, str]]:
-        assert self._file is not None
-        self._file.truncate(self._offset)
-        return _read(self.path)[1]
-
     def _end(self) -> int:
         assert self._file is not None
         return self._file.seek(0, os.SEEK_END)
@@ -157,13 +166,13 @@ def _line(cells: list[str]) -> str:
     return buffer.getvalue()
 
 
-def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Columns and rows; a last line that a power cut left without its end is dropped.
+def _read(path: Path, end: int | None = None) -> tuple[list[str], list[dict[str, str]]]:
+    """Columns, and the rows before byte ``end``; a last line that a power cut left without its end is dropped.
 
     Raises:
         ConfigError: the file is not a metrics.csv.
     """
-    whole, _, _torn = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
+    whole, _, _torn = path.read_bytes()[:end].decode(errors="replace").rpartition("\n")
     reader = csv.DictReader(whole.splitlines())
     columns = list(reader.fieldnames or ["step"])
     rows = list(reader)
