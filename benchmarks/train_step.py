@@ -39,7 +39,7 @@ from torchvision import transforms
 from lic_train.config import RunConfig, checked, compose
 from lic_train.data.on_device import to_floats
 from lic_train.training import setup
-from lic_train.training.module import noise_seed
+from lic_train.training.module import LitCodec, noise_seed
 from lic_train.training.run_directory import ResumeState
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenet_sample"
@@ -102,8 +102,8 @@ class Alternation(L.Callback):
         self.documented: list[float] = []
         self._began = math.nan
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
-        self.losses.append(float(trainer.callback_metrics["train/loss"]))
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: LitCodec, *_: object) -> None:
+        self.losses.append(float(pl_module.step_metrics["train/loss"]))
         ended = time.perf_counter()
         self.ours.append(ended - self._began)
         if self.documented_step is not None:

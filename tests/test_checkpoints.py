@@ -20,6 +20,7 @@ from lic_train.training.callbacks import (
     Checkpoints,
     GracefulStop,
     Interrupted,
+    Rows,
     WeightAveraging,
     checkpoints,
     newest_intact,
@@ -294,7 +295,7 @@ def test_the_step_that_was_saved_has_its_row(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         fit(
             Tiny(),
-            [At(1, interrupt), Checkpoints(tmp_path / "c", 100), GracefulStop()],
+            [At(1, interrupt), Rows(), Checkpoints(tmp_path / "c", 100), GracefulStop()],
             steps=9,
             logger=logger,
             log_every_n_steps=1,

@@ -82,8 +82,8 @@ class Seen(Callback):
     def __init__(self) -> None:
         self.hours: list[float] = []
 
-    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
-        self.hours.append(float(trainer.callback_metrics["train/cpu_hours"]))
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Tiny, *_: object) -> None:
+        self.hours.append(pl_module.step_metrics["train/cpu_hours"])
 
 
 def test_hours_go_on_where_a_run_is_continued(tmp_path):

@@ -19,6 +19,7 @@ import yaml
 from wandb.proto.wandb_internal_pb2 import Record
 
 from lic_train.errors import ConfigError
+from lic_train.training.callbacks import Rows
 from lic_train.training.loggers import CsvLogger, build_loggers, finish, has_credentials
 from tests.tiny_training import Tiny, fit
 
@@ -120,7 +121,7 @@ def test_a_foreign_file_is_refused_and_kept(tmp_path: Path, text: str) -> None:
 
 def test_a_training_run_fills_it(tmp_path: Path) -> None:
     logger = CsvLogger(tmp_path / "metrics.csv")
-    fit(Tiny(), [], steps=4, logger=logger, log_every_n_steps=1, val_check_interval=2)
+    fit(Tiny(), [Rows()], steps=4, logger=logger, log_every_n_steps=1, val_check_interval=2)
     found = rows(tmp_path / "metrics.csv")
     assert len(found) == 4
     assert [row["val/psnr"] for row in found] == ["", "31", "", "31"]

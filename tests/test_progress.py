@@ -73,7 +73,7 @@ def test_the_bar_fits_eighty_columns_and_tells_everything() -> None:
     class Slow(Tiny):
         def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
             out = super().training_step(batch, batch_idx)
-            self.log("train/loss", torch.tensor(12345.678))
+            self.step_metrics["train/loss"] = torch.tensor(12345.678)
             return out
 
     clock, screen = Clock(wait=0, work=3600), io.StringIO()

@@ -13,7 +13,6 @@ from typing import Any, BinaryIO, Literal
 from urllib.parse import urlsplit
 
 import wandb
-from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from lic_train import atomic
@@ -62,19 +61,6 @@ def finish(loggers: list[Logger], exit_code: int) -> None:
             logger.experiment.finish(exit_code=exit_code)
 
 
-def keep_row(trainer: Trainer) -> None:
-    """Write the row of the step that ends now into metrics.csv, which Lightning does only behind all callbacks.
-
-    To be called before the step's checkpoint: a kill between the two would lose the row for ever, as the resumed run
-    begins behind it.
-    """
-    if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-        row = {name: value for name, value in trainer.logged_metrics.items() if not name.startswith("val/")}
-        for logger in trainer.loggers:
-            if isinstance(logger, CsvLogger):
-                logger.log_metrics(row, trainer.global_step)
-
-
 class CsvLogger(Logger):
     """One row per step, one column per metric; columns may join later. Every call reaches the operating system at once.
 
@@ -113,7 +99,7 @@ class CsvLogger(Logger):
         if self._file is None:
             self._start()
         number = str(step) if step is not None else self._row.get("step", "0")
-        cells = {name: f"{float(value):.9g}" for name, value in metrics.items() if name not in ("epoch", "step")}
+        cells = {name: f"{float(value):.9g}" for name, value in metrics.items() if name != "epoch"}
         if self._row.get("step") != number:
             self._row, self._offset = {"step": number}, self._end()
         self._row |= cells

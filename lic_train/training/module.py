@@ -62,6 +62,7 @@ class LitCodec(L.LightningModule):
         self.network = compiled(self.model) if compile else self.model.__call__
         self.bitstreams = bitstreams
         self._whole_images: list[tuple[str, Tensor]] | None = None
+        self.step_metrics: dict[str, Tensor | float] = {}  # of the running step; `Rows` writes them
         self._terms: list[Tensor] = []  # of the micro-batches of this step
         self._validated: list[tuple[int, dict[str, float]]] = []  # images, and their mean terms
         self._coding = contextlib.ExitStack()
@@ -75,7 +76,7 @@ class LitCodec(L.LightningModule):
             out = self.network(x)
         terms = self.recipe(out, x, self.global_step)
         aux = self.model.aux_loss()
-        self._log_step(micro_batch, {**terms, "aux": aux})
+        self._note_step(micro_batch, {**terms, "aux": aux})
         return {**{name: term.detach() for name, term in terms.items()}, "loss": terms["loss"] + aux}
 
     def _part_of_batch(self, micro_batch: int, images: int) -> AbstractContextManager[None]:
@@ -88,8 +89,8 @@ class LitCodec(L.LightningModule):
         positions = first + world * torch.arange(images, device=self.device)
         return part_of_batch(positions, images * parts)
 
-    def _log_step(self, micro_batch: int, terms: dict[str, Tensor]) -> None:
-        """Log the means over all processes and over the micro-batches of the step so far."""
+    def _note_step(self, micro_batch: int, terms: dict[str, Tensor]) -> None:
+        """Note the means over all processes and over the micro-batches of the step so far."""
         self._terms = [*self._terms[:micro_batch], torch.stack([term.detach() for term in terms.values()])]
         means = self.trainer.strategy.reduce(torch.stack(self._terms).mean(0), reduce_op="mean")
         values: dict[str, Tensor | float] = {f"train/{n}": mean for n, mean in zip(terms, means, strict=True)}
@@ -98,8 +99,7 @@ class LitCodec(L.LightningModule):
         stage = self.recipe.stage(self.global_step)
         values |= {"train/lr": stage.lr, "train/stage": self.recipe.stages.index(stage)}
         values |= {f"train/{name}_weight": w for name, w in self.recipe.extra_weights(self.global_step).items()}
-        # The step after this one: Lightning would count rows from 0.
-        self.log_dict({**values, "step": float(self.global_step + 1)})
+        self.step_metrics = values
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Flips, and 8-bit pixels to [0, 1], on the device."""
@@ -119,7 +119,7 @@ class LitCodec(L.LightningModule):
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         """Clip the net group alone: a norm over the quantiles would change the network's step."""
-        self.log("train/grad_norm", clip_net(self.model, self.recipe.clip_norm))
+        self.step_metrics["train/grad_norm"] = clip_net(self.model, self.recipe.clip_norm)
 
     def _adam(self) -> Adam:
         optimizer = self.optimizers()

@@ -35,6 +35,7 @@ from lic_train.training.callbacks.interrupt import GracefulStop, stopping_at_onc
 from lic_train.training.callbacks.pictures import Pictures
 from lic_train.training.callbacks.progress import ProgressBar
 from lic_train.training.callbacks.rate_distortion import RateDistortion
+from lic_train.training.callbacks.rows import Rows
 from lic_train.training.console import is_first_process, reason
 from lic_train.training.environment import about_this_process, record
 from lic_train.training.loggers import build_loggers, finish
@@ -186,6 +187,7 @@ def make_trainer(config: RunConfig, run: ResumeState, active: list[Logger], data
         NonFiniteGuard(run_dir),
         Pictures(run_dir / "pictures", lambda: data.whole_images(1)),
         RateDistortion(run_dir / "pictures", f"{config.model_name}, lambda {config.lmbda:g}", config.eval.name),
+        Rows(),
         Checkpoints(
             run_dir / "checkpoints",
             every=config.checkpoint.every,

@@ -20,7 +20,6 @@ from lic_train.checkpoint import save_model
 from lic_train.errors import CheckpointError, TrainingError
 from lic_train.training.callbacks.position import step_ended, validation_follows
 from lic_train.training.console import reason, say
-from lic_train.training.loggers import keep_row
 
 STEP_FILE = re.compile(r"step_(\d{8,})\.ckpt")
 LAST = "last.ckpt"
@@ -182,7 +181,6 @@ class Checkpoints(Callback):
         step = trainer.global_step
         path = self.directory / f"step_{step:08d}.ckpt"
         if step != self._saved_step:
-            keep_row(trainer)
             trainer.save_checkpoint(path, weights_only=False)
             self._saved_step = step
             if trainer.is_global_zero:

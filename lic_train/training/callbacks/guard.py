@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lic_train.errors import TrainingError
+from lic_train.training.callbacks.rows import as_floats, numbers_of_the_step
 
 NAMED = 20  # parameters without a finite gradient that the report names
 
@@ -55,7 +56,7 @@ class NonFiniteGuard(Callback):
             "step": trainer.global_step,
             "seed": getattr(pl_module, "seed", None),
             "rank": trainer.global_rank,
-            "terms": {"loss": float(self._loss), "grad_norm": float(norm)} | _logged_terms(trainer),
+            "terms": {"loss": float(self._loss), "grad_norm": float(norm)} | as_floats(numbers_of_the_step(pl_module)),
             "parameters_without_finite_gradient": _broken_parameters(pl_module)[:NAMED],
         }
         directory = self.directory / f"rank_{trainer.global_rank}" if trainer.world_size > 1 else self.directory
@@ -67,10 +68,6 @@ def _gradient_norm(pl_module: LightningModule) -> Tensor:
     """L2 norm over all gradients, a scalar on their device."""
     gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
     return torch.nn.utils.get_total_norm(gradients)
-
-
-def _logged_terms(trainer: Trainer) -> dict[str, float]:
-    return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("train/")}
 
 
 def _broken_parameters(pl_module: LightningModule) -> list[str]:

@@ -6,11 +6,13 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lic_train.training.callbacks.rows import numbers_of_the_step
+
 METRICS = {"gpu": "train/gpu_hours", "cpu": "train/cpu_hours"}
 
 
 class DeviceHours(Callback):
-    """Logs the time since the run began, validations included, times the number of devices.
+    """Notes the time since the run began, validations included, times the number of devices.
 
     What a killed process did after its last checkpoint is trained again and counts once.
 
@@ -30,7 +32,8 @@ class DeviceHours(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """A value for the step's row."""
-        pl_module.log(METRICS["gpu" if pl_module.device.type == "cuda" else "cpu"], self._hours())
+        name = METRICS["gpu" if pl_module.device.type == "cuda" else "cpu"]
+        numbers_of_the_step(pl_module)[name] = self._hours()
 
     def state_dict(self) -> dict[str, float]:
         """The hours so far."""

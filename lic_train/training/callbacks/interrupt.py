@@ -73,34 +73,28 @@ class GracefulStop(Callback):
 
     def __init__(self) -> None:
         self.requested = 0  # the signal
-        self._saved: Path | None = None
         self._old_handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over the signals; Lightning's own handler would stop without a checkpoint."""
-        self.requested, self._saved = 0, None
+        self.requested = 0
         for number in EXIT_CODES:
             self._old_handlers[number] = signal.signal(number, self._handle)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Save between two optimizer steps, never between the micro-batches of one."""
+        """Stop between two optimizer steps, never between the micro-batches of one."""
         if step_ended(trainer) and not validation_follows(trainer):
-            self._save_if_requested(trainer)
+            self._stop_if_requested(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save after a validation that belongs to the step just done."""
+        """Stop after a validation that belongs to the step just done."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking and step_ended(trainer):
-            self._save_if_requested(trainer)
-
-    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        """Stop, now that the loggers have got the row of the step that was saved."""
-        self._stop_if_saved(trainer)
+            self._stop_if_requested(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the signals back; a signal in the last step stops the program too."""
-        self._save_if_requested(trainer)
+        """Give the signals back; a signal behind the last step stops the program too."""
         self._restore()
-        self._stop_if_saved(trainer)
+        self._stop_if_requested(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the signals back."""
@@ -115,17 +109,13 @@ class GracefulStop(Callback):
             told = "\nStopping after this step and saving; Ctrl-C again aborts at once."
             threading.Thread(target=say, args=(told, "yellow")).start()  # this one may just be printing
 
-    def _save_if_requested(self, trainer: Trainer) -> None:
+    def _stop_if_requested(self, trainer: Trainer) -> None:
         # One process of several may have got the signal: all must stop at the same step, or the others wait for ever.
         own = torch.tensor(self.requested, device=trainer.strategy.root_device)
         if requested := int(trainer.strategy.reduce(own, reduce_op="max")):
             callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-            self.requested = requested
-            self._saved = next(one for one in callbacks if isinstance(one, Checkpoints)).save(trainer)
-
-    def _stop_if_saved(self, trainer: Trainer) -> None:
-        if self._saved is not None:
-            raise Interrupted(self.requested, trainer.global_step, self._saved)
+            saved = next(one for one in callbacks if isinstance(one, Checkpoints)).save(trainer)
+            raise Interrupted(requested, trainer.global_step, saved)
 
     def _restore(self) -> None:
         while self._old_handlers:

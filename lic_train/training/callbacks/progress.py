@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import rich
@@ -14,6 +14,7 @@ from rich.text import Text
 from torch import Tensor
 
 from lic_train.training.callbacks.position import step_ended
+from lic_train.training.callbacks.rows import as_floats, numbers_of_the_step
 
 SMOOTHED = 20  # optimizer steps over which the numbers are averaged
 BAR_SECONDS = 0.25
@@ -85,9 +86,9 @@ class _TwoLines(Progress):
 class ProgressBar(Callback):
     """Shows steps, speed, loss, bpp, PSNR and time left; a line per validation; and at the end the wait for data.
 
-    Reads what the module logs: ``train/loss``, ``train/bpp``, ``train/psnr`` (or ``train/ms_ssim``), and the same
-    below ``val/`` with ``val/bpp_file``. Stands behind the callbacks that save or draw, whose time would else be taken
-    for waiting.
+    Reads ``train/loss``, ``train/bpp``, ``train/psnr`` (or ``train/ms_ssim``) among the numbers of the step, adds the
+    speed of the steps before, and reads the same below ``val/`` with ``val/bpp_file``. Stands behind the callbacks that
+    save or draw, whose time would else be taken for waiting.
 
     Args:
         batch_size: images of one optimizer step over all devices.
@@ -102,7 +103,7 @@ class ProgressBar(Callback):
         self.console = console or rich.get_console()
         self.clock = clock
         self.pace = Pace(clock)
-        self._values: deque[dict[str, Tensor]] = deque(maxlen=SMOOTHED)
+        self._values: deque[dict[str, Tensor | float]] = deque(maxlen=SMOOTHED)
         self._bar: _TwoLines | None = None
         self._started = self._shown = 0.0
 
@@ -121,14 +122,18 @@ class ProgressBar(Callback):
         """The wait for the batch is over."""
         self.pace.data_arrived()
 
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Note the speed so far; of this step it is known only when its row has been written."""
+        if self.pace.steps:
+            speed = self.pace.steps_per_second * self.batch_size
+            told = {"train/images_per_second": speed, "train/waiting_share": self.pace.waiting_share}
+            numbers_of_the_step(pl_module).update(told)
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Log the speed; show the new numbers, if the last ones have stood long enough."""
+        """Show the new numbers, if the last ones have stood long enough."""
         ended = step_ended(trainer)
         self.pace.batch_done(ended)
-        if ended:
-            speed = self.pace.steps_per_second * self.batch_size
-            pl_module.log_dict({"train/images_per_second": speed, "train/waiting_share": self.pace.waiting_share})
-        self._values.append(_pick(trainer, "train/", TRAINING_LABELS))
+        self._values.append(_pick(numbers_of_the_step(pl_module), "train/", TRAINING_LABELS))
         pause = BAR_SECONDS if self._bar else LINE_SECONDS
         is_last = trainer.global_step == trainer.max_steps
         if ended and trainer.is_global_zero and (is_last or self.clock() - self._shown >= pause):
@@ -145,7 +150,7 @@ class ProgressBar(Callback):
         """One line of results above the bar."""
         self.pace.restart()
         if trainer.is_global_zero and not trainer.sanity_checking:
-            values = {name: float(value) for name, value in _pick(trainer, "val/", VALIDATION_LABELS).items()}
+            values = as_floats(_pick(trainer.callback_metrics, "val/", VALIDATION_LABELS))
             self._print(f"validation at step {trainer.global_step}: {_told(values, VALIDATION_LABELS)}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -203,18 +208,17 @@ def _bar(console: Console) -> _TwoLines:
     )
 
 
-def _pick(trainer: Trainer, prefix: str, labels: dict[str, str]) -> dict[str, Tensor]:
-    metrics = trainer.callback_metrics
+def _pick(metrics: Mapping[str, Tensor | float], prefix: str, labels: dict[str, str]) -> dict[str, Tensor | float]:
     return {name: metrics[prefix + name] for name in labels if prefix + name in metrics}
 
 
-def _mean(values: Iterable[dict[str, Tensor]]) -> dict[str, float]:
+def _mean(values: Iterable[dict[str, Tensor | float]]) -> dict[str, float]:
     """Mean of each number over the steps that have it; the only place where the device is waited for."""
-    columns: dict[str, list[Tensor]] = {}
+    columns: dict[str, list[Tensor | float]] = {}
     for row in values:
         for name, value in row.items():
             columns.setdefault(name, []).append(value)
-    return {name: float(torch.stack(column).float().mean()) for name, column in columns.items()}
+    return {name: float(torch.tensor(column).mean()) for name, column in columns.items()}
 
 
 def _told(values: dict[str, float], labels: dict[str, str]) -> str:
