@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -24,6 +25,7 @@ from lic_train.errors import LicError
 from lic_train.evaluate import run as evaluation
 from lic_train.training import environment
 from lic_train.training.callbacks import pictures
+from lic_train.training.callbacks.interrupt import GracefulStop
 from tests.conftest import ROOT
 
 FORK = multiprocessing.get_context("fork")
@@ -124,6 +126,22 @@ def in_ranks(function: Callable[[], Any], folder: Path, world: int = 2) -> list[
         Forked(function, folder / f"rank_{rank}.txt", {"LOCAL_RANK": str(rank), "MASTER_PORT": str(port)})
         for rank in range(world)
     ]
+
+
+def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask a run in this process for a stop, as Ctrl-C does, while ``step`` is running."""
+    original = GracefulStop.on_train_batch_start
+
+    def request(self: GracefulStop, trainer: Any, *arguments: Any) -> None:
+        self.requested = signal.SIGINT if trainer.global_step == step else self.requested
+        original(self, trainer, *arguments)
+
+    monkeypatch.setattr(GracefulStop, "on_train_batch_start", request)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """The network of last.ckpt."""
+    return last_checkpoint(run)["state_dict"]
 
 
 def rows(run: Path) -> list[dict[str, str]]:

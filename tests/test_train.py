@@ -18,8 +18,9 @@ import train
 from lic_train import losses
 from lic_train.config import checked, compose
 from lic_train.errors import CheckpointError, ConfigError, DataError, TrainingError
-from lic_train.training.callbacks.interrupt import GracefulStop, Interrupted
+from lic_train.training.callbacks.interrupt import Interrupted
 from tests.conftest import ROOT
+from tests.small_runs import stop_at, weights
 
 
 @pytest.fixture
@@ -48,21 +49,6 @@ def run(tmp_path, photographs):
         return train.train(checked(compose([*command, *overrides])))
 
     return start
-
-
-def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ask for a stop, as Ctrl-C does, while ``step`` is running."""
-    original = GracefulStop.on_train_batch_start
-
-    def request(self, trainer, *arguments):
-        self.requested = signal.SIGINT if trainer.global_step == step else self.requested
-        original(self, trainer, *arguments)
-
-    monkeypatch.setattr(GracefulStop, "on_train_batch_start", request)
-
-
-def weights(directory: Path) -> dict[str, torch.Tensor]:
-    return torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
 def assert_same_weights(a: Path, b: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +14,10 @@ from PIL import Image
 import train
 from lic_train.config import checked, compose
 from lic_train.errors import DataError
-from lic_train.training.callbacks.interrupt import GracefulStop, Interrupted
+from lic_train.training.callbacks.interrupt import Interrupted
 from tests.conftest import SHARED
 from tests.made_up import imagenet_tar, tar_bytes, write_tree
+from tests.small_runs import stop_at, weights
 
 
 def some_photographs(side: str, count: int) -> dict[str, bytes]:
@@ -60,22 +60,6 @@ def run(tmp_path, sets):
         return train.train(checked(compose([*command, *overrides])))
 
     return start
-
-
-def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ask for a stop, as Ctrl-C does, while ``step`` is running."""
-    original = GracefulStop.on_train_batch_start
-
-    def request(self, trainer, *arguments):
-        if trainer.global_step == step:
-            self.requested = signal.SIGINT
-        original(self, trainer, *arguments)
-
-    monkeypatch.setattr(GracefulStop, "on_train_batch_start", request)
-
-
-def weights(directory: Path) -> dict[str, torch.Tensor]:
-    return torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
 @pytest.mark.parametrize("crops", [1, 3])

@@ -143,7 +143,8 @@ def _root(wish: Wish, set_name: str) -> Path:
     """
     root = wish.root or read_options([f"eval={set_name}"]).eval.root
     if not isinstance(root, str | Path) or not Path(root).expanduser().is_dir():
-        raise ConfigError(f"expected the photographs of {set_name} in a folder, got {root}; give it by --root")
+        got = "none that is known" if root is None else f"{root}, which is no folder"
+        raise ConfigError(f"expected a folder with the photographs of {set_name}, got {got}; give it by --root FOLDER")
     return Path(root).expanduser()
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+MAX_CELL = 2000  # characters of a table's cell that are shown
 COMMANDS = "command"  # heading of a column of command lines
 USUAL_RATE = 1.25  # bits per pixel
 Cell = str | float | int | None  # None is a blank: nothing was run, or nothing is known

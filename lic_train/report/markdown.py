@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from lic_train.report.elements import COMMANDS, Cell, Section, Table
+from lic_train.report.elements import COMMANDS, MAX_CELL, Cell, Section, Table
 from lic_train.report.files import printable
 
 _SPECIAL = re.compile(r"([\\`*\[\]|])")
-_MAX_CELL = 2000  # characters
 
 
 def markdown(section: Section) -> str:
@@ -24,7 +23,7 @@ def markdown(section: Section) -> str:
 
 def escape(text: str) -> str:
     """``text`` on one line, with nothing that Markdown or HTML would read as markup."""
-    return _SPECIAL.sub(r"\\\1", printable(text, _MAX_CELL)).replace("&", "&amp;").replace("<", "&lt;")
+    return _SPECIAL.sub(r"\\\1", printable(text, MAX_CELL)).replace("&", "&amp;").replace("<", "&lt;")
 
 
 def _table(table: Table) -> str:
@@ -35,7 +34,7 @@ def _table(table: Table) -> str:
 def _body(table: Table) -> Iterator[str]:
     digits = list(table.digits) + [None] * (len(table.columns) - len(table.digits))
     if list(table.columns) == [COMMANDS]:
-        yield from (f"    {printable(row[0], _MAX_CELL)}" for row in table.rows)
+        yield from (f"    {printable(row[0], MAX_CELL)}" for row in table.rows)
     elif len(table.columns) == 1:
         yield from (f"- {_cell(row[0], digits[0])}" for row in table.rows)
     else:

@@ -18,32 +18,28 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class Row(Record):
-    """One picture; `lic_train.evaluate.results.DEFINITIONS` says what each number means."""
+class Numbers(Record):
+    """Of a picture, or means over the pictures, of which ``ms_ssim_db`` is that of the mean MS-SSIM.
+
+    `lic_train.evaluate.results.DEFINITIONS` says what each number means.
+    """
+
+    bpp_file: Rate
+    bpp: FiniteFloat
+    psnr: FiniteFloat | None
+    ms_ssim_db: FiniteFloat | None
+    encode_seconds: FiniteFloat
+    decode_seconds: FiniteFloat
+    equal: bool
+
+
+class Row(Numbers):
+    """One picture."""
 
     name: Annotated[str, Field(pattern=r"^[^/\\\x00.][^/\\\x00]*$")]  # of the files below eval/<set>/
     width: PositiveInt
     height: PositiveInt
     bytes: PositiveInt
-    bpp_file: Rate
-    bpp: FiniteFloat
-    psnr: FiniteFloat | None
-    ms_ssim_db: FiniteFloat | None
-    encode_seconds: FiniteFloat
-    decode_seconds: FiniteFloat
-    equal: bool
-
-
-class Mean(Record):
-    """Over the pictures; ``ms_ssim_db`` is of the mean MS-SSIM."""
-
-    bpp_file: Rate
-    bpp: FiniteFloat
-    psnr: FiniteFloat | None
-    ms_ssim_db: FiniteFloat | None
-    encode_seconds: FiniteFloat
-    decode_seconds: FiniteFloat
-    equal: bool
 
 
 class CheckpointFile(Record):
@@ -61,7 +57,7 @@ class Result(Record):
     image_list_sha256: Digest
     checkpoint: CheckpointFile
     fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
-    mean: Mean
+    mean: Numbers
     rows: Annotated[list[Row], Field(min_length=1)]
     training: dict[str, Any] = {}
     environment: dict[str, Any] = {}

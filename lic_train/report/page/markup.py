@@ -6,12 +6,11 @@ import json
 from html import escape
 from typing import Any
 
-from lic_train.report.elements import COMMANDS, Cell, Comparison, Figure, Picture, Table
+from lic_train.report.elements import COMMANDS, MAX_CELL, Cell, Comparison, Figure, Picture, Table
 from lic_train.report.files import printable, slug
 from lic_train.report.page import embed
 
 _BLANK = "–"
-_MAX_CELL = 2000  # characters
 
 
 def table(element: Table) -> str:
@@ -118,7 +117,7 @@ def _cell(cell: Cell, heading: str, digits: int | None, numeric: bool) -> str:
         return f'<td class="{side} blank">{_BLANK if numeric else ""}</td>'
     if isinstance(cell, str):
         words = "words code" if heading == COMMANDS else "words"
-        return f'<td class="{words}">{escape(printable(cell, _MAX_CELL))}</td>'
+        return f'<td class="{words}">{escape(printable(cell, MAX_CELL))}</td>'
     return f'<td class="number" data-value="{float(cell):.9g}">{number(cell, digits)}</td>'
 
 
