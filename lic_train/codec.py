@@ -22,6 +22,7 @@ from lic_train.bitstream import MAX_PIXELS, decode, encode, unpack
 from lic_train.checkpoint import load_model, load_run, move, read_metadata
 from lic_train.data.images import read_image, save_png
 from lic_train.errors import BitstreamError, CheckpointError, LicError
+from lic_train.memory import keep_freed_memory
 from lic_train.models.base import Codec
 from lic_train.screen import say_error, say_warning
 
@@ -128,6 +129,8 @@ def _load(arguments: argparse.Namespace) -> tuple[Codec, bytes]:
     else:
         header, _ = unpack(read_lic(arguments.source), arguments.max_pixels)
         codec, metadata = load_model(find_model(header.fingerprint, arguments.search))
+    if arguments.device == "cpu":
+        keep_freed_memory()
     codec = move(codec, arguments.device)
     if _device(codec).type != "cpu":
         say_warning(

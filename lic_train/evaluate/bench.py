@@ -22,6 +22,7 @@ from lic_train.data.images import save_png
 from lic_train.errors import ConfigError
 from lic_train.evaluate import results
 from lic_train.evaluate.measure import Measured, measure
+from lic_train.memory import keep_freed_memory
 from lic_train.models.base import Codec
 from lic_train.pictures import panel, save_bits_map, save_error_map
 
@@ -149,6 +150,8 @@ def load_bench(path: Path, device: str, info: dict[str, Any], folder: Path, wish
         CheckpointError: the file holds no intact model.
         ConfigError: this machine has no such device.
     """
+    if device == "cpu":
+        keep_freed_memory()
     encoder, decoder = (move(load_file(path)[0], device) for _ in range(2))
     return Bench(encoder, decoder, info, folder, wish)
 

@@ -25,6 +25,7 @@ from lic_train.config import RunConfig, quality
 from lic_train.data import manifest
 from lic_train.data.module import Photographs
 from lic_train.errors import ConfigError, TrainingError
+from lic_train.memory import keep_freed_memory
 from lic_train.models.base import Codec, build
 from lic_train.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from lic_train.training.callbacks.data_watch import DataWatch
@@ -39,7 +40,6 @@ from lic_train.training.callbacks.rows import Rows
 from lic_train.training.console import is_first_process, reason
 from lic_train.training.environment import about_this_process, record
 from lic_train.training.loggers import build_loggers, finish
-from lic_train.training.memory import keep_freed_memory
 from lic_train.training.module import LitCodec
 from lic_train.training.ranks import joined
 from lic_train.training.run_directory import ResumeState, claim, difference

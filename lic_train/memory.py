@@ -1,4 +1,4 @@
-"""Memory of a training step on the CPU: what one step frees the next one takes."""
+"""Memory of networks on the CPU: what one step or picture frees the next one takes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 def keep_freed_memory() -> bool:
     """Let this process keep the memory that it frees; False where the C library is not glibc.
 
-    Every step makes and frees the same large tensors. By default glibc gives them back to the system, which then hands
-    out zeroed pages one fault at a time: a tenth of the time of a step of mbt2018_mean. The process stays as large as
-    it was at its largest.
+    Every step, or picture, makes and frees the same large tensors. By default glibc gives them back to the system,
+    which then hands out zeroed pages one fault at a time: a tenth of the time of a step of mbt2018_mean. The process
+    stays as large as it was at its largest.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
