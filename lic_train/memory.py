@@ -19,6 +19,7 @@ def keep_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    options = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 2**28, _M_ARENA_MAX: 1}
+    never = -1  # the largest number in C, where any other that an int can hold is 2 GB at most
+    options = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: never, _M_TOP_PAD: 2**28, _M_ARENA_MAX: 1}
     taken = [mallopt(option, value) == 1 for option, value in options.items()]
     return all(taken)
