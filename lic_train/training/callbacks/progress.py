@@ -1,12 +1,12 @@
 """The progress bar of a training run, and plain lines where there is no terminal."""
 
+import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import rich
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -214,11 +214,11 @@ def _pick(metrics: Mapping[str, Tensor | float], prefix: str, labels: dict[str, 
 
 def _mean(values: Iterable[dict[str, Tensor | float]]) -> dict[str, float]:
     """Mean of each number over the steps that have it; the only place where the device is waited for."""
-    columns: dict[str, list[Tensor | float]] = {}
+    columns: dict[str, list[float]] = {}
     for row in values:
-        for name, value in row.items():
+        for name, value in as_floats(row).items():
             columns.setdefault(name, []).append(value)
-    return {name: float(torch.tensor(column).mean()) for name, column in columns.items()}
+    return {name: statistics.fmean(column) for name, column in columns.items()}
 
 
 def _told(values: dict[str, float], labels: dict[str, str]) -> str:

@@ -17,7 +17,7 @@ def numbers_of_the_step(pl_module: LightningModule) -> dict[str, Tensor | float]
 def as_floats(values: dict[str, Tensor | float]) -> dict[str, float]:
     """The numbers and scalar tensors of a step as numbers, waiting for the device once."""
     tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
-    floats = torch.stack([value.detach().double() for value in tensors.values()]).tolist() if tensors else []
+    floats = torch.stack([value.detach().float() for value in tensors.values()]).tolist() if tensors else []
     return {**values, **dict(zip(tensors, floats, strict=True))}
 
 
