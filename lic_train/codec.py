@@ -24,7 +24,7 @@ from lic_train.data.images import read_image, save_png
 from lic_train.errors import BitstreamError, CheckpointError, LicError
 from lic_train.memory import keep_freed_memory
 from lic_train.models.base import Codec
-from lic_train.screen import say_error, say_warning
+from lic_train.screen import ruled_table, say_error, say_warning
 
 _LISTED = 8  # models that the error names when none fits
 _MANY = 20  # model files from which on the search shows its progress
@@ -118,7 +118,7 @@ def _device(codec: Codec) -> torch.device:
 
 
 def _table(path: Path, width: int, height: int, num_bytes: int, seconds: float) -> Table:
-    table = Table("bytes", "bpp_file", "seconds", title=f"{path}, {width} x {height}", title_justify="left")
+    table = ruled_table("bytes", "bpp_file", "seconds", title=f"{path}, {width} x {height}")
     table.add_row(f"{num_bytes:,}", f"{8 * num_bytes / (width * height):.4f}", f"{seconds:.2f}")
     return table
 

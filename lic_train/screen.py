@@ -1,4 +1,4 @@
-"""How the command lines speak to the user outside of tables and progress bars."""
+"""How the command lines speak to the user outside of progress bars."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rich import box
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from lic_train.errors import LicError
@@ -30,6 +32,12 @@ def say_error(error: BaseException) -> None:
 def say_warning(message: str) -> None:
     """Print a warning on the standard error stream."""
     _say("warning: ", "bold yellow", message)
+
+
+def ruled_table(*headings: str, title: str | Text = "") -> Table:
+    """The one look of a table: no frame, which would cost columns; title and caption to the left."""
+    look = {"title_justify": "left", "caption_justify": "left", "box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
+    return Table(*headings, title=title or None, **look)  # type: ignore[arg-type]
 
 
 def _say(label: str, style: str, message: str) -> None:

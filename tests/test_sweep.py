@@ -71,8 +71,8 @@ def test_the_table_has_what_was_measured(typed: tuple[Typed, int, str]) -> None:
     results = json.loads((sweep.root / "lambda_0.01" / "eval" / "heldout.json").read_text())["mean"]
     assert (row["bpp_file"], row["psnr"], row["step"]) == (results["bpp_file"], results["psnr"], 2)
     assert 0 < row["hours"] < 0.01
-    (line,) = (line for line in said.splitlines() if line.startswith("│ lambda_0.01 "))
-    assert [cell.strip() for cell in line.strip("│").split("│")] == [
+    (line,) = (line for line in said.splitlines() if line.startswith(" lambda_0.01 "))
+    assert line.split() == [
         "lambda_0.01", "finished", "2", f"{row['bpp_file']:.4f}", f"{row['psnr']:.2f}", "<0.01",
     ]  # fmt: skip
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich import box
 from rich.table import Table
 
 from lic_train.complexity.measure import PHASES
 from lic_train.complexity.results import Complexity
 from lic_train.complexity.variants import Row
+from lic_train.screen import ruled_table
 
 
 def count_table(result: Complexity) -> Table:
     """A line for each sub-network and their total: parameters, and G multiply-adds at every size."""
     arguments = ", ".join(f"{name} {value}" for name, value in result.config.items() if name != "_target_")
-    table = _table(f"{result.model}: {arguments}")
+    table = ruled_table(title=f"{result.model}: {arguments}")
     table.caption = f"{result.quantiles:,} of the parameters are quantiles of the densities"
     table.add_column("sub-network", no_wrap=True)
     sizes = [f"GMAC {macs['width']}x{macs['height']}" for macs in result.macs]
@@ -33,7 +33,7 @@ def time_table(result: Complexity) -> Table:
     assert result.time, "nothing was timed"
     time, machine = result.time, result.environment
     where = f"{machine['processor']}, {machine['threads']} threads" if time["device"] == "cpu" else machine["device"]
-    table = _table(f"{time['width']}x{time['height']}, untrained weights, {where}")
+    table = ruled_table(title=f"{time['width']}x{time['height']}, untrained weights, {where}")
     table.add_column("phase", no_wrap=True)
     for heading in ("milliseconds", "median of", "peak MiB"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -46,7 +46,7 @@ def time_table(result: Complexity) -> Table:
 
 def variants_table(title: str, rows: Sequence[Row]) -> Table:
     """A line for each variant: G multiply-adds exact, as a profiler counts, and as printed; profiler over printed."""
-    table = _table(title)
+    table = ruled_table(title=title)
     table.add_column("variant", no_wrap=True)
     for heading in ("parameters", "exact G", "profiler G", "paper G", "ratio"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -57,10 +57,6 @@ def variants_table(title: str, rows: Sequence[Row]) -> Table:
         exact, profiler = (f"{macs / 1e9:.2f}" for macs in (row.macs, row.profiler_macs))
         table.add_row(row.name, f"{row.parameters:,}", exact, profiler, *paper)
     return table
-
-
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
 def _names(result: Complexity) -> list[str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
+
+from lic_train.screen import ruled_table
 
 _COLUMNS = (
     ("bpp_file", "bpp_file", ".4f"),
@@ -21,7 +22,7 @@ _COLUMNS = (
 
 def table(result: dict[str, Any]) -> Table:
     """One line for each picture and their mean; a picture that was decoded differently is red."""
-    made = Table(title=_title(result), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    made = ruled_table(title=_title(result))
     made.add_column("picture", no_wrap=True, overflow="ellipsis", max_width=16)
     for heading, _, _ in _COLUMNS:
         made.add_column(heading, justify="right", no_wrap=True)
@@ -35,7 +36,7 @@ def table(result: dict[str, Any]) -> Table:
 
 def overview(results: Sequence[tuple[str, dict[str, Any]]]) -> Table:
     """One line for each evaluation: name of the run, set, and the means over the pictures."""
-    made = Table(title="means over pictures", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    made = ruled_table(title="means over pictures")
     made.add_column("run", overflow="fold")
     made.add_column("set", no_wrap=True, overflow="ellipsis", max_width=10)
     for heading, _, _ in _COLUMNS:

@@ -16,6 +16,7 @@ from lic_train.launch.engine import Outcome
 from lic_train.launch.plan import Job
 from lic_train.launch.remote import LOG
 from lic_train.launch.state import RunState, read_state, validation_loss
+from lic_train.screen import ruled_table
 
 FORMAT = 1
 
@@ -108,7 +109,7 @@ def hours_unit(found: Sequence[Row]) -> str:
 def render(name: str, found: Sequence[Row], with_loss: bool) -> Table:
     """The table for a terminal of 80 columns; ``with_loss`` for a search, whose objective it is."""
     home = common_directory(found)
-    table = Table(title=name, title_justify="left")
+    table = ruled_table(title=name)
     table.add_column("run", overflow="fold")
     table.add_column("state")
     numbers = ["step", "bpp_file", "PSNR", hours_unit(found)]

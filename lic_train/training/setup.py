@@ -27,6 +27,7 @@ from lic_train.data.module import Photographs
 from lic_train.errors import ConfigError, TrainingError
 from lic_train.memory import keep_freed_memory
 from lic_train.models.base import Codec, build
+from lic_train.screen import ruled_table
 from lic_train.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from lic_train.training.callbacks.data_watch import DataWatch
 from lic_train.training.callbacks.ema import WeightAveraging
@@ -279,7 +280,7 @@ def show_start(config: RunConfig, model: Codec, trainer: L.Trainer, data: Photog
         ("output", config.output),
     ):
         about.add_row(f"[bold]{key}", value)
-    stages = Table("stage", "steps", "learning rate", "loss", title_justify="left")
+    stages = ruled_table("stage", "steps", "learning rate", "loss")
     for row in config.make_recipe().table():
         stages.add_row(*row)
     console = get_console()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -12,6 +11,7 @@ from lic_train.bd import bd_rate_of_curves
 from lic_train.errors import BDError
 from lic_train.report.anchors.run import Pictures
 from lic_train.report.curves import Curve
+from lic_train.screen import ruled_table
 
 _BASE = "hevc"
 
@@ -19,7 +19,7 @@ _BASE = "hevc"
 def table(curves: Sequence[Curve], pictures: Pictures) -> Table:
     """One line for each curve: lowest and highest of rate, quality and seconds, and PSNR's BD-rate over HEVC."""
     title = f"{pictures.set}: {len(pictures.names)} pictures"
-    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    made = ruled_table(title=title)
     made.add_column("codec", no_wrap=True)
     for heading in ("bpp", "PSNR", "MS-SSIM dB", "enc s", "dec s", f"BD % {_BASE}"):
         made.add_column(heading, justify="right", no_wrap=True)
