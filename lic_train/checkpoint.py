@@ -80,13 +80,20 @@ def save_model(path: Path, model: Codec, config: Mapping[str, Any], extra: Mappi
 
     Raises:
         TypeError: config or extra holds something that JSON has no word for.
+        CheckpointError: the disk is full or the directory is not writable.
     """
     identity = fingerprint(model, config)
     record = {"format": FORMAT, "config": dict(config), "extra": dict(extra), "fingerprint": identity.hex()}
     header = {_KEY: json.dumps(record)}
     # Clones, as safetensors refuses tensors that share memory.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    atomic.replace(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+    try:
+        atomic.replace(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} could not be written.\nexpected: a writable directory with room for it\ngot: {error}\n"
+            "what to do: make room, mend the permissions or give another place; what was there is whole"
+        ) from error
     return identity
 
 
@@ -123,7 +130,7 @@ def load_model(path: Path) -> tuple[Codec, Metadata]:
         CheckpointError: cut short, foreign, damaged, or its tensors do not fit its configuration.
     """
     metadata = read_metadata(path)
-    model = _build(metadata.config, load_tensors(path.read_bytes()), path)
+    model = fill(metadata.config, load_tensors(path.read_bytes()), path)
     if (found := fingerprint(model, metadata.config)) != metadata.fingerprint:
         raise CheckpointError(
             f"{path} is damaged: expected fingerprint {metadata.fingerprint.hex()}, its weights give {found.hex()}; "
@@ -148,7 +155,7 @@ def load_checkpoint(path: Path) -> tuple[Codec, Metadata]:
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"cannot read {path}: {type(error).__name__}: {reason}. {_ADVICE}") from error
-    model = _build(config, tensors, path)
+    model = fill(config, tensors, path)
     extra = {"step": step, "run_config": content.get("run_config", {})}
     return model, Metadata(path, config, extra, fingerprint(model, config))
 
@@ -210,7 +217,17 @@ def _candidates(run: Path, checkpoint: str) -> list[Path]:
     return [path for path in paths if path.exists()]
 
 
-def _build(config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Codec:
+def fill(config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Codec:
+    """Build a model and give it its tensors; in eval mode, tables built, on the CPU.
+
+    Args:
+        config: what `lic_train.models.base.build` takes.
+        tensors: all of its state_dict, by name.
+        path: where they come from, for errors.
+
+    Raises:
+        CheckpointError: the configuration builds no model, or the tensors are another model's.
+    """
     try:
         model = build(config)
     except (ValueError, TypeError, RuntimeError) as error:

@@ -6,11 +6,14 @@ Every wrong value is reported at once, with the path of its key; unknown names c
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -256,6 +259,25 @@ def validated(kind: type[SectionKind], cfg: DictConfig) -> SectionKind:
     except ValidationError as error:
         lines = [_sentence(entry) for entry in error.errors()]
         raise ConfigError("the configuration is not valid:\n  " + "\n  ".join(lines)) from None
+
+
+def read_section(kind: type[SectionKind], overrides: Sequence[str], config_name: str) -> SectionKind:
+    """What a command's overrides of conf/<config_name>.yaml, which has a lambda and a distortion, mean together.
+
+    Raises:
+        ConfigError: an unknown name, with the nearest known ones, or a value without meaning.
+    """
+    for override in overrides:
+        if "=" not in override:
+            raise ConfigError(f"expected KEY=VALUE, got {override!r}; for example model=cwam lambda=0.0067")
+        if re.match("model=.*,", override):
+            raise ConfigError(f"model: expected one, got {override.removeprefix('model=')!r}; do one after the other")
+    try:
+        cfg = compose(overrides, config_name)
+        check_rate(cfg)
+        return validated(kind, cfg)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(f"cannot compose the configuration: {error}") from error
 
 
 def check_rate(cfg: DictConfig) -> None:

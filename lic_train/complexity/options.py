@@ -9,13 +9,10 @@ from typing import Annotated, Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat
 
 from lic_train.bitstream import MAX_PIXELS
-from lic_train.config import Section, check_rate, compose, validated
-from lic_train.errors import ConfigError
+from lic_train.config import Section, read_section
 
 
 def _size(value: object) -> tuple[int, int]:
@@ -80,16 +77,5 @@ def read_options(overrides: Sequence[str]) -> tuple[str, Options]:
     Raises:
         ConfigError: an unknown name, with the nearest known ones, or a value without meaning.
     """
-    for override in overrides:
-        if "=" not in override:
-            raise ConfigError(f"expected KEY=VALUE, got {override!r}; for example model=cwam size=1920x1080")
-        if re.match("model=.*,", override):
-            raise ConfigError(
-                f"model: expected one, got {override.removeprefix('model=')!r}; count one after the other"
-            )
-    try:
-        composed = compose(overrides, "complexity")
-        check_rate(composed)
-        return str(HydraConfig.get().runtime.choices["model"]), validated(Options, composed)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(f"cannot compose the configuration: {error}") from error
+    options = read_section(Options, overrides, "complexity")
+    return str(HydraConfig.get().runtime.choices["model"]), options

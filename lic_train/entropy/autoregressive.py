@@ -23,6 +23,9 @@ from lic_train.entropy.quantize import add_noise, round_to
 # (row, column) of the 12 visible taps of a 5x5 kernel with mask type A.
 TAPS = tuple((row, column) for row in range(3) for column in range(5) if row < 2 or column < 2)
 
+# What CompressAI's models with this context call the tensors of `SerialContext`.
+COMPRESSAI_NAMES = tuple((name, f"context.{name}") for name in ("context_prediction.", "entropy_parameters."))
+
 # positions (K,), scales (B, K, M), means (B, K, M) -> y_hat (B, K, M)
 Code = Callable[[Tensor, Tensor, Tensor], Tensor]
 

@@ -36,6 +36,8 @@ class Codec(nn.Module):
     # Quantisers of training among which a recipe may choose, the paper's first; empty: there is no choice.
     quantizers: tuple[str, ...] = ()
     quantizer: str
+    # Beginnings of tensors' names in CompressAI's model of the same networks, and here; None: it has no such model.
+    compressai_names: tuple[tuple[str, str], ...] | None = None
 
     def compress(self, x: Tensor) -> dict[str, Any]:
         """Code one image (1, 3, H, W); see above."""

@@ -20,6 +20,8 @@ from lic_train.models.base import Codec
 class FactorizedPrior(Codec):
     """``x -> g_a -> y -> Q, factorised density -> y_hat -> g_s -> x_hat``."""
 
+    compressai_names = ()
+
     downsampling_factor = 16
 
     def __init__(self, N: int, M: int) -> None:

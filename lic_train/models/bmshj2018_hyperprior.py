@@ -21,6 +21,8 @@ from lic_train.models.base import HyperpriorCodec
 class ScaleHyperprior(HyperpriorCodec):
     """``x -> g_a -> y -> |.| -> h_a -> z -> z_hat -> h_s -> scales``; ``y -> y_hat -> g_s -> x_hat``."""
 
+    compressai_names = ()
+
     def __init__(self, N: int, M: int) -> None:
         super().__init__()
         networks = compressai.models.ScaleHyperprior(N, M)

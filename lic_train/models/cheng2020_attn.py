@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import compressai.models
 
-from lic_train.entropy.autoregressive import SerialContext
+from lic_train.entropy.autoregressive import COMPRESSAI_NAMES, SerialContext
 from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.layers.subsampled import SubsampledConv2d
 from lic_train.models.base import HyperpriorCodec
@@ -23,6 +23,8 @@ from lic_train.models.base import HyperpriorCodec
 
 class Cheng2020Attention(HyperpriorCodec):
     """The paper's network with attention at 1/4 and 1/16 of the resolution."""
+
+    compressai_names = COMPRESSAI_NAMES
 
     def __init__(self, N: int) -> None:
         super().__init__()

@@ -76,8 +76,26 @@ class GroupContext(PassContext):
         return torch.cat(decoded, dim=1)
 
 
+# Of a group, in CompressAI and here.
+_PARTS = (("entropy_parameters", "param_aggregation"), ("context_prediction", "spatial_context"))
+
+
 class ELIC(HyperpriorCodec):
     """``x -> g_a -> y -> h_a -> z -> z_hat -> h_s -> psi``; groups of y, two passes each, -> y_hat -> g_s -> x_hat."""
+
+    compressai_names = (
+        ("latent_codec.hyper.", ""),
+        *((f"latent_codec.y.channel_context.y{k}.", f"context.channel_context.{k - 1}.") for k in range(1, 5)),
+        *(
+            (f"latent_codec.y.latent_codec.y{k}.entropy_parameters.", f"context.param_aggregation.{k}.")
+            for k in range(5)
+        ),
+        *(
+            (f"latent_codec.y.latent_codec.y{k}.{there}.", f"context.{here}.{k}.")
+            for k in range(5)
+            for there, here in _PARTS
+        ),
+    )
 
     def __init__(self, N: int, M: int, groups: tuple[int, ...] | None = None) -> None:
         super().__init__()

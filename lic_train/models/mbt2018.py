@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import compressai.models
 
-from lic_train.entropy.autoregressive import SerialContext
+from lic_train.entropy.autoregressive import COMPRESSAI_NAMES, SerialContext
 from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.models.base import HyperpriorCodec
 
 
 class JointAutoregressive(HyperpriorCodec):
     """5x5 GDN transforms, Minnen's hyper transforms, one Gaussian per element."""
+
+    compressai_names = COMPRESSAI_NAMES
 
     def __init__(self, N: int, M: int) -> None:
         super().__init__()

@@ -41,6 +41,8 @@ class MeanScaleGaussian(nn.Module):
 class MeanScaleHyperprior(HyperpriorCodec):
     """``x -> g_a -> y -> h_a -> z -> z_hat -> h_s -> (scales, means)``; ``y -> y_hat -> g_s -> x_hat``."""
 
+    compressai_names = ()
+
     def __init__(self, N: int, M: int) -> None:
         super().__init__()
         networks = compressai.models.MeanScaleHyperprior(N, M)

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
-from safetensors import SafetensorError
 
 from lic_train import atomic
 from lic_train.checkpoint import save_model
@@ -77,7 +76,7 @@ def _not_a_checkpoint(path: Path, got: str) -> CheckpointError:
     )
 
 
-def _not_written(path: Path, error: Exception) -> str:
+def _not_written(path: Path, error: BaseException) -> str:
     return (
         f"{path} could not be written.\n"
         "expected: a writable directory with room for it\n"
@@ -214,8 +213,8 @@ class Checkpoints(Callback):
             extra = {"step": trainer.global_step, "val_loss": value, "run_config": self.run_config}
             try:
                 save_model(self.directory / BEST, pl_module.model, pl_module.model_config, extra)  # type: ignore[arg-type]
-            except (OSError, SafetensorError) as error:
-                raise TrainingError(_not_written(self.directory / BEST, error)) from error
+            except CheckpointError as error:
+                raise TrainingError(_not_written(self.directory / BEST, error.__cause__ or error)) from error
 
     def _point_last_to(self, path: Path) -> None:
         """Make ``last.ckpt`` the same file as ``path`` without a moment in which there is none."""
