@@ -218,12 +218,7 @@ def _candidates(run: Path, checkpoint: str) -> list[Path]:
 
 
 def fill(config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Codec:
-    """Build a model and give it its tensors; in eval mode, tables built, on the CPU.
-
-    Args:
-        config: what `lic_train.models.base.build` takes.
-        tensors: all of its state_dict, by name.
-        path: where they come from, for errors.
+    """Build a model and give it all of its tensors, which come from ``path``; ready to code, on the CPU.
 
     Raises:
         CheckpointError: the configuration builds no model, or the tensors are another model's.

@@ -82,7 +82,7 @@ def test_saving_leaves_the_old_file_when_it_fails(saved, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr("lic_train.checkpoint.save_file", half)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(CheckpointError, match="disk full"):
         save_model(path, codec, FACTORIZED, {})
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from lic_train.config import by_quality, checked, compose, quality
+from lic_train.config import checked, compose
 from lic_train.errors import ConfigError
 from lic_train.models.base import build
 from lic_train.overrides import CONF_DIR
+from lic_train.resolvers import by_quality, quality
 from tests.conftest import ROOT, SMALL
 
 

@@ -21,12 +21,13 @@ from rich import get_console
 from rich.table import Table
 
 from lic_train.checkpoint import load_run
-from lic_train.config import RunConfig, quality
+from lic_train.config import RunConfig
 from lic_train.data import manifest
 from lic_train.data.module import Photographs
 from lic_train.errors import ConfigError, TrainingError
 from lic_train.memory import keep_freed_memory
 from lic_train.models.base import Codec, build
+from lic_train.resolvers import quality
 from lic_train.screen import ruled_table
 from lic_train.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from lic_train.training.callbacks.data_watch import DataWatch
