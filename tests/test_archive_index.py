@@ -231,7 +231,7 @@ def test_processes_that_ask_at_once_share_one_index(tmp_path):
     processes = [context.Process(target=_build_slowly, args=arguments) for _ in range(4)]
     for process in processes:
         process.start()
-    assert all(results.get(timeout=60) == described(small_index()) for _ in processes)
+    assert all(results.get(timeout=300) == described(small_index()) for _ in processes)
     for process in processes:
         process.join(60)
     assert built.value == 1
@@ -248,7 +248,7 @@ def test_without_locks_processes_still_do_no_harm(tmp_path, monkeypatch):
     processes = [context.Process(target=_build_slowly, args=(tmp_path, barrier, built, results)) for _ in range(3)]
     for process in processes:
         process.start()
-    assert all(results.get(timeout=60) == described(small_index()) for _ in processes)
+    assert all(results.get(timeout=300) == described(small_index()) for _ in processes)
     for process in processes:
         process.join(60)
 

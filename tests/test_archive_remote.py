@@ -197,7 +197,7 @@ def test_workers_read_through_connections_of_their_own(tmp_path):
     workers = [context.Process(target=_read_all, args=(source, results)) for _ in range(3)]
     for worker in workers:
         worker.start()
-    assert [results.get(timeout=60) for _ in workers] == [FILES] * 3
+    assert [results.get(timeout=300) for _ in workers] == [FILES] * 3
     for worker in workers:
         worker.join(60)
     assert source.reader.files.system._process == os.getpid()

@@ -244,6 +244,6 @@ def _asked_as_nobody(root: Path) -> list[str] | str:
     results = context.Queue()
     process = context.Process(target=_as_nobody, args=(root, results))
     process.start()
-    result = results.get(timeout=60)
+    result = results.get(timeout=300)
     process.join(60)
     return result

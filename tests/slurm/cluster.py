@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 PROGRAMS = ("setpriv", "munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "srun")
-SECONDS = 60.0  # in which it must have started
+SECONDS = 180.0  # in which it must have started
 END_WITH_US = ("setpriv", "--pdeathsig", "TERM")  # however this process ends
 
 # config_overrides: a machine may have fewer processors than the nodes claim.

@@ -20,7 +20,7 @@ from lic_train.training import setup
 from lic_train.training.callbacks.interrupt import GracefulStop
 from tests.small_runs import run_here, without_drawing
 
-SECONDS = 60.0  # in which the signal must have come
+SECONDS = 180.0  # in which the signal must have come
 
 
 def main() -> int:
