@@ -290,6 +290,25 @@ def test_a_second_signal_aborts_at_once(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+def test_rows_are_on_the_disk_before_their_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def noting(handle: int) -> None:
+        name = Path(os.readlink(f"/proc/self/fd/{handle}")).name
+        if name == "metrics.csv":
+            name = "row " + (tmp_path / name).read_text().splitlines()[-1].split(",")[0]
+        synced.append(name.partition(".ckpt")[0])
+        fsync(handle)
+
+    logger = CsvLogger(tmp_path / "metrics.csv")
+    callbacks = [Rows(), At(0, lambda *_: monkeypatch.setattr(os, "fsync", noting)), Checkpoints(tmp_path / "c", 2)]
+    fit(Tiny(), callbacks, steps=4, logger=logger, log_every_n_steps=1)
+    assert [name for name in synced if name.startswith(("row", ".step"))] == [
+        "row 2", ".step_00000002", "row 4", ".step_00000004",
+    ]  # fmt: skip
+
+
 def test_the_step_that_was_saved_has_its_row(tmp_path: Path) -> None:
     logger = CsvLogger(tmp_path / "metrics.csv")
     with pytest.raises(Interrupted):

@@ -109,6 +109,11 @@ class CsvLogger(Logger):
         else:
             self._write_last_row()
 
+    def save(self) -> None:
+        """Bring the rows from the operating system to the disk."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+
     def finalize(self, status: str) -> None:
         """Nothing waits to be written."""
 
@@ -265,4 +270,6 @@ def tensorboard_logger(run_dir: Path, resume_step: int) -> TensorBoardLogger:
             "or logger=csv"
         ) from error
     purge_step = resume_step + 1 if resume_step else None
-    return TensorBoardLogger(run_dir, name="tensorboard", version="", default_hp_metric=False, purge_step=purge_step)
+    return TensorBoardLogger(
+        run_dir, name="tensorboard", version="", default_hp_metric=False, purge_step=purge_step, flush_secs=10
+    )

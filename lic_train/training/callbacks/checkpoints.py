@@ -180,6 +180,8 @@ class Checkpoints(Callback):
         step = trainer.global_step
         path = self.directory / f"step_{step:08d}.ckpt"
         if step != self._saved_step:
+            for logger in trainer.loggers:
+                logger.save()  # a power cut must not leave the checkpoint without the rows up to it
             trainer.save_checkpoint(path, weights_only=False)
             self._saved_step = step
             if trainer.is_global_zero:

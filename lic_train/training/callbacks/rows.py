@@ -36,4 +36,3 @@ class Rows(Callback):
             row = as_floats(numbers_of_the_step(pl_module))
             for logger in trainer.loggers:
                 logger.log_metrics(row, trainer.global_step)
-                logger.save()  # TensorBoard would keep it in memory
