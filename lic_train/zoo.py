@@ -1,8 +1,8 @@
 """Weights that CompressAI published or its example script trained, as a model of this package.
 
 ``python -m lic_train.zoo FILE.pth.tar OUT.safetensors model=mbt2018_mean lambda=0.0067``; what it writes can be
-evaluated, coded with, and trained on (``init_from=``). The quantiles are solved anew, so a file that CompressAI trained
-without solving its own gets other medians for z, and a few bits less.
+evaluated, coded with, and trained on (``init_from=``). The quantiles are solved anew: where training
+had not brought CompressAI's own to their end, z is rounded around slightly other medians here.
 """
 
 from __future__ import annotations
