@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import train
 from benchmarks.train_step import LAMBDA, DocumentedLoop
@@ -16,19 +15,14 @@ from lic_train.config import checked, compose
 from lic_train.data.on_device import to_floats
 from lic_train.training import setup
 from lic_train.training.module import noise_seed
+from tests.small_runs import make_photographs
 
 STEPS, WIDTH = 20, (12, 16)
 
 
 @pytest.fixture
 def photographs(tmp_path) -> Path:
-    folder = tmp_path / "photographs"
-    folder.mkdir()
-    rng = np.random.default_rng(1)
-    for index in range(6):
-        coarse = rng.integers(0, 256, (9, 11, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((90, 80), Image.Resampling.BICUBIC).save(folder / f"{index}.png")
-    return folder
+    return make_photographs(tmp_path / "photographs", 6)
 
 
 def test_first_twenty_losses_agree(tmp_path, photographs):

@@ -9,10 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import train
 from lic_train import losses
@@ -20,19 +18,13 @@ from lic_train.config import checked, compose
 from lic_train.errors import CheckpointError, ConfigError, DataError, TrainingError
 from lic_train.training.callbacks.interrupt import Interrupted
 from tests.conftest import ROOT
-from tests.small_runs import stop_at, weights
+from tests.small_runs import make_photographs, stop_at, weights
 
 
 @pytest.fixture
 def photographs(tmp_path) -> Path:
     """Seven small pictures, so that an epoch ends inside a batch."""
-    folder = tmp_path / "photographs"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for index in range(7):
-        coarse = rng.integers(0, 256, (6, 7, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((80 + index, 70), Image.Resampling.BICUBIC).save(folder / f"{index}.png")
-    return folder
+    return make_photographs(tmp_path / "photographs", 7)
 
 
 @pytest.fixture
