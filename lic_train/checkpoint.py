@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors
@@ -24,9 +23,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lic_train import atomic
-from lic_train.errors import CheckpointError, ConfigError, LicError
+from lic_train.errors import CheckpointError, ConfigError, LicError, in_one_line
 from lic_train.models.base import Codec, build
-from lic_train.screen import say_error, say_warning
+from lic_train.screen import ruled_table, say_error, say_warning
 
 FORMAT = 1
 _KEY = "lic_train"
@@ -130,7 +129,7 @@ def load_model(path: Path) -> tuple[Codec, Metadata]:
         CheckpointError: cut short, foreign, damaged, or its tensors do not fit its configuration.
     """
     metadata = read_metadata(path)
-    model = fill(metadata.config, load_tensors(path.read_bytes()), path)
+    model = _build(metadata.config, load_tensors(path.read_bytes()), path)
     if (found := fingerprint(model, metadata.config)) != metadata.fingerprint:
         raise CheckpointError(
             f"{path} is damaged: expected fingerprint {metadata.fingerprint.hex()}, its weights give {found.hex()}; "
@@ -153,9 +152,8 @@ def load_checkpoint(path: Path) -> tuple[Codec, Metadata]:
         tensors = {plain[6:]: weights[name].clone() for name, plain in names.items() if plain.startswith("model.")}
     # torch.load raises many types on a file that is cut short or foreign.
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"cannot read {path}: {type(error).__name__}: {reason}. {_ADVICE}") from error
-    model = fill(config, tensors, path)
+        raise CheckpointError(f"cannot read {path}: {in_one_line(error)}. {_ADVICE}") from error
+    model = _build(config, tensors, path)
     extra = {"step": step, "run_config": content.get("run_config", {})}
     return model, Metadata(path, config, extra, fingerprint(model, config))
 
@@ -217,16 +215,20 @@ def _candidates(run: Path, checkpoint: str) -> list[Path]:
     return [path for path in paths if path.exists()]
 
 
-def fill(config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Codec:
-    """Build a model and give it all of its tensors, which come from ``path``; ready to code, on the CPU.
-
-    Raises:
-        CheckpointError: the configuration builds no model, or the tensors are another model's.
-    """
+def _build(config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Codec:
     try:
         model = build(config)
     except (ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"the configuration inside {path} builds no model: {error}") from error
+    return fill(model, config, tensors, path)
+
+
+def fill(model: Codec, config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Codec:
+    """Give a model, as ``config`` builds it, all of its tensors, which come from ``path``; it is ready to code then.
+
+    Raises:
+        CheckpointError: the tensors are another model's.
+    """
     if problems := _mismatches(model.state_dict(), tensors):
         more = f" and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
         raise CheckpointError(
@@ -265,7 +267,8 @@ def _export(arguments: argparse.Namespace, console: Console) -> None:
 
 def _show(arguments: argparse.Namespace, console: Console) -> None:
     model, metadata = load_run(arguments.run)
-    table = Table(title=str(metadata.path), show_header=False, title_justify="left")
+    table = ruled_table(title=str(metadata.path))
+    table.show_header = False
     for name, value in {**metadata.config, **metadata.training}.items():
         table.add_row(name, str(value))
     table.add_row("parameters", f"{sum(parameter.numel() for parameter in model.parameters()):,}")

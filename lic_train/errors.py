@@ -33,3 +33,8 @@ class BDError(LicError):
 
 class AnchorError(LicError):
     """A classical codec is not installed here, failed, or did something else than it was asked for."""
+
+
+def in_one_line(error: BaseException) -> str:
+    """Type and message of an error that another library raised, its message cut to 200 characters."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

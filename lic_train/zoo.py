@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lic_train.checkpoint import fill, save_model
 from lic_train.config import Section, read_section
-from lic_train.errors import CheckpointError, ConfigError
+from lic_train.errors import CheckpointError, ConfigError, in_one_line
 from lic_train.models.base import Codec, build
 from lic_train.screen import errors_without_traceback
 
@@ -59,8 +59,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # strange bytes can raise anything inside an unpickler
-        reason = " ".join(str(error).split())[:200]
-        raise _foreign(path, f"{type(error).__name__}: {reason}") from error
+        raise _foreign(path, in_one_line(error)) from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not (isinstance(content, Mapping) and content and all(isinstance(t, Tensor) for t in content.values())):
@@ -93,7 +92,7 @@ def take_over(path: Path, config: Mapping[str, Any]) -> Codec:
         raise CheckpointError(f"expected finite weights in {path}, got NaN or infinity in {broken[0]}")
     constants = {name: tensor for name, tensor in model.state_dict().items() if _MADE_HERE.search(name)}
     try:
-        return fill(config, {**constants, **taken}, path)
+        return fill(model, config, {**constants, **taken}, path)
     except CheckpointError as error:
         advice = "what to do: name its model and its widths (by lambda=, or model.N= and model.M=)"
         raise CheckpointError(f"{error}\n{advice}") from error

@@ -21,7 +21,6 @@ from typing import NamedTuple
 
 from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from lic_train import atomic
@@ -32,7 +31,7 @@ from lic_train.data.check_page import page
 from lic_train.data.report import LIMIT
 from lic_train.data.stream import available_cores
 from lic_train.errors import DataError
-from lic_train.screen import errors_without_traceback
+from lic_train.screen import errors_without_traceback, ruled_table
 
 CHUNK = 32  # pictures of one task: they travel as numbers, only what was seen comes back
 NAMED = 10  # damaged files in the table
@@ -78,7 +77,7 @@ def check(root: str, crop: int, jobs: int) -> Result:
 def show(result: Result) -> None:
     """Print the table."""
     summary, index = result.summary, result.source.index
-    table = Table("found", "number", title_justify="left")
+    table = ruled_table("found", "number")
     table.columns[0].overflow, table.columns[1].justify = "fold", "right"
     table.add_row("pictures that can be trained on", f"{summary.whole:,}", style="green")
     table.add_row("damaged", f"{len(summary.damaged):,}", style="red" if summary.damaged else "")

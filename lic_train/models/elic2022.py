@@ -87,10 +87,6 @@ class ELIC(HyperpriorCodec):
         ("latent_codec.hyper.", ""),
         *((f"latent_codec.y.channel_context.y{k}.", f"context.channel_context.{k - 1}.") for k in range(1, 5)),
         *(
-            (f"latent_codec.y.latent_codec.y{k}.entropy_parameters.", f"context.param_aggregation.{k}.")
-            for k in range(5)
-        ),
-        *(
             (f"latent_codec.y.latent_codec.y{k}.{there}.", f"context.{here}.{k}.")
             for k in range(5)
             for there, here in _PARTS

@@ -213,7 +213,7 @@ def _pick(metrics: Mapping[str, Tensor | float], prefix: str, labels: dict[str, 
 
 
 def _mean(values: Iterable[dict[str, Tensor | float]]) -> dict[str, float]:
-    """Mean of each number over the steps that have it; the only place where the device is waited for."""
+    """Mean of each number over the steps that have it; waits for the device."""
     columns: dict[str, list[float]] = {}
     for row in values:
         for name, value in as_floats(row).items():
