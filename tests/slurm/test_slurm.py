@@ -21,7 +21,7 @@ from lic_train.launch.plan import plan
 from lic_train.launch.process import StopRequest
 from lic_train.launch.sweep import make_engine
 from tests.conftest import ROOT
-from tests.slurm.cluster import told
+from tests.slurm.cluster import told, wait_until
 from tests.small_runs import (
     Forked,
     assert_equal_state,
@@ -199,6 +199,7 @@ def test_what_is_in_the_queue_stays_there_and_is_not_queued_twice(
         sweep = sweep_on(FAKE_TRAIN, wait=False)
         assert sweep.run(first)["lambda_0.1"] in ("queued", "running")
         assert sweep.code == 0
+        wait_until(lambda: bool(sweep.told("begins")), tmp_path)  # a node is free for each: they may begin in any order
     record = tmp_path / "runs" / "lambda_0.1" / slurm.JOB_ID
     number = record.read_text()
     again = sweep_on(FAKE_TRAIN)
