@@ -1,0 +1,1 @@
+"""The run configuration: composition, validation, names on the command line."""

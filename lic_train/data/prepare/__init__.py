@@ -1,0 +1,1 @@
+"""``python -m lic_train.data.prepare``: write tiles of large pictures as shards."""

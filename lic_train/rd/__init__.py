@@ -1,0 +1,1 @@
+"""Rate and distortion: metrics, curves and Bjontegaard deltas."""

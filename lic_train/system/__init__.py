@@ -1,0 +1,1 @@
+"""Atomic writes, machine facts, memory settings and terminal output."""
