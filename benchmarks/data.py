@@ -31,12 +31,12 @@ from torchvision import transforms
 from lic_train.data.archives.index import Index, Listing, Part
 from lic_train.data.archives.indexed import Cache
 from lic_train.data.archives.opening import open_source
-from lic_train.data.buffer import BufferedLoader
-from lic_train.data.draws import APART, Shuffled, Spread
-from lic_train.data.on_device import to_floats
-from lic_train.data.prepare import main as prepare
-from lic_train.data.sources import Source, folder
-from lic_train.data.stream import CropLoader, Crops, StreamSampler, training_crops
+from lic_train.data.prepare.__main__ import main as prepare
+from lic_train.data.sets.sources import Source, folder
+from lic_train.data.stream.buffer import BufferedLoader
+from lic_train.data.stream.draws import APART, Shuffled, Spread
+from lic_train.data.stream.loader import CropLoader, Crops, StreamSampler, training_crops
+from lic_train.data.stream.on_device import to_floats
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 CROP, BATCH = 256, 8
@@ -92,7 +92,7 @@ def ours(source: Source, crops_per_image: int = 1, floats: bool = False, decoder
 
 def loader_of(crops: Crops, draws: Shuffled, crops_per_image: int, decoder: str) -> CropLoader:
     if decoder == "dali":
-        from lic_train.data.dali import DaliLoader
+        from lic_train.data.stream.dali import DaliLoader
 
         return DaliLoader(crops, StreamSampler(draws, BATCH), 0, pin_memory=False)
     if crops_per_image == 1:

@@ -36,11 +36,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from lic_train.config import RunConfig, checked, compose
-from lic_train.data.on_device import to_floats
+from lic_train.config.compose import compose
+from lic_train.config.run import RunConfig, checked
+from lic_train.data.stream.on_device import to_floats
+from lic_train.runs.claim import ResumeState
 from lic_train.training import setup
 from lic_train.training.module import LitCodec, noise_seed
-from lic_train.training.run_directory import ResumeState
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenet_sample"
 WARM_UP = 2

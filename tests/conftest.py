@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 # Before anything imports wandb: no test may look for a network.
 os.environ["WANDB_MODE"] = "offline"
 
-from lic_train.config import compose
+from lic_train.config.compose import compose
 from lic_train.models.base import Codec, build
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -75,7 +75,7 @@ def resolved(text: str, given: dict[str, str]) -> str:
 
 
 def write_loss(path: Path, loss: float) -> None:
-    """A model without weights, in the format of `lic_train.checkpoint`."""
+    """A model without weights, in the format of `lic_train.files.checkpoint`."""
     record = {"format": 1, "config": {}, "fingerprint": "00" * 8, "extra": {"val_loss": loss}}
     header = json.dumps({"__metadata__": {"lic_train": json.dumps(record)}}).encode()
     path.parent.mkdir(exist_ok=True)

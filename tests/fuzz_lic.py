@@ -16,8 +16,8 @@ from collections.abc import Iterator
 
 import torch
 
-from lic_train.bitstream import Header, decode, encode, unpack
 from lic_train.errors import BitstreamError
+from lic_train.files.bitstream import Header, decode, encode, unpack
 from tests.tiny import FACTORIZED, HYPERPRIOR, SERIAL, make_codec, picture
 
 FINGERPRINT = bytes(range(8))

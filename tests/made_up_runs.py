@@ -44,7 +44,7 @@ def write(
     config = yaml.safe_load((run / ".hydra/config.yaml").read_text())
     stages = [{**STAGES[0], "loss": {**STAGES[0]["loss"], "feature_enhancement": weight}}]
     config |= {"batch_size": batch, "crop": 256, "recipe": {"stages": stages}}
-    config["data"] = {"source": {"_target_": "lic_train.data.sources.imagenet"}}
+    config["data"] = {"source": {"_target_": "lic_train.data.sets.sources.imagenet"}}
     report_tree.put(run / ".hydra/config.yaml", yaml.safe_dump(config))
     if log is not None:
         rows = "".join(f"{step},{loss}\n" for step, loss in enumerate(log, start=1))

@@ -16,8 +16,8 @@ from typing import Any
 
 import yaml
 
-from lic_train.report import curves
-from lic_train.report.curves import Curve, ImagePoint, Point
+from lic_train.rd import curves
+from lic_train.rd.curves import Curve, ImagePoint, Point
 
 LAMBDAS = (0.0018, 0.0067, 0.025, 0.0483)
 PICTURES = tuple(f"photo{number:02}" for number in range(1, 7))
@@ -95,6 +95,7 @@ def write_run(outputs: Path, model: str, lmbda: float, level: float, **options: 
     folder = options.get("folder", f"lambda_{lmbda:g}" + (f"_{name}" if name else ""))
     run, steps = outputs / model / recipe / folder, options.get("steps", 300)
     config = {"lambda": lmbda, "distortion": options.get("distortion", "mse"), "name": name, "steps": steps, "seed": 0}
+    config["choice"] = {"model": model, "recipe": options.get("recipe", model)}
     config["model"] = {"_target_": f"lic_train.models.{model}.Codec", "N": 128, **options.get("config", {})}
     put(run / ".hydra/config.yaml", yaml.safe_dump(config))
     put(run / "finished.json", json.dumps({"step": steps, "results": {}}))

@@ -19,8 +19,9 @@ import pytest
 import torch
 from PIL import Image
 
-import train
-from lic_train.config import checked, compose
+from lic_train import train
+from lic_train.config.compose import compose
+from lic_train.config.run import checked
 from lic_train.errors import LicError
 from lic_train.evaluate import run as evaluation
 from lic_train.training import environment

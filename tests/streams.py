@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lic_train.data.module import Photographs
-from lic_train.data.on_device import to_floats
-from lic_train.data.stream import Batch
+from lic_train.data.stream.loader import Batch
+from lic_train.data.stream.on_device import to_floats
 
 
 def pixels(batch: Batch) -> Tensor:

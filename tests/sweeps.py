@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from lic_train.launch.sweep import Sweep
 
-FAKE_TRAIN = Path(__file__).resolve().parent / "fake_train.py"
+FAKE_TRAIN = (str(Path(__file__).resolve().parent / "fake_train.py"),)
 LOCAL = {"_target_": "lic_train.launch.local.Local"}
 
 

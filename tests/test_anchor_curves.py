@@ -6,12 +6,11 @@ import re
 
 import pytest
 
-from lic_train import bd
+from lic_train.anchors.__main__ import VERSIONED, folder
+from lic_train.anchors.codecs import ANCHORS
+from lic_train.anchors.run import read_pictures
 from lic_train.evaluate.sets import SetOptions, open_images
-from lic_train.report import curves
-from lic_train.report.anchors.__main__ import VERSIONED, folder
-from lic_train.report.anchors.codecs import ANCHORS
-from lic_train.report.anchors.run import read_pictures
+from lic_train.rd import bd, curves
 from tests.conftest import ROOT
 
 CURVES = {path.stem: curves.load(path) for path in folder("kodak").glob("*.json")}

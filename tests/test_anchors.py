@@ -17,16 +17,15 @@ import pytest
 import torch
 from PIL import Image
 
-from lic_train import metrics
-from lic_train.data.images import save_png
+from lic_train.anchors import __main__ as command
+from lic_train.anchors import run, ycbcr
+from lic_train.anchors.codecs import ANCHORS
+from lic_train.anchors.measure import measure
+from lic_train.data.decode.images import save_png
 from lic_train.errors import AnchorError, DataError
 from lic_train.evaluate import evaluate_run
 from lic_train.evaluate.sets import SetOptions, open_images
-from lic_train.report import curves
-from lic_train.report.anchors import __main__ as command
-from lic_train.report.anchors import run, ycbcr
-from lic_train.report.anchors.codecs import ANCHORS
-from lic_train.report.anchors.measure import measure
+from lic_train.rd import curves, metrics
 from tests.conftest import ROOT
 from tests.tiny import make_run, picture
 
@@ -274,7 +273,7 @@ def test_a_kill_of_several_processes_loses_no_row_and_leaves_none_behind(folder,
     """JPEG XL in two processes, each of which must load the plug-in; what they leave is finished in one."""
     installed("jxl")
     arguments = ["--set", "three", "--root", str(folder), "--codec", "jxl"]
-    code = [sys.executable, "-m", "lic_train.report.anchors", *arguments, "--jobs", "2"]
+    code = [sys.executable, "-m", "lic_train.anchors", *arguments, "--jobs", "2"]
     process = subprocess.Popen(code, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE)
     rows = here / "outputs" / "anchors" / "three" / "rows" / "jxl.jsonl"
     while process.poll() is None and not rows.exists():

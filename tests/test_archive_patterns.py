@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 
-from lic_train.config import compose
+from lic_train.config.compose import compose
 from lic_train.data.archives.indexed import Cache
 from lic_train.data.archives.opening import open_source
 from lic_train.data.archives.patterns import expand

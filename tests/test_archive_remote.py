@@ -14,7 +14,7 @@ from lic_train.data.archives.fetched import BUCKET, ByteCache
 from lic_train.data.archives.indexed import Cache
 from lic_train.data.archives.opening import open_source
 from lic_train.data.archives.walking import REMOTE_BLOCK
-from lic_train.data.sources import folder, imagenet
+from lic_train.data.sets.sources import folder, imagenet
 from lic_train.errors import ConfigError, DataError
 from tests.made_up import contents, imagenet_tar, png, tar_bytes
 

@@ -10,9 +10,9 @@ import bjontegaard
 import numpy as np
 import pytest
 
-from lic_train import bd
 from lic_train.errors import BDError
-from lic_train.report.curves import Curve, ImagePoint, Point
+from lic_train.rd import bd
+from lic_train.rd.curves import Curve, ImagePoint, Point
 
 ANCHOR = [(0.12, 28.1), (0.25, 30.4), (0.49, 33.0), (0.81, 35.6), (1.4, 38.9)]
 

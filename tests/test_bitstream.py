@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lic_train.bitstream import Header, decode, encode, estimate, pack, padding, unpack
 from lic_train.errors import BitstreamError
+from lic_train.files.bitstream import Header, decode, encode, estimate, pack, padding, unpack
 from tests.tiny import FACTORIZED, HYPERPRIOR, SERIAL, make_codec, picture
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lic_train.checkpoint import load_model
-from lic_train.data.report import DataReport
+from lic_train.data.damage import DataReport
 from lic_train.errors import DataError, TrainingError
+from lic_train.files.checkpoint import load_model
 from lic_train.training.callbacks import (
     Checkpoints,
     DataWatch,

@@ -14,9 +14,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from lic_train.bitstream import decode, encode
-from lic_train.checkpoint import fingerprint, load_model, load_run, main, move, read_metadata, save_model
+from lic_train.codec.export import main
 from lic_train.errors import CheckpointError, ConfigError
+from lic_train.files.bitstream import decode, encode
+from lic_train.files.checkpoint import fingerprint, load_model, move, read_metadata, save_model
+from lic_train.runs.load import load_run
 from tests.tiny import FACTORIZED, HYPERPRIOR, make_codec, make_run, picture, save_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,7 +83,7 @@ def test_saving_leaves_the_old_file_when_it_fails(saved, monkeypatch):
         Path(target).write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("lic_train.checkpoint.save_file", half)
+    monkeypatch.setattr("lic_train.files.checkpoint.save_file", half)
     with pytest.raises(CheckpointError, match="disk full"):
         save_model(path, codec, FACTORIZED, {})
     assert path.read_bytes() == before
@@ -217,7 +219,7 @@ def test_an_unknown_device_is_refused():
 
 def test_export_and_show_in_a_fresh_process(tmp_path, capsys):
     codec = make_run(tmp_path / "run", seed=4)
-    command = [sys.executable, "-W", "ignore", "-m", "lic_train.checkpoint", "export", str(tmp_path / "run")]
+    command = [sys.executable, "-W", "ignore", "-m", "lic_train.files.checkpoint", "export", str(tmp_path / "run")]
     subprocess.run([*command, str(tmp_path / "out.safetensors")], cwd=ROOT, check=True, timeout=300)
     loaded, metadata = load_model(tmp_path / "out.safetensors")
     assert fingerprint(loaded, FACTORIZED) == fingerprint(codec, FACTORIZED) == metadata.fingerprint

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from lic_train.errors import CheckpointError, TrainingError
+from lic_train.runs.checkpoints import newest_intact
 from lic_train.training.callbacks import (
     AtomicCheckpointIO,
     Checkpoints,
@@ -23,7 +24,6 @@ from lic_train.training.callbacks import (
     Rows,
     WeightAveraging,
     checkpoints,
-    newest_intact,
 )
 from lic_train.training.callbacks.interrupt import stopping_at_once
 from lic_train.training.loggers import CsvLogger

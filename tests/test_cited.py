@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from lic_train.bd import bd_rate
+from lic_train.rd.bd import bd_rate
+from lic_train.rd.curves import Curve
 from lic_train.report import cited
-from lic_train.report.curves import Curve
 
 SETS = ("clic", "kodak", "tecnick")
 ALL = [curve for name in SETS for curve in cited.curves(name)]

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from lic_train.bitstream import decode, estimate
-from lic_train.checkpoint import load_run
-from lic_train.codec import find_model, main
-from lic_train.data.images import read_image, save_png
+from lic_train.codec.__main__ import find_model, main
+from lic_train.data.decode.images import read_image, save_png
 from lic_train.errors import CheckpointError
-from lic_train.metrics import to_8bit
+from lic_train.files.bitstream import decode, estimate
+from lic_train.rd.metrics import to_8bit
+from lic_train.runs.load import load_run
 from tests.tiny import HYPERPRIOR, make_run, picture
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -7,10 +7,12 @@ import math
 import pytest
 import torch
 
-from lic_train import bitstream, losses
-from lic_train.config import checked, compose
+from lic_train.config.compose import compose
+from lic_train.config.run import checked
 from lic_train.errors import BitstreamError, CheckpointError
+from lic_train.files import bitstream
 from lic_train.models.base import build
+from lic_train.recipes import losses
 from tests.conftest import SMALL, small_config
 
 # Networks with attention and those that predict a mixture take smaller steps than the others.

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from lic_train import losses
+from lic_train.recipes import losses
 from lic_train.training.compilation import BiasApart, compiled
 from tests.test_codecs import photograph
 

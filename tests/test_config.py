@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from lic_train.config import checked, compose
+from lic_train.config.compose import compose
+from lic_train.config.names import CONF_DIR
+from lic_train.config.resolvers import by_quality, quality
+from lic_train.config.run import checked
 from lic_train.errors import ConfigError
 from lic_train.models.base import build
-from lic_train.overrides import CONF_DIR
-from lic_train.resolvers import by_quality, quality
 from tests.conftest import ROOT, SMALL
 
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lic_train.data.crops import (
+from lic_train.data.decode.images import decode
+from lic_train.data.stream.crops import (
     Sample,
     Window,
     centre_window,
@@ -22,9 +23,8 @@ from lic_train.data.crops import (
     replacement,
     splitmix64,
 )
-from lic_train.data.draws import Shuffled
-from lic_train.data.images import decode
-from lic_train.data.stream import MAX_ATTEMPTS, CropLoader, StreamSampler, training_crops, validation_crops
+from lic_train.data.stream.draws import Shuffled
+from lic_train.data.stream.loader import MAX_ATTEMPTS, CropLoader, StreamSampler, training_crops, validation_crops
 from lic_train.errors import DataError
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from lic_train.data.buffer import BufferedLoader, FirstUses
-from lic_train.data.crops import Sample, random_window, replacement
-from lic_train.data.draws import APART, Shuffled, Spread, draws_of
 from lic_train.data.module import Photographs
-from lic_train.data.sources import folder
-from lic_train.data.splits import Joined, Subset
-from lic_train.data.stream import CropLoader, StreamSampler, training_crops
+from lic_train.data.sets.sources import folder
+from lic_train.data.sets.splits import Joined, Subset
+from lic_train.data.stream.buffer import BufferedLoader, FirstUses
+from lic_train.data.stream.crops import Sample, random_window, replacement
+from lic_train.data.stream.draws import APART, Shuffled, Spread, draws_of
+from lic_train.data.stream.loader import CropLoader, StreamSampler, training_crops
 from lic_train.errors import ConfigError
 from tests.made_up import png, write_tree
 from tests.streams import pixels, same, steps

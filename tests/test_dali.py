@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lic_train.data.images import Picture
+from lic_train.data.decode.images import Picture
 from lic_train.data.module import Photographs
-from lic_train.data.sources import folder
+from lic_train.data.sets.sources import folder
 from lic_train.errors import ConfigError
 from tests.made_up import png, write_tree
 from tests.test_jpeg_rows import jpeg

@@ -12,10 +12,11 @@ import wandb
 from PIL import Image
 from wandb_workspaces import workspaces as ws
 
-from lic_train.report.curves import Curve, Point
-from lic_train.report.curves import save as save_curve
+from lic_train.rd.curves import Curve, Point
+from lic_train.rd.curves import save as save_curve
+from lic_train.runs.checkpoints import newest_intact
 from lic_train.training import dashboard
-from lic_train.training.callbacks import Checkpoints, RateDistortion, checkpoints, newest_intact, rate_distortion
+from lic_train.training.callbacks import Checkpoints, RateDistortion, checkpoints, rate_distortion
 from lic_train.training.callbacks.rate_distortion import RatePoint, draw, stored_anchors
 from tests.small_runs import Forked, make_photographs, overrides, run_here
 from tests.test_loggers import records

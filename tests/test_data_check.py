@@ -19,12 +19,12 @@ import pytest
 import torch
 from PIL import Image
 
-from lic_train.data import check
 from lic_train.data.archives.indexed import Cache
 from lic_train.data.archives.opening import open_source
-from lic_train.data.check_looks import Look, Summary, look_at
+from lic_train.data.check import __main__ as check
+from lic_train.data.check.looks import Look, Summary, look_at
 from lic_train.data.module import Photographs
-from lic_train.data.sources import FolderSource, folder
+from lic_train.data.sets.sources import FolderSource, folder
 from lic_train.errors import DataError
 from tests.made_up import png, tar_bytes, write_tree, zip_bytes
 from tests.scraped import CROP, DAMAGED, UNUSUAL, WHOLE, scraped

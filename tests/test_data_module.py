@@ -15,9 +15,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
-from lic_train.data.images import read_image
+from lic_train.data.decode.images import read_image
 from lic_train.data.module import Photographs
-from lic_train.data.sources import folder
+from lic_train.data.sets.sources import folder
 from lic_train.errors import ConfigError, DataError
 
 CONF = Path(__file__).parents[1] / "conf"

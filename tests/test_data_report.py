@@ -9,7 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from lic_train.data.report import DataReport
+from lic_train.data.damage import DataReport
 from lic_train.errors import DataError
 
 

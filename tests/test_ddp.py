@@ -14,6 +14,7 @@ import pytest
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
 
+from lic_train.system import relaunch
 from lic_train.training import followers, setup
 from lic_train.training.callbacks.interrupt import INTERRUPTED, GracefulStop
 from tests.small_runs import (
@@ -250,16 +251,15 @@ def test_no_process_outlives_the_other(photographs: Path, tmp_path: Path, victim
         assert "ended by SIGKILL" in (tmp_path / "log").read_text()
 
 
-def hang_with_one_that_ends(folder: Path) -> None:
+def hang_with_one_that_ends() -> None:
     """The first process is in a collective operation that never ends; the other one failed before it joined."""
-    (folder / "train.py").write_text("raise SystemExit(3)")
-    followers.CONF_DIR = folder / "conf"
+    relaunch.TRAIN = ("-c", "raise SystemExit(3)")
     followers.LOOK, followers.GRACE = 0.1, 0.1
     followers.Followers(1, [])
     time.sleep(300)
 
 
 def test_a_process_that_waits_for_one_that_is_no_more_ends(tmp_path: Path) -> None:
-    first = Forked(lambda: hang_with_one_that_ends(tmp_path), tmp_path / "log")
+    first = Forked(lambda: hang_with_one_that_ends(), tmp_path / "log")
     assert first.wait() == 2
     assert "ended with exit code 3" in (tmp_path / "log").read_text()

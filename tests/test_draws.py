@@ -10,10 +10,10 @@ import pytest
 
 from lic_train.data.archives.indexed import Cache
 from lic_train.data.archives.opening import open_source
-from lic_train.data.crops import order
-from lic_train.data.draws import WINDOW, Mixed, Shuffled, draws_of, whole_shares
-from lic_train.data.splits import Joined, Subset
-from lic_train.data.stream import StreamSampler
+from lic_train.data.sets.splits import Joined, Subset
+from lic_train.data.stream.crops import order
+from lic_train.data.stream.draws import WINDOW, Mixed, Shuffled, draws_of, whole_shares
+from lic_train.data.stream.loader import StreamSampler
 from tests.made_up import png
 
 

@@ -12,16 +12,16 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from lic_train import metrics
-from lic_train.bitstream import decode, estimate
-from lic_train.checkpoint import load_run
-from lic_train.data.images import save_png
+from lic_train.data.decode.images import save_png
 from lic_train.errors import ConfigError, DataError
 from lic_train.evaluate import describe, evaluate, evaluate_run, show
 from lic_train.evaluate.__main__ import main
 from lic_train.evaluate.bench import Wish
 from lic_train.evaluate.measure import same_picture
 from lic_train.evaluate.sets import SetOptions, open_images, read_options
+from lic_train.files.bitstream import decode, estimate
+from lic_train.rd import metrics
+from lic_train.runs.load import load_run
 from tests.conftest import SHARED
 from tests.tiny import HYPERPRIOR, make_codec, make_run, picture
 
@@ -212,7 +212,7 @@ crop: 64
 batch_size: 2
 data:
   _target_: lic_train.data.module.Photographs
-  source: {{_target_: lic_train.data.sources.folder, _partial_: true}}
+  source: {{_target_: lic_train.data.sets.sources.folder, _partial_: true}}
   root: {folder}
 """
     (run / ".hydra").mkdir()

@@ -13,17 +13,17 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from lic_train import metrics
-from lic_train.bitstream import decode
-from lic_train.checkpoint import load_run
-from lic_train.data.images import save_png
+from lic_train.data.decode.images import save_png
 from lic_train.entropy.stopwatch import coding_time, entropy_coding
 from lic_train.errors import CheckpointError, ConfigError
 from lic_train.evaluate import describe, evaluate, evaluate_run
 from lic_train.evaluate.__main__ import main
 from lic_train.evaluate.bench import Task, Wish, load_bench, measure_all
 from lic_train.evaluate.measure import _timed, measure
-from lic_train.pictures import ERROR_GAIN
+from lic_train.evaluate.pictures import ERROR_GAIN
+from lic_train.files.bitstream import decode
+from lic_train.rd import metrics
+from lic_train.runs.load import load_run
 from tests.tiny import HYPERPRIOR, make_codec, make_run, picture
 
 IMAGES = [("large.png", picture(170, 180, 1)), ("sub/odd.jpg", picture(97, 131, 2)), ("dot", picture(1, 1, 3))]

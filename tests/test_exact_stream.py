@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lic_train.data.module import Photographs
-from lic_train.data.sources import folder, imagenet
+from lic_train.data.sets.sources import folder, imagenet
 from tests.made_up import imagenet_tar, png, tar_bytes, write_tree, zip_bytes
 from tests.streams import same, steps
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lic_train.data.images import save_png
+from lic_train.data.decode.images import save_png
 from lic_train.errors import DataError
 from lic_train.report.elements import Comparison, Figure, Line, Picture, Section, Table
 from lic_train.report.export import export

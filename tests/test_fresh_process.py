@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from lic_train import bitstream
+from lic_train.files import bitstream
 from tests.conftest import ROOT, SMALL, make_small_codec, small_config
 from tests.test_codecs import photograph
 
@@ -16,7 +16,7 @@ THREADS = (1, 3)  # the first is the encoder's
 DECODE = """
 import sys
 import torch
-from lic_train import bitstream
+from lic_train.files import bitstream
 from lic_train.models.base import build
 
 decoded = {}

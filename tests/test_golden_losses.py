@@ -1,6 +1,6 @@
 """Loss curves of the first 20 steps of every model at its small width: a refactoring must reproduce them.
 
-``python -m tests.test_golden_losses`` records tests/golden/losses.json anew, after a change that is meant to change them.
+``python -m tests.test_golden_losses`` records tests/golden/losses.json again, after an intended change of the losses.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from lic_train.config import RunConfig, checked, compose
+from lic_train.config.compose import compose
+from lic_train.config.run import RunConfig, checked
 from lic_train.training import setup
 from tests.conftest import SMALL, small_config
 from tests.small_runs import column, make_photographs, without_drawing

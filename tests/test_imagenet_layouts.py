@@ -6,7 +6,7 @@ import tarfile
 
 import pytest
 
-from lic_train.data.sources import imagenet
+from lic_train.data.sets.sources import imagenet
 from lic_train.errors import DataError
 from tests.made_up import contents, imagenet_tar, png, tar_bytes, write_tree, zip_bytes
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lic_train.data.images import FORMATS, MAX_PIXELS, UnreadableImage, decode, read_image, save_png
+from lic_train.data.decode.images import FORMATS, MAX_PIXELS, UnreadableImage, decode, read_image, save_png
 
 RANDOM = np.random.default_rng(5)
 SHARED = Path(__file__).parents[2] / "shared" / "data"

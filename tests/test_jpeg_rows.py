@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lic_train.data.images import Picture, UnreadableImage
-from lic_train.data.jpeg_rows import jpeg_until
+from lic_train.data.decode.images import Picture, UnreadableImage
+from lic_train.data.decode.jpeg_rows import jpeg_until
 from tests.conftest import SHARED
 
 KINDS = {

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lic_train.errors import ConfigError
-from lic_train.launch import process
 from lic_train.launch.sweep import make_engine
+from lic_train.system import relaunch
 from tests.sweeps import FAKE_TRAIN, FakeSweep, once
 
 MODEL = "model=bmshj2018_factorized"
@@ -20,7 +20,7 @@ MODEL = "model=bmshj2018_factorized"
 
 @pytest.fixture(autouse=True)
 def _fake(monkeypatch):
-    monkeypatch.setattr(process, "TRAIN", FAKE_TRAIN)
+    monkeypatch.setattr(relaunch, "TRAIN", FAKE_TRAIN)
 
 
 def test_one_failed_run_does_not_stop_the_others_and_the_exit_code_tells(tmp_path, capfd):

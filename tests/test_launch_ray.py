@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from lic_train.errors import ConfigError
-from lic_train.launch import process
 from lic_train.launch.plan import plan
 from lic_train.launch.process import StopRequest
 from lic_train.launch.sweep import make_engine
+from lic_train.system import relaunch
 from tests.sweeps import FAKE_TRAIN, FakeSweep, once
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
@@ -36,7 +36,7 @@ def address() -> Iterator[str]:
 @pytest.fixture
 def sweep_on(address, tmp_path, monkeypatch):
     """A function (keys of the launcher) -> sweep of fake runs."""
-    monkeypatch.setattr(process, "TRAIN", FAKE_TRAIN)
+    monkeypatch.setattr(relaunch, "TRAIN", FAKE_TRAIN)
 
     def make(**more: Any) -> FakeSweep:
         launcher = {"_target_": "lic_train.launch.ray.Ray", "address": address, "gpus": 0, "cpus": 1}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lic_train.data import manifest
-from lic_train.data.sources import demo, folder
+from lic_train.data.sets import manifest
+from lic_train.data.sets.sources import demo, folder
 from lic_train.errors import DataError
 from tests.made_up import png, tar_bytes, write_tree
 

@@ -10,7 +10,7 @@ import pytest
 SCRIPT = """
 import resource, sys
 import torch
-from lic_train.memory import keep_freed_memory
+from lic_train.system.memory import keep_freed_memory
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
 for turn in range(20):

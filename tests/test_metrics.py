@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lic_train.metrics import bits_map, bpp, ms_ssim, ms_ssim_db, psnr
+from lic_train.rd.metrics import bits_map, bpp, ms_ssim, ms_ssim_db, psnr
 from tests.tiny import picture
 
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from lic_train.config import checked, compose
+from lic_train.config.compose import compose
+from lic_train.config.run import checked
+from lic_train.entropy.noise import part_of_batch, uniform
 from lic_train.models.base import build
-from lic_train.noise import part_of_batch, uniform
 from tests.conftest import SMALL, small_config
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lic_train.data.on_device import to_floats
+from lic_train.data.stream.on_device import to_floats
 
 
 @pytest.mark.parametrize("source", [torch.contiguous_format, torch.channels_last])

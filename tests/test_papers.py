@@ -12,11 +12,11 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from lic_train.config import compose
+from lic_train.config.compose import compose
+from lic_train.config.names import CONF_DIR
 from lic_train.errors import ConfigError
-from lic_train.overrides import CONF_DIR
+from lic_train.rd.curves import Curve, Point
 from lic_train.report import cited, papers
-from lic_train.report.curves import Curve, Point
 from lic_train.report.elements import Comparison, Figure, Picture, Section, Table
 from lic_train.report.gather import Gathered, gather
 from lic_train.report.papers import facts

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-import train
 from benchmarks.train_step import LAMBDA, DocumentedLoop
-from lic_train.config import checked, compose
-from lic_train.data.on_device import to_floats
+from lic_train import train
+from lic_train.config.compose import compose
+from lic_train.config.run import checked
+from lic_train.data.stream.on_device import to_floats
 from lic_train.training import setup
 from lic_train.training.module import noise_seed
 from tests.small_runs import make_photographs

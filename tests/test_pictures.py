@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lic_train.pictures import panel
+from lic_train.evaluate.pictures import panel
 
 
 def draw(path, height: int, width: int, x_hat=None, **options) -> np.ndarray:

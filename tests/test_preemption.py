@@ -16,11 +16,13 @@ from typing import Any
 import pytest
 from lightning.pytorch import Callback
 
-import train
-from lic_train import atomic
-from lic_train.checkpoint import read_metadata
-from lic_train.config import RunConfig, checked, compose
-from lic_train.training.callbacks.checkpoints import Checkpoints, newest_intact, step_of
+from lic_train import train
+from lic_train.config.compose import compose
+from lic_train.config.run import RunConfig, checked
+from lic_train.files.checkpoint import read_metadata
+from lic_train.runs.checkpoints import newest_intact, step_of
+from lic_train.system import atomic
+from lic_train.training.callbacks.checkpoints import Checkpoints
 from lic_train.training.callbacks.interrupt import INTERRUPTED, REQUEUE
 from tests.small_runs import (
     Forked,

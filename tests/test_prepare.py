@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lic_train.data import shards
-from lic_train.data.prepare import main
-from lic_train.data.tiles import FORMATS, grid, patches, starts
+from lic_train.data.prepare import shards
+from lic_train.data.prepare.__main__ import main
+from lic_train.data.prepare.tiles import FORMATS, grid, patches, starts
 from lic_train.errors import DataError
 
 

@@ -12,7 +12,8 @@ from lightning.pytorch import Callback, Trainer
 from rich.console import Console
 from torch import Tensor
 
-from lic_train.training.callbacks import Checkpoints, ProgressBar, checkpoints, newest_intact
+from lic_train.runs.checkpoints import newest_intact
+from lic_train.training.callbacks import Checkpoints, ProgressBar, checkpoints
 from tests.tiny_training import Tiny, fit
 
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 
-from lic_train.config import checked, compose
+from lic_train.config.compose import compose
+from lic_train.config.run import checked
 from lic_train.errors import ConfigError
+from lic_train.runs.claim import ResumeState
 from lic_train.training import setup
 from lic_train.training.ranks import find_place, joined
-from lic_train.training.run_directory import ResumeState
 from tests.small_runs import make_photographs, overrides
 
 SLURM = {"SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": "gpu[3-4]", "SLURM_JOB_ID": "70123", "SLURM_NODEID": "1"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lic_train import losses
+from lic_train.recipes import losses
 from lic_train.recipes.recipe import Recipe
 from lic_train.recipes.stage import lay_out
 from lic_train.training.optim import clip_net, make_optimizer, set_learning_rate

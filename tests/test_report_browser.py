@@ -39,7 +39,7 @@ def page(tmp_path_factory) -> Path:
     write_models(folder)
     write_mistakes(folder)
     write_anchors(folder)
-    gathered = gather(folder, *read_runs(folder), here=folder / "package")
+    gathered = gather(folder, *read_runs(folder), package=folder / "package")
     made = sections(gathered, gathered.curve("vvc"), [comparison(folder)])
     write(folder / "index.html", made, HOSTILE, [("name", HOSTILE)])
     return folder / "index.html"

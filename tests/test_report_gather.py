@@ -23,7 +23,7 @@ from tests.report_tree import (
 
 
 def gathered(outputs: Path, set_name: str | None = None) -> Gathered:
-    return gather(outputs, *read_runs(outputs), set_name, here=outputs / "package")
+    return gather(outputs, *read_runs(outputs), set_name, package=outputs / "package")
 
 
 def reasons(found: Gathered) -> dict[str, str]:

@@ -15,17 +15,18 @@ import pytest
 import yaml
 from PIL import Image
 
-from lic_train.bitstream import decode
-from lic_train.checkpoint import load_model
-from lic_train.data.images import read_image, save_png
+from lic_train.data.decode.images import read_image, save_png
 from lic_train.evaluate.run import evaluate_run
-from lic_train.metrics import to_8bit
+from lic_train.files.bitstream import decode
+from lic_train.rd.metrics import to_8bit
 from lic_train.report.build import Wish, build
 from lic_train.report.comparisons import Comparer, most_different, typical
 from lic_train.report.elements import Comparison, Section
 from lic_train.report.gather import Gathered, gather
-from lic_train.report.reconstructions import MODEL, Reconstructions, find_originals
+from lic_train.report.reconstructions import Reconstructions, find_originals
 from lic_train.report.runs import read_runs
+from lic_train.files.checkpoint import load_model
+from lic_train.runs.layout import best_model
 from tests.report_tree import put
 from tests.tiny import FACTORIZED, HYPERPRIOR, make_run, picture
 
@@ -76,7 +77,7 @@ def test_reconstructions_are_decoded_from_the_files(tree):
     assert missing == {}
     assert [shown.name for shown in found.pictures] == ["original", "bmshj2018_factorized", "bmshj2018_hyperprior"]
     run = gathered(tree).runs[0]
-    codec, metadata = load_model(run.path / MODEL)
+    codec, metadata = load_model(best_model(run.path))
     expected = to_8bit(decode(codec, (run.path / "eval/photos/a.lic").read_bytes(), metadata.fingerprint))
     shown = found.pictures[1]
     assert np.array_equal(read_image(shown.path).numpy(), expected.byte().numpy())
@@ -89,7 +90,7 @@ def test_reconstructions_are_decoded_from_the_files(tree):
 def test_a_second_report_decodes_nothing(tree):
     first, _ = compare(tree)
     for run in gathered(tree).runs:
-        (run.path / MODEL).unlink()
+        best_model(run.path).unlink()
     again, missing = compare(tree)
     assert missing == {}
     assert again == first
@@ -97,17 +98,17 @@ def test_a_second_report_decodes_nothing(tree):
 
 def test_pictures_that_the_evaluation_saved_are_taken(tree):
     run = gathered(tree).runs[0]
-    codec, metadata = load_model(run.path / MODEL)
+    codec, metadata = load_model(best_model(run.path))
     saved = run.path / "eval/photos/decoded/a.png"
     save_png(saved, decode(codec, (run.path / "eval/photos/a.lic").read_bytes(), metadata.fingerprint))
-    (run.path / MODEL).unlink()
+    best_model(run.path).unlink()
     found, missing = compare(tree)
     assert missing == {}
     assert (found.pictures[1].path, found.pictures[1].error) == (saved, None)
 
 
 def spoil_model(run: Path) -> None:
-    (run / MODEL).write_bytes(b"nothing")
+    best_model(run).write_bytes(b"nothing")
 
 
 def spoil_file(run: Path) -> None:

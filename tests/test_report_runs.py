@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lic_train.report import files
-from lic_train.report.files import printable, slug
 from lic_train.report.runs import read_runs
-from lic_train.report.training_log import Buckets, last_step, read_log
+from lic_train.runs.training_log import Buckets, last_step, read_log
+from lic_train.system import reading as files
+from lic_train.system.reading import printable, slug
 from tests.report_tree import HOSTILE, put, result, write_mistakes, write_models, write_run
 
 

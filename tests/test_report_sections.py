@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lic_train import bd
+from lic_train.rd import bd
 from lic_train.report.bd_tables import bd_tables
-from lic_train.report.differences import differences
 from lic_train.report.elements import USUAL_RATE, Line, Table, usual_rates
 from lic_train.report.figures import rate_distortion, training
 from lic_train.report.gather import Gathered, gather
@@ -17,6 +16,7 @@ from lic_train.report.run_tables import anchor_table, cited_table, complexity_ta
 from lic_train.report.runs import read_runs
 from lic_train.report.sections import choose_anchor, sections
 from lic_train.report.variant_tables import variant_tables
+from lic_train.runs.same import differences
 from tests.report_tree import (
     LAMBDAS,
     result,
@@ -29,7 +29,7 @@ from tests.report_tree import (
 
 
 def gathered(outputs: Path) -> Gathered:
-    return gather(outputs, *read_runs(outputs), here=outputs / "package")
+    return gather(outputs, *read_runs(outputs), package=outputs / "package")
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ import torch
 import yaml
 
 from lic_train.errors import ConfigError
+from lic_train.runs.claim import ResumeState, claim
+from lic_train.runs.same import differences
 from lic_train.training.callbacks import AtomicCheckpointIO
-from lic_train.training.run_directory import ResumeState, claim, difference
 
 CONFIG: dict[str, Any] = {
     "lambda": 0.0067,
@@ -145,7 +146,8 @@ def test_what_cannot_change_the_result_may_differ(tmp_path: Path, key: str, valu
 
 
 def test_similar_names_are_not_free() -> None:
-    assert difference({"trainer_x": 1, "compile": True}, {"trainer_x": 2, "compile": False}) == ["trainer_x: 1 -> 2"]
+    found = differences({"trainer_x": 1, "compile": True}, {"trainer_x": 2, "compile": False})
+    assert [str(line) for line in found] == ["trainer_x: 1 -> 2"]
 
 
 # --- fresh -----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from lic_train.launch import plan, process
+from lic_train.launch import plan
+from lic_train.system import relaunch
 from tests.conftest import ROOT
 from tests.small_runs import Forked
 from tests.sweeps import FAKE_TRAIN
@@ -35,7 +36,7 @@ class Search:
         return log.read_text()
 
     def _main(self) -> None:
-        process.TRAIN = FAKE_TRAIN
+        relaunch.TRAIN = FAKE_TRAIN
         plan.refuse_another_run = lambda *_: None  # fake runs keep no configuration
         typed = ["model=bmshj2018_factorized", "sweep=search", "lambda=0.01", self.seed, "steps=10"]
         where = [f"output={self.root}/runs/lr_${{lr_scale}}", f"hydra.sweep.dir={self.root}/sweeps"]

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lic_train.data.sources import FolderSource, demo, folder, imagenet
-from lic_train.data.splits import Subset, divide
+from lic_train.data.sets.sources import FolderSource, demo, folder, imagenet
+from lic_train.data.sets.splits import Subset, divide
 from lic_train.errors import ConfigError, DataError
 from tests.made_up import tar_bytes, write_tree, zip_bytes
 
@@ -271,7 +271,8 @@ def test_demo_is_ten_colour_photographs_two_held_out():
 
 def test_demo_finds_its_packages_without_importing_them():
     code = (
-        "import sys; from lic_train.data.sources import demo; demo(); print({'skimage', 'matplotlib'} & {*sys.modules})"
+        "import sys; from lic_train.data.sets.sources import demo; demo(); "
+        "print({'skimage', 'matplotlib'} & {*sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

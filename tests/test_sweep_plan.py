@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from lic_train.config import checked, compose, prepare
+from lic_train.config.compose import compose, prepare
+from lic_train.config.run import checked
 from lic_train.errors import ConfigError
 from lic_train.launch.plan import Job, plan
 from lic_train.launch.table import warm_start_cost
 from lic_train.models.base import build
-from lic_train.training.run_directory import claim
+from lic_train.runs.claim import claim
 from tests.test_config import options
 
 FULL = ["data=folder", "data.root=somewhere"]  # the recipes' own steps, which data=demo shortens

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import train
-from lic_train import losses
-from lic_train.config import checked, compose
+from lic_train import train
+from lic_train.config.compose import compose
+from lic_train.config.run import checked
 from lic_train.errors import CheckpointError, ConfigError, DataError, TrainingError
+from lic_train.recipes import losses
 from lic_train.training.callbacks.interrupt import Interrupted
 from tests.conftest import ROOT
 from tests.small_runs import make_photographs, stop_at, weights

@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-import train
-from lic_train.config import checked, compose
+from lic_train import train
+from lic_train.config.compose import compose
+from lic_train.config.run import checked
 from lic_train.errors import DataError
 from lic_train.training.callbacks.interrupt import Interrupted
 from tests.conftest import SHARED

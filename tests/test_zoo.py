@@ -11,10 +11,10 @@ import torch
 from compressai.entropy_models import EntropyBottleneck, GaussianConditional
 from torch import Tensor, nn
 
-from lic_train import bitstream, zoo
-from lic_train.checkpoint import load_model
 from lic_train.errors import CheckpointError, ConfigError
-from lic_train.zoo import take_over
+from lic_train.files import bitstream, zoo
+from lic_train.files.checkpoint import load_model
+from lic_train.files.zoo import take_over
 from tests.tiny import picture
 
 GROUPS = (2, 2, 4, 4, 8)

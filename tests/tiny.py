@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lic_train.checkpoint import save_model
+from lic_train.files.checkpoint import save_model
 from lic_train.models.base import Codec, build
 
 FACTORIZED = {"_target_": "lic_train.models.bmshj2018_factorized.FactorizedPrior", "N": 8, "M": 8}

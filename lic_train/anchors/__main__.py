@@ -1,4 +1,4 @@
-"""``python -m lic_train.report.anchors --set kodak [--root DIR] [--codec jpeg ...] [--jobs N]``."""
+"""``python -m lic_train.anchors --set kodak [--root DIR] [--codec jpeg ...] [--jobs N]``."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 from torch import Tensor
 
+from lic_train.anchors.codecs import ANCHORS, Anchor
+from lic_train.anchors.run import Pictures, make, read_pictures
+from lic_train.anchors.table import table
 from lic_train.errors import AnchorError, ConfigError, DataError, LicError
 from lic_train.evaluate.sets import SetOptions, open_images, read_options
-from lic_train.report import curves
-from lic_train.report.anchors.codecs import ANCHORS, Anchor
-from lic_train.report.anchors.run import Pictures, make, read_pictures
-from lic_train.report.anchors.table import table
-from lic_train.report.curves import Curve
-from lic_train.screen import say_error, say_warning
+from lic_train.rd import curves
+from lic_train.rd.curves import Curve
+from lic_train.system.screen import say_error, say_warning
 
 OUTPUTS = Path("outputs") / "anchors"
 VERSIONED = {  # sets whose curves are part of lic_train, and their image lists
@@ -125,7 +125,7 @@ def _progress() -> Progress:
 def _parser() -> argparse.ArgumentParser:
     keys = list(ANCHORS)
     parser = argparse.ArgumentParser(
-        prog="python -m lic_train.report.anchors",
+        prog="python -m lic_train.anchors",
         description="Code a set of pictures with classical codecs: real files, decoded again, measured like a model's. "
         f"The same command goes on where an interrupted one stopped, by the rows in {OUTPUTS}/<set>/rows.",
     )

@@ -7,8 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
-from lic_train.report.anchors.ffmpeg import FfmpegAnchor
-from lic_train.report.anchors.pillow import (
+from lic_train.anchors.ffmpeg import FfmpegAnchor
+from lic_train.anchors.pillow import (
     PillowAnchor,
     avif_chroma,
     avif_library,

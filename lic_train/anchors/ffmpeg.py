@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lic_train.anchors import ycbcr
 from lic_train.errors import AnchorError
-from lic_train.report.anchors import ycbcr
 
 _QUIET = ["-hide_banner", "-nostats"]
 _WARNINGS = ["-loglevel", "warning"]
@@ -21,7 +21,7 @@ _STREAM = re.compile(r"Stream #0:0.*: Video: \w+.*?, (?P<pixel_format>[a-z0-9]+)
 
 @dataclass(frozen=True)
 class FfmpegAnchor:
-    """An encoder of ffmpeg; see `lic_train.report.anchors.codecs.Anchor` for what is not said here.
+    """An encoder of ffmpeg; see `lic_train.anchors.codecs.Anchor` for what is not said here.
 
     Attributes:
         encoder: ffmpeg's name of it.

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lic_train import metrics
-from lic_train.report.anchors.codecs import Anchor
+from lic_train.anchors.codecs import Anchor
+from lic_train.rd import metrics
 
 
 @dataclass(frozen=True)

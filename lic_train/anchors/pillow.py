@@ -17,7 +17,7 @@ from lic_train.errors import AnchorError
 
 @dataclass(frozen=True)
 class PillowAnchor:
-    """A codec behind ``PIL.Image.save``; see `lic_train.report.anchors.codecs.Anchor` for what is not said here.
+    """A codec behind ``PIL.Image.save``; see `lic_train.anchors.codecs.Anchor` for what is not said here.
 
     Attributes:
         format: Pillow's name of the file format.

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from lic_train.report.anchors.measure import Row
+from lic_train.anchors.measure import Row
 
 
 class Rows:

@@ -22,13 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lic_train.anchors.codecs import ANCHORS, Anchor
+from lic_train.anchors.measure import Row, measure
+from lic_train.anchors.rows import Rows
 from lic_train.errors import AnchorError, DataError
 from lic_train.evaluate.results import ImageListHash, decibel
 from lic_train.evaluate.run import new_stem
-from lic_train.report.anchors.codecs import ANCHORS, Anchor
-from lic_train.report.anchors.measure import Row, measure
-from lic_train.report.anchors.rows import Rows
-from lic_train.report.curves import Curve, ImagePoint, Point
+from lic_train.rd.curves import Curve, ImagePoint, Point
 
 QUALITY = "PSNR and MS-SSIM as lic_train.evaluate gives them: 8-bit RGB, per picture, then the mean"
 SECONDS = (

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from lic_train.bd import bd_rate_of_curves
+from lic_train.anchors.run import Pictures
 from lic_train.errors import BDError
-from lic_train.report.anchors.run import Pictures
-from lic_train.report.curves import Curve
-from lic_train.screen import ruled_table
+from lic_train.rd.bd import bd_rate_of_curves
+from lic_train.rd.curves import Curve
+from lic_train.system.screen import ruled_table
 
 _BASE = "hevc"
 

@@ -16,8 +16,8 @@ from lic_train.complexity.options import Options, Variants, read_options
 from lic_train.complexity.table import count_table, time_table, variants_table
 from lic_train.complexity.variants import count_rows
 from lic_train.evaluate.results import environment
-from lic_train.machine import cpu_model
-from lic_train.screen import errors_without_traceback
+from lic_train.system.machine import cpu_model
+from lic_train.system.screen import errors_without_traceback
 
 COMMON = (256, 256)  # counted for every model
 

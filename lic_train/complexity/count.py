@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lic_train.bitstream import padding
 from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.errors import ConfigError
+from lic_train.files.bitstream import padding
 from lic_train.models.base import Codec, build
 
 Rules = Mapping[Any, Callable[..., int]]  # operator -> flops, as FlopCounterMode takes them

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from lic_train.bitstream import FINGERPRINT_BYTES, decode, encode, estimate
 from lic_train.errors import LicError
+from lic_train.files.bitstream import FINGERPRINT_BYTES, decode, encode, estimate
 from lic_train.models.base import Codec, build
 
 PHASES = ("forward", "encode", "decode")

@@ -11,8 +11,8 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat
 
-from lic_train.bitstream import MAX_PIXELS
-from lic_train.config import Section, read_section
+from lic_train.config.compose import Section, read_section
+from lic_train.files.bitstream import MAX_PIXELS
 
 
 def _size(value: object) -> tuple[int, int]:

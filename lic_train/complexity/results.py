@@ -10,12 +10,12 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from lic_train import atomic
 from lic_train.complexity import count, measure
 from lic_train.complexity.options import Variants
 from lic_train.complexity.variants import DEFINITIONS as ROW_DEFINITIONS
 from lic_train.complexity.variants import Row
 from lic_train.errors import DataError
+from lic_train.system import atomic
 
 FORMAT = 1
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from lic_train.complexity.measure import PHASES
 from lic_train.complexity.results import Complexity
 from lic_train.complexity.variants import Row
-from lic_train.screen import ruled_table
+from lic_train.system.screen import ruled_table
 
 
 def count_table(result: Complexity) -> Table:

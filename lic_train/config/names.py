@@ -8,6 +8,7 @@ import functools
 import itertools
 import re
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lic_train.errors import ConfigError
 
-CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
+CONF_DIR = Path(str(resources.files("lic_train.conf")))
 SWEEP_SECTIONS = ("sweep", "launcher")  # of the configuration: they say what -m starts, and are no part of a run
 
 

@@ -1,61 +1,23 @@
-"""From the command line to a checked configuration: Hydra composes, pydantic says what the values mean.
-
-Every wrong value is reported at once, with the path of its key; unknown names come with the nearest known ones.
-"""
+"""The configuration of a run: every section of conf/config.yaml as a pydantic model."""
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    ValidationError,
     model_validator,
 )
 
-from lic_train.errors import ConfigError
-from lic_train.evaluate.sets import SetOptions
+from lic_train.config.compose import Section, check_rate, validated
+from lic_train.config.names import SWEEP_SECTIONS
 from lic_train.models.base import find_model
-from lic_train.overrides import SWEEP_SECTIONS, check_mode, check_names, composed, for_every_job, is_sweep
 from lic_train.recipes.recipe import Recipe
-from lic_train.resolvers import LADDERS, register_resolvers
-
-
-def prepare(arguments: Sequence[str]) -> list[str]:
-    """What must happen before Hydra reads the command line: resolvers, and names that it would refuse less helpfully.
-
-    Returns:
-        The command line for Hydra.
-
-    Raises:
-        ConfigError: an override names an unknown option or key, or belongs to a sweep only.
-    """
-    register_resolvers()
-    check_mode(arguments)
-    check_names(arguments)
-    return for_every_job(arguments) if is_sweep(arguments) else list(arguments)
-
-
-class Section(BaseModel):
-    """A part of the configuration in which unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-SectionKind = TypeVar("SectionKind", bound=Section)
 
 
 class OptimizerSection(Section):
@@ -111,6 +73,21 @@ class TrainerSection(Section):
     log_every: PositiveInt
 
 
+class ChoiceSection(Section):
+    """Names of the files in conf/model and conf/recipe that the run was composed from."""
+
+    model: str
+    recipe: str
+
+
+class SetOptions(Section):
+    """A set of pictures: its name in file names, its folder or folders, and how many to take (None: all)."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")]
+    root: str | list[str] | None
+    limit: PositiveInt | None
+
+
 class RunConfig(Section):
     """A whole run, checked."""
 
@@ -134,6 +111,7 @@ class RunConfig(Section):
     ema: Annotated[float, Field(gt=0, lt=1)] | None
     checkpoint: CheckpointSection
     validate_: Annotated[ValidateSection, Field(alias="validate")]
+    choice: ChoiceSection
     init_from: str | None
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] | None
     group: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] | None
@@ -216,79 +194,3 @@ def checked(cfg: DictConfig) -> RunConfig:
     """
     check_rate(cfg)
     return validated(RunConfig, OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in SWEEP_SECTIONS]))
-
-
-def validated(kind: type[SectionKind], cfg: DictConfig) -> SectionKind:
-    """A section of the given kind, its values checked.
-
-    Raises:
-        ConfigError: listing every wrong value with its key's path.
-    """
-    values = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(values, dict)
-    try:
-        return kind.model_validate({str(key): value for key, value in values.items()})
-    except ValidationError as error:
-        lines = [_sentence(entry) for entry in error.errors()]
-        raise ConfigError("the configuration is not valid:\n  " + "\n  ".join(lines)) from None
-
-
-def read_section(kind: type[SectionKind], overrides: Sequence[str], config_name: str) -> SectionKind:
-    """What a command's overrides of conf/<config_name>.yaml, which has a lambda and a distortion, mean together.
-
-    Raises:
-        ConfigError: an unknown name, with the nearest known ones, or a value without meaning.
-    """
-    for override in overrides:
-        if "=" not in override:
-            raise ConfigError(f"expected KEY=VALUE, got {override!r}; for example model=cwam lambda=0.0067")
-        if re.match("model=.*,", override):
-            raise ConfigError(f"model: expected one, got {override.removeprefix('model=')!r}; do one after the other")
-    try:
-        cfg = compose(overrides, config_name)
-        check_rate(cfg)
-        return validated(kind, cfg)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(f"cannot compose the configuration: {error}") from error
-
-
-def check_rate(cfg: DictConfig) -> None:
-    """Check lambda and distortion, which come first: other values are computed from them.
-
-    Raises:
-        ConfigError: one of them has no meaning.
-    """
-    lmbda, distortion = cfg["lambda"], cfg.distortion
-    problems = []
-    if isinstance(lmbda, bool) or not isinstance(lmbda, int | float) or not 0 < lmbda < math.inf:
-        problems.append(f"lambda: expected a number above 0, got {lmbda!r}")
-    if distortion not in LADDERS:
-        problems.append(f"distortion: expected one of {', '.join(LADDERS)}, got {distortion!r}")
-    if problems:
-        raise ConfigError("the configuration is not valid:\n  " + "\n  ".join(problems))
-
-
-def _sentence(entry: Any) -> str:
-    path = ".".join(str(part) for part in entry["loc"])
-    if entry["type"] == "extra_forbidden":
-        return f"{path}: no such key"
-    message = str(entry["msg"]).removeprefix("Value error, ")
-    if not path:
-        return message
-    return f"{path}: {message[0].lower()}{message[1:]}, got {entry['input']!r}"
-
-
-def compose(overrides: Sequence[str], config_name: str = "config") -> DictConfig:
-    """Compose as train.py does, outside of Hydra's main; for tests and for other commands.
-
-    Raises:
-        ConfigError: an override names an unknown option or key.
-    """
-    register_resolvers()
-    check_names(overrides, config_name)
-    cfg = composed(config_name, overrides, with_hydra=True)
-    HydraConfig.instance().set_config(cfg)
-    cfg = cfg.copy()
-    OmegaConf.set_struct(cfg, False)
-    del cfg["hydra"]
-    return cfg

@@ -10,10 +10,10 @@ from typing import Any
 import rich
 from rich.console import Console
 
-from lic_train import atomic
 from lic_train.data.archives.index import Problem
-from lic_train.data.stream import Batch
+from lic_train.data.stream.loader import Batch
 from lic_train.errors import DataError
+from lic_train.system import atomic
 
 LIMIT = 0.05  # share of the data set that may be damaged
 NAMED = 20  # files that are named on the screen

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import rich
 from rich.progress import track
 
-from lic_train import atomic
 from lic_train.errors import DataError, LicError
+from lic_train.system import atomic
 
 TIMEOUT = 30.0  # seconds without an answer
 MAX_BYTES = 2**26  # of one file: no address may fill the disk

@@ -11,14 +11,14 @@ import rich
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from lic_train.data.buffer import BufferedLoader
-from lic_train.data.dali import DaliLoader, require_dali
-from lic_train.data.draws import APART, Draws, Spread, draws_of
-from lic_train.data.images import UnreadableImage, decode
-from lic_train.data.manifest import Manifest, manifest_of
-from lic_train.data.report import DataReport
-from lic_train.data.splits import Source, Split
-from lic_train.data.stream import (
+from lic_train.data.damage import DataReport
+from lic_train.data.decode.images import UnreadableImage, decode
+from lic_train.data.sets.manifest import Manifest, manifest_of
+from lic_train.data.sets.splits import Source, Split
+from lic_train.data.stream.buffer import BufferedLoader
+from lic_train.data.stream.dali import DaliLoader, require_dali
+from lic_train.data.stream.draws import APART, Draws, Spread, draws_of
+from lic_train.data.stream.loader import (
     SMALL,
     CropLoader,
     Sample,
@@ -36,11 +36,11 @@ DECODERS = ("pillow", "dali")
 class Photographs(lightning.LightningDataModule):
     """Random crops of photographs for training, centre crops and whole pictures for validation.
 
-    The loaders give batches as `lic_train.data.stream.Batch`. The Trainer needs ``use_distributed_sampler=False``, and
-    ``max_steps`` to end, for the training loader is endless.
+    The loaders give batches as `lic_train.data.stream.loader.Batch`. The Trainer needs
+    ``use_distributed_sampler=False``, and ``max_steps`` to end, for the training loader is endless.
 
     Args:
-        source: turns ``root`` into a `Split`; one of the functions of `lic_train.data.sources`.
+        source: turns ``root`` into a `Split`; one of the functions of `lic_train.data.sets.sources`.
         root: where the data set lies, or several places; null where it is already on the machine.
         crop: side of the crops in pixels.
         batch_size: samples of one optimiser step, over all devices and accumulated micro-batches.
@@ -49,7 +49,7 @@ class Photographs(lightning.LightningDataModule):
         num_workers: processes a device that decode, or "auto".
         crops_per_image: training crops of each decoded photograph, some 32 batches apart; for large photographs. They
             take memory of about 16 * (crops_per_image - 1) batches in each process.
-        decoder: of the training photographs: "pillow", or "dali" (see `lic_train.data.dali`).
+        decoder: of the training photographs: "pillow", or "dali" (see `lic_train.data.stream.dali`).
         flip: mirror half of the training crops left to right.
         small: photographs smaller than the crop: "reflect" them at their borders, or "skip" them.
         val_crops: validation photographs that are used, over all devices.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lic_train.noise import uniform
+from lic_train.entropy.noise import uniform
 
 
 def add_noise(values: Tensor, dim: int = 0) -> Tensor:

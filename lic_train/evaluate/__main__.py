@@ -15,8 +15,8 @@ from lic_train.evaluate.bench import Wish
 from lic_train.evaluate.run import evaluate_run, show
 from lic_train.evaluate.sets import Options, each_set, open_images, read_options
 from lic_train.evaluate.table import overview
-from lic_train.evaluate.tree import find_runs
-from lic_train.screen import say_error, say_warning
+from lic_train.runs.find import find_runs
+from lic_train.system.screen import say_error, say_warning
 
 
 def main(argv: list[str] | None = None) -> int:

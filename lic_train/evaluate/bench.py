@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from lic_train import atomic
-from lic_train.checkpoint import load_file, move
-from lic_train.data.images import save_png
+from lic_train.data.decode.images import save_png
 from lic_train.errors import ConfigError
 from lic_train.evaluate import results
 from lic_train.evaluate.measure import Measured, measure
-from lic_train.memory import keep_freed_memory
+from lic_train.evaluate.pictures import panel, save_bits_map, save_error_map
+from lic_train.files.checkpoint import load_file, move
 from lic_train.models.base import Codec
-from lic_train.pictures import panel, save_bits_map, save_error_map
+from lic_train.system import atomic
+from lic_train.system.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from lic_train import atomic, metrics
-from lic_train.bitstream import decode, encode, estimate
 from lic_train.entropy.stopwatch import coding_time
+from lic_train.files.bitstream import decode, encode, estimate
 from lic_train.models.base import Codec
+from lic_train.rd import metrics
+from lic_train.system import atomic
 
 # Two floats this close, 1/40 of an 8-bit step, may still fall on different sides of a rounding boundary.
 FLOAT_ORDER = 1e-4

@@ -15,8 +15,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from lic_train import atomic
-from lic_train.metrics import to_8bit
+from lic_train.rd.metrics import to_8bit
+from lic_train.system import atomic
 
 _CELL_INCHES = 5.0  # the longer side of each of the four pictures
 _DPI = 140
@@ -43,7 +43,7 @@ def panel(
         path: a ``.png``; its directory must exist.
         x: original (3, H, W), RGB in [0, 1], any device.
         x_hat: reconstruction, likewise.
-        bits: (H, W) in bits per pixel, as `lic_train.metrics.bits_map` gives them.
+        bits: (H, W) in bits per pixel, as `lic_train.rd.metrics.bits_map` gives them.
         title: above all, for example the picture's name and the model's.
         bpp: shown above the reconstruction, in bits per pixel.
         psnr: in dB; infinity is shown as "equal".

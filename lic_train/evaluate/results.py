@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lic_train import atomic
-from lic_train.checkpoint import Metadata
 from lic_train.evaluate.measure import FLOAT_ORDER, Row
-from lic_train.metrics import MS_SSIM_MIN_SIDE
+from lic_train.files.checkpoint import Metadata
+from lic_train.rd.metrics import MS_SSIM_MIN_SIDE
+from lic_train.system import atomic
 
 FORMAT = 2
 SECONDS = (

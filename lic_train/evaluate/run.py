@@ -15,13 +15,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 from torch import Tensor
 
-from lic_train.checkpoint import load_file, load_run, move
-from lic_train.data.sources import SUFFIXES
+from lic_train.data.sets.sources import SUFFIXES
 from lic_train.errors import DataError
 from lic_train.evaluate import results
 from lic_train.evaluate.bench import Bench, Task, Wish, load_bench, measure_all, threads_of_a_job
 from lic_train.evaluate.table import table
+from lic_train.files.checkpoint import load_file, move
 from lic_train.models.base import Codec
+from lic_train.runs import layout
+from lic_train.runs.load import load_run
 
 
 def evaluate_run(
@@ -55,7 +57,7 @@ def evaluate_run(
     if wish.jobs == 1:
         decoder = move(load_file(metadata.path)[0], device)
         return evaluate(encoder, decoder, images, out_dir, set_name, info, wish)
-    make = partial(load_bench, metadata.path, device, info, _folder(out_dir, set_name), wish)
+    make = partial(load_bench, metadata.path, device, info, layout.coded(out_dir, set_name), wish)
     return _evaluate(make, images, out_dir, set_name, info, wish, next(encoder.parameters()).device)
 
 
@@ -89,7 +91,7 @@ def evaluate(
         DataError: no picture, or two of one name.
     """
     wish = replace(wish or Wish(), jobs=1)
-    bench = Bench(encoder, decoder, info, _folder(out_dir, set_name), wish)
+    bench = Bench(encoder, decoder, info, layout.coded(out_dir, set_name), wish)
     return _evaluate(lambda: bench, images, out_dir, set_name, info, wish, next(encoder.parameters()).device)
 
 
@@ -98,11 +100,12 @@ def show(result: dict[str, Any], out_dir: Path, console: Console | None = None) 
     console = console or Console()
     name = result["set"]
     console.print(table(result))
-    drawn = sorted(out_dir.glob(f"pictures/{name}_*.png"))
-    places = [("results", f"eval/{name}.json"), ("files", f"eval/{name}/*.lic")]
-    places += [("pictures", f"pictures/{name}_*.png")] if drawn else []
+    pictures = f"{name}_*.png"
+    places = [("results", layout.result(out_dir, name)), ("files", layout.coded(out_dir, name) / "*.lic")]
+    if any((out_dir / layout.PICTURES).glob(pictures)):
+        places.append(("pictures", out_dir / layout.PICTURES / pictures))
     for what, place in places:
-        console.print(Text(f"{what:9} {out_dir / place}"), soft_wrap=True)
+        console.print(Text(f"{what:9} {place}"), soft_wrap=True)
     if not result["mean"]["equal"]:
         different = ", ".join(row["name"] for row in result["rows"] if not row["equal"])
         console.print(Text(f"not what the encoder reconstructed: {different}", "bold red"), soft_wrap=True)
@@ -118,7 +121,7 @@ def _evaluate(
     device: torch.device,
 ) -> dict[str, Any]:
     image_list = results.ImageListHash()
-    tasks = _tasks(images, image_list, out_dir / "pictures" / set_name, wish.panels)
+    tasks = _tasks(images, image_list, out_dir / layout.PICTURES / set_name, wish.panels)
     total = len(images) if isinstance(images, Sized) else None
     rows = list(_with_progress(measure_all(tasks, make, wish.jobs), total, set_name))
     if not rows:
@@ -126,7 +129,7 @@ def _evaluate(
     machine = {**results.environment(device), "jobs": wish.jobs, "repeats": wish.repeats}
     machine["threads"] = threads_of_a_job(wish.jobs)
     result = results.assemble(set_name, rows, info, image_list, machine)
-    results.write(out_dir / "eval" / f"{set_name}.json", result)
+    results.write(layout.result(out_dir, set_name), result)
     return result
 
 
@@ -140,10 +143,6 @@ def _tasks(
         image_list.add(stem, picture)
         drawn = prefix.with_name(f"{prefix.name}_{stem}.png") if number < panels else None
         yield Task(stem, picture.contiguous().numpy(), drawn)
-
-
-def _folder(out_dir: Path, set_name: str) -> Path:
-    return out_dir / "eval" / set_name
 
 
 def new_stem(name: str, stems: dict[str, str]) -> str:

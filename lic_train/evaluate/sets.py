@@ -4,39 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import hydra
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from lic_train.data.images import UnreadableImage, decode
-from lic_train.data.sources import FolderSource
+from lic_train.config.compose import Section, read_section
+from lic_train.config.run import SetOptions
+from lic_train.data.decode.images import UnreadableImage, decode
+from lic_train.data.sets.sources import FolderSource
 from lic_train.errors import ConfigError, DataError
-from lic_train.overrides import CONF_DIR, check_names
+from lic_train.runs.layout import CONFIG
 
 HELDOUT = "heldout"
 
 
-class SetOptions(BaseModel):
-    """A set of pictures: its name in file names, its folder or folders, and how many to take (None: all)."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")]
-    root: str | list[str] | None
-    limit: PositiveInt | None
-
-
-class Options(BaseModel):
+class Options(Section):
     """An evaluation, as conf/evaluate.yaml says and the command line overrides."""
-
-    model_config = ConfigDict(extra="forbid")
 
     eval: SetOptions
     checkpoint: str
@@ -82,21 +68,7 @@ def read_options(overrides: Sequence[str]) -> Options:
     Raises:
         ConfigError: an unknown name, with the nearest known ones, or a value without meaning.
     """
-    for override in overrides:
-        if "=" not in override:
-            raise ConfigError(f"expected KEY=VALUE after the run, got {override!r}; for example eval=kodak")
-    GlobalHydra.instance().clear()
-    check_names(overrides, "evaluate")
-    try:
-        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-            composed = OmegaConf.to_container(compose("evaluate", overrides=list(overrides)), resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(f"cannot compose the evaluation: {error}") from error
-    try:
-        return Options.model_validate(composed)
-    except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors()]
-        raise ConfigError("the evaluation's configuration is not valid:\n  " + "\n  ".join(lines)) from None
+    return read_section(Options, overrides, "evaluate")
 
 
 def each_set(overrides: Sequence[str]) -> list[list[str]]:
@@ -135,7 +107,7 @@ def heldout_images(run: Path, limit: int | None) -> list[tuple[str, Tensor]]:
         ConfigError: ``run`` has no configuration.
         DataError: its data set is gone.
     """
-    path = run / ".hydra" / "config.yaml"
+    path = run / CONFIG
     if not path.is_file():
         raise ConfigError(f"expected {path}, which names the run's data; evaluate on a folder instead: eval=kodak")
     config = OmegaConf.load(path)

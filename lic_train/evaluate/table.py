@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from lic_train.screen import ruled_table
+from lic_train.system.screen import ruled_table
 
 _COLUMNS = (
     ("bpp_file", "bpp_file", ".4f"),

@@ -1,31 +1,26 @@
 """Trained models on disk: safetensors with the model's configuration inside, and the checkpoints of a run.
 
-``python -m lic_train.checkpoint export RUN [OUT.safetensors] [--checkpoint last]`` and ``... show FILE``.
+``python -m lic_train.files.checkpoint export RUN [OUT.safetensors] [--checkpoint last]`` and ``... show FILE``.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.text import Text
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lic_train import atomic
-from lic_train.errors import CheckpointError, ConfigError, LicError, in_one_line
+from lic_train.errors import CheckpointError, ConfigError, in_one_line
 from lic_train.models.base import Codec, build
-from lic_train.screen import ruled_table, say_error, say_warning
+from lic_train.system import atomic
 
 FORMAT = 1
 _KEY = "lic_train"
@@ -163,35 +158,6 @@ def load_file(path: Path) -> tuple[Codec, Metadata]:
     return load_checkpoint(path) if path.suffix == ".ckpt" else load_model(path)
 
 
-def load_run(run: Path, checkpoint: str = "best") -> tuple[Codec, Metadata]:
-    """Load a model of a run directory, ready to code, on the CPU.
-
-    Args:
-        run: the run's directory, or itself a ``.safetensors`` or ``.ckpt`` file.
-        checkpoint: ``best`` (then the newest, if there is no intact best one), ``last``, or a path.
-
-    Broken files are reported on the screen and passed over; a path is taken as it is.
-
-    Raises:
-        CheckpointError: nothing intact was found.
-    """
-    if not run.exists():
-        raise CheckpointError(f"expected a run directory or a checkpoint, got {run}, which does not exist")
-    if run.is_file():
-        return load_file(run)
-    if checkpoint not in ("best", "last"):
-        return load_file(Path(checkpoint) if Path(checkpoint).exists() else run / "checkpoints" / checkpoint)
-    reasons = []
-    for path in _candidates(run, checkpoint):
-        try:
-            return load_file(path)
-        except CheckpointError as error:
-            reasons.append(str(error))
-            say_warning(f"passed over: {error}")
-    found = "only broken ones:\n  " + "\n  ".join(reasons) if reasons else "none; train first: python train.py ..."
-    raise CheckpointError(f"expected a checkpoint in {run / 'checkpoints'}, got {found}")
-
-
 def move(model: Codec, device: str) -> Codec:
     """Bring a model to a device.
 
@@ -203,16 +169,6 @@ def move(model: Codec, device: str) -> Codec:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"device: expected one of this machine, got {device!r}: {reason}") from error
-
-
-def _candidates(run: Path, checkpoint: str) -> list[Path]:
-    """Files to try, the wanted first: best, last, then the numbered ones from the newest on."""
-    folder = run / "checkpoints"
-    numbered = sorted(folder.glob("step_*.ckpt"), key=lambda path: path.name, reverse=True)
-    paths = [folder / "last.ckpt", *numbered]
-    if checkpoint == "best":
-        paths.insert(0, folder / "best.safetensors")
-    return [path for path in paths if path.exists()]
 
 
 def _build(config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Codec:
@@ -256,46 +212,3 @@ def _mismatches(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> li
 
 def _describe(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
-
-
-def _export(arguments: argparse.Namespace, console: Console) -> None:
-    model, metadata = load_run(arguments.run, arguments.checkpoint)
-    out = arguments.out or (arguments.run if arguments.run.is_dir() else arguments.run.parent) / "model.safetensors"
-    identity = save_model(out, model, metadata.config, metadata.extra)
-    console.print(Text(f"{metadata.path} -> {out}, fingerprint {identity.hex()}"), soft_wrap=True)
-
-
-def _show(arguments: argparse.Namespace, console: Console) -> None:
-    model, metadata = load_run(arguments.run)
-    table = ruled_table(title=str(metadata.path))
-    table.show_header = False
-    for name, value in {**metadata.config, **metadata.training}.items():
-        table.add_row(name, str(value))
-    table.add_row("parameters", f"{sum(parameter.numel() for parameter in model.parameters()):,}")
-    table.add_row("fingerprint", metadata.fingerprint.hex())
-    console.print(table)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m lic_train.checkpoint", description="Export and show models.")
-    commands = parser.add_subparsers(required=True)
-    export = commands.add_parser("export", help="write a run's model as one safetensors file")
-    export.add_argument("run", type=Path, help="run directory or checkpoint")
-    export.add_argument("out", type=Path, nargs="?", help="default: RUN/model.safetensors")
-    export.add_argument("--checkpoint", default="best", help="best, last or a file (default: best)")
-    export.set_defaults(act=_export)
-    show = commands.add_parser("show", help="print what a file holds")
-    show.add_argument("run", metavar="file", type=Path, help="safetensors, checkpoint or run directory")
-    show.set_defaults(act=_show)
-    arguments = parser.parse_args(argv)
-    try:
-        arguments.act(arguments, Console())
-    except LicError as error:
-        say_error(error)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
 """Weights that CompressAI published or its example script trained, as a model of this package.
 
-``python -m lic_train.zoo FILE.pth.tar OUT.safetensors model=mbt2018_mean lambda=0.0067``; what it writes can be
+``python -m lic_train.files.zoo FILE.pth.tar OUT.safetensors model=mbt2018_mean lambda=0.0067``; what it writes can be
 evaluated, coded with, and trained on (``init_from=``). The quantiles are solved anew: where training
 had not brought CompressAI's own to their end, z is rounded around slightly other medians here.
 """
@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.text import Text
 from torch import Tensor
 
-from lic_train.checkpoint import fill, save_model
-from lic_train.config import Section, read_section
+from lic_train.config.compose import Section, read_section
 from lic_train.errors import CheckpointError, ConfigError, in_one_line
+from lic_train.files.checkpoint import fill, save_model
 from lic_train.models.base import Codec, build
-from lic_train.screen import errors_without_traceback
+from lic_train.system.screen import errors_without_traceback
 
 # Tables that are built anew from the other tensors, and constants.
 _MADE_HERE = re.compile(
@@ -120,7 +120,7 @@ def _renamed(name: str, beginnings: Sequence[tuple[str, str]]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; exits with 2 after an error."""
     parser = argparse.ArgumentParser(
-        prog="python -m lic_train.zoo",
+        prog="python -m lic_train.files.zoo",
         description="Turn weights of CompressAI's models into a model of this package.",
         epilog="Overrides: model=mbt2018_mean lambda=0.0067 distortion=mse model.N=128 model.M=192",
     )

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from lic_train.config import Section
+from lic_train.config.compose import Section
 from lic_train.launch.plan import Job
 from lic_train.launch.process import STOPPED, StopRequest
-from lic_train.launch.state import read_state
+from lic_train.runs.state import read_state
 
 Outcome = Literal["finished", "failed", "stopped", "waiting", "queued", "running", "not started"]
 

@@ -10,9 +10,10 @@ from rich import get_console
 
 from lic_train.launch.engine import Engine, Outcome, must_wait, outcome
 from lic_train.launch.plan import Job
-from lic_train.launch.process import Child, StopRequest, command
+from lic_train.launch.process import Child, StopRequest
 from lic_train.launch.progress import clock_face
-from lic_train.launch.state import read_state
+from lic_train.runs.state import read_state
+from lic_train.system.relaunch import train_command
 
 
 class Local(Engine):
@@ -30,7 +31,7 @@ class Local(Engine):
             before, started = read_state(job.directory).step, time.monotonic()
             left = sum(_missing(other) for other in jobs[number:]) * seconds / steps if steps else None
             _announce(f"run {number + 1} of {len(jobs)}: {job.directory}", left)
-            child = Child(command(job.overrides))
+            child = Child(train_command(job.overrides))
             with stop.passed_to(child):
                 code = child.wait()
             steps += read_state(job.directory).step - before

@@ -14,10 +14,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, PositiveFloat, model_validator
 
-from lic_train.config import RunConfig, Section, checked, compose, validated
+from lic_train.config.compose import Section, compose, validated
+from lic_train.config.names import CONF_DIR, SWEEP_SECTIONS, key_of
+from lic_train.config.run import RunConfig, checked
 from lic_train.errors import ConfigError
-from lic_train.overrides import CONF_DIR, SWEEP_SECTIONS, key_of
-from lic_train.training.run_directory import refuse_another_run
+from lic_train.runs.claim import refuse_another_run
 
 Made = TypeVar("Made")
 

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -14,15 +13,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO
 
-TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 POLL_SECONDS = 0.2
 REQUEUE = 75  # train.py's exit code after SIGUSR1: saved, to be started again by whoever sent it
 STOPPED = (130, REQUEUE)  # the first after Ctrl-C or SIGTERM
-
-
-def command(overrides: Sequence[str]) -> list[str]:
-    """The command line of one run; never with ``-m``."""
-    return [sys.executable, str(TRAIN), *overrides]
 
 
 class Child:

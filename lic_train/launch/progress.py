@@ -9,7 +9,7 @@ from rich import get_console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from lic_train.launch.plan import Job
-from lic_train.launch.state import read_state
+from lic_train.runs.state import read_state
 
 SPEED_SECONDS = 3600.0  # over which the speed is measured
 

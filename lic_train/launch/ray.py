@@ -12,10 +12,12 @@ from pydantic import NonNegativeFloat, PositiveFloat
 from lic_train.errors import ConfigError
 from lic_train.launch.engine import Engine, Outcome, outcome
 from lic_train.launch.plan import Job, counted
-from lic_train.launch.process import StopRequest, command
+from lic_train.launch.process import StopRequest
 from lic_train.launch.progress import SweepProgress
-from lic_train.launch.remote import LOG, train_in_pool
-from lic_train.training.console import reason, say
+from lic_train.launch.remote import train_in_pool
+from lic_train.runs.layout import LOG
+from lic_train.system.relaunch import train_command
+from lic_train.system.screen import reason, say
 
 POLL_SECONDS = 1.0
 
@@ -45,7 +47,7 @@ class Ray(Engine):
             for job in jobs:
                 parent = by_job.get(job.parent, 0)  # its exit code, once it has one
                 log, home = job.directory.absolute() / LOG, Path.cwd()
-                by_job[job] = remote.options(**options[job]).remote(command(job.overrides), home, log, parent)
+                by_job[job] = remote.options(**options[job]).remote(train_command(job.overrides), home, log, parent)
                 refs[by_job[job]] = job
             say(f"Ray: {counted(len(jobs))}; output: {LOG} of each run")
             yield from self._collect(ray, refs, stop, progress)

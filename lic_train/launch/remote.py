@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lic_train.launch.process import REQUEUE, Child
+from lic_train.runs.layout import LOG
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
-
-LOG = "log.txt"  # in the run directory
 
 
 def train_in_pool(arguments: Sequence[str], home: Path, log: Path, parent: int | None) -> int | None:

@@ -14,17 +14,20 @@ from typing import Any
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from lic_train import atomic
+import lic_train
 from lic_train.errors import ConfigError
 from lic_train.launch.engine import Engine, Outcome, must_wait, outcome
 from lic_train.launch.plan import Job, counted
-from lic_train.launch.process import TRAIN, StopRequest, command
+from lic_train.launch.process import StopRequest
 from lic_train.launch.progress import SweepProgress
-from lic_train.launch.remote import LOG, SlurmTask
-from lic_train.launch.state import read_state
-from lic_train.training.console import say
+from lic_train.launch.remote import SlurmTask
+from lic_train.runs.layout import LOG, SLURM_JOB
+from lic_train.runs.state import read_state
+from lic_train.system import atomic
+from lic_train.system.relaunch import train_command
+from lic_train.system.screen import say
 
-JOB_ID = "slurm_job.txt"  # in the run directory
+PACKAGES = Path(lic_train.__file__).parents[1]  # where the nodes of the cluster find this package
 POLL_SECONDS = 2.0
 MISSES = 3  # polls for which a shared file system may show an old state of the run
 
@@ -90,20 +93,20 @@ class Slurm(Engine):
             slurm_account=self.account,
             slurm_array_parallelism=self.parallel,
             slurm_signal_delay_s=self.signal_seconds,
-            slurm_setup=[f"export PYTHONPATH={shlex.quote(str(TRAIN.parent))}${{PYTHONPATH:+:$PYTHONPATH}}"],
+            slurm_setup=[f"export PYTHONPATH={shlex.quote(str(PACKAGES))}${{PYTHONPATH:+:$PYTHONPATH}}"],
             slurm_additional_parameters={"requeue": True, **self.sbatch, **after},
             **shape,
         )
         try:
             with executor.batch():
-                submitted = [executor.submit(SlurmTask(command(job.overrides), job.directory)) for job in jobs]
+                submitted = [executor.submit(SlurmTask(train_command(job.overrides), job.directory)) for job in jobs]
         except submitit.core.utils.FailedJobError as error:
             raise ConfigError(
                 f"launcher=slurm: expected sbatch to take the jobs, got:\n{error}\nwhat to do: conf/launcher/slurm.yaml"
             ) from error
         numbers = [str(one.job_id) for one in submitted]
         for job, number in zip(jobs, numbers, strict=True):
-            atomic.replace_text(job.directory / JOB_ID, number)
+            atomic.replace_text(job.directory / SLURM_JOB, number)
         after_that = f", after {parent}" if parent else ""
         say(f"Slurm job {numbers[0].partition('_')[0]}: {counted(len(jobs))}{after_that}; output: {LOG} of each run")
         return numbers
@@ -131,7 +134,7 @@ class Slurm(Engine):
 
 
 def _recorded(job: Job) -> str | None:
-    path = job.directory / JOB_ID
+    path = job.directory / SLURM_JOB
     return path.read_text() if path.exists() else None
 
 

@@ -11,15 +11,14 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from rich import get_console
 
-from lic_train.config import validated
+from lic_train.config.compose import validated
 from lic_train.launch.engine import Engine, Outcome
 from lic_train.launch.plan import Job, counted, plan
 from lic_train.launch.process import StopRequest
-from lic_train.launch.state import read_state, validation_loss
 from lic_train.launch.table import Cost, Row, common_directory, hours_unit, render, rows, warm_start_cost, write
-from lic_train.screen import errors_without_traceback
-from lic_train.training.console import say
-from lic_train.training.run_directory import claim
+from lic_train.runs.claim import claim
+from lic_train.runs.state import read_state, validation_loss
+from lic_train.system.screen import errors_without_traceback, say
 
 INTERRUPTED = 130  # exit code, as a shell reports Ctrl-C
 FAILED = 1  # exit code: at least one run is not finished

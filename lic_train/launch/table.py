@@ -11,12 +11,12 @@ from typing import Any
 
 from rich.table import Table
 
-from lic_train import atomic
 from lic_train.launch.engine import Outcome
 from lic_train.launch.plan import Job
-from lic_train.launch.remote import LOG
-from lic_train.launch.state import RunState, read_state, validation_loss
-from lic_train.screen import ruled_table
+from lic_train.runs.layout import LOG
+from lic_train.runs.state import RunState, read_state, validation_loss
+from lic_train.system import atomic
+from lic_train.system.screen import ruled_table
 
 FORMAT = 1
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lic_train.noise import uniform
+from lic_train.entropy.noise import uniform
 
 ADJACENCIES = ("sign", "rownorm", "full")
 DROPOUT = 0.6

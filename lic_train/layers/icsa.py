@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from lic_train.entropy.noise import uniform
 from lic_train.layers.neighborhood_attention import HEAD_CHANNELS, NeighborhoodAttention
-from lic_train.noise import uniform
 
 
 def drop_path(x: Tensor, rate: float) -> Tensor:

@@ -34,11 +34,11 @@ from torch import Tensor, nn
 
 from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.entropy.context3d import VolumeContext
+from lic_train.entropy.noise import uniform
 from lic_train.entropy.precision import in_float64
 from lic_train.entropy.quantize import add_noise
 from lic_train.layers.graph_attention import ADJACENCIES, GraphAttention
 from lic_train.models.base import HyperpriorCodec
-from lic_train.noise import uniform
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
 LEGAL = {

@@ -17,7 +17,7 @@ import numpy as np
 from numpy import ndarray
 
 from lic_train.errors import BDError
-from lic_train.report.curves import Curve
+from lic_train.rd.curves import Curve
 
 MIN_POINTS = 4
 MIN_OVERLAP = 0.5  # of the shorter of the two ranges

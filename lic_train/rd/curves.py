@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lic_train import atomic
 from lic_train.errors import DataError
+from lic_train.system import atomic
 
 FORMAT = 1
 METRICS = ("psnr", "ms_ssim_db")

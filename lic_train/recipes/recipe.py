@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lic_train.losses import DISTORTION_SCALE, TERMS, Out
+from lic_train.recipes.losses import DISTORTION_SCALE, TERMS, Out
 from lic_train.recipes.stage import Stage, lay_out
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from lic_train.errors import LicError
 from lic_train.report.build import Wish, Written, build
-from lic_train.screen import say_error
+from lic_train.system.screen import say_error
 
 _LISTED = 8  # of the things left out, on the screen
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from lic_train import bd
 from lic_train.errors import BDError
-from lic_train.report.curves import METRICS, Curve
+from lic_train.rd import bd
+from lic_train.rd.curves import METRICS, Curve
 from lic_train.report.elements import Cell, Table
 from lic_train.report.figures import METRIC_NAMES, drawn
 from lic_train.report.gather import Gathered

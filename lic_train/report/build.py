@@ -15,17 +15,17 @@ from rich.progress import track
 from lic_train import __version__
 from lic_train.errors import ConfigError
 from lic_train.evaluate.sets import read_options
+from lic_train.rd.curves import Curve
 from lic_train.report import card, page, papers
 from lic_train.report.comparisons import Comparer, Crop, typical
-from lic_train.report.curves import Curve
 from lic_train.report.elements import Comparison
 from lic_train.report.export import export
 from lic_train.report.figures import models
-from lic_train.report.files import printable
 from lic_train.report.gather import Gathered, gather
 from lic_train.report.reconstructions import Reconstructions, find_originals
 from lic_train.report.runs import LeftOut, read_runs
 from lic_train.report.sections import choose_anchor, facts, sections, without_anchor
+from lic_train.system.reading import printable
 
 FILES = "files"  # folder beside the page
 FILES_TOLD = f"{FILES}/: tables as LaTeX and CSV, figures as PDF, SVG and CSV, crops as PDF and PNG"

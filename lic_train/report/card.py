@@ -15,21 +15,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lic_train import atomic, models
+from lic_train import models
 from lic_train.errors import DataError, LicError
+from lic_train.rd.curves import Curve
 from lic_train.report import cited
-from lic_train.report.curves import Curve
 from lic_train.report.elements import COMMANDS, Cell, Section, Table
-from lic_train.report.files import Unreadable, printable, read_yaml, slug
 from lic_train.report.markdown import markdown
 from lic_train.report.papers.facts import Paper, of_model
 from lic_train.report.papers.selection import curve_of, other_widths, percent, samples, share, value_at
 from lic_train.report.papers.tables import METRIC_OF, POINTS_DIGITS, bd_rate_over_paper, points_columns, points_rows
 from lic_train.report.runs import Run, read_runs
-from lic_train.screen import say_error
+from lic_train.runs.layout import CARD, OVERRIDES
+from lic_train.system import atomic
+from lic_train.system.reading import Unreadable, printable, read_yaml, slug
+from lic_train.system.screen import say_error
 
-NAME = "card.md"
-OVERRIDES = ".hydra/overrides.yaml"
 CHOSEN = "chosen for this run"
 NO_PAPERS = "common"  # the recipe that follows no paper
 
@@ -44,8 +44,8 @@ def write(run_dir: Path) -> Path:
     if not runs:
         reason = left_out[0].reason if left_out else "no run"
         raise DataError(f"expected a finished run in {run_dir}, got: {reason}; no card was written")
-    atomic.replace_text(run_dir / NAME, markdown(section(runs)))
-    return run_dir / NAME
+    atomic.replace_text(run_dir / CARD, markdown(section(runs)))
+    return run_dir / CARD
 
 
 def sections(runs: Iterable[Run]) -> list[Section]:

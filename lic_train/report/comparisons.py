@@ -11,15 +11,15 @@ from statistics import median
 
 import numpy as np
 
-from lic_train.data.images import read_image
+from lic_train.data.decode.images import read_image
 from lic_train.errors import LicError
-from lic_train.pictures import BITS_FULL_SCALE, ERROR_GAIN
-from lic_train.report.curves import Curve
+from lic_train.evaluate.pictures import BITS_FULL_SCALE, ERROR_GAIN
+from lic_train.rd.curves import Curve
 from lic_train.report.elements import Comparison, Picture
-from lic_train.report.files import slug
 from lic_train.report.gather import Gathered, parameter
 from lic_train.report.reconstructions import Reconstruction, Reconstructions
 from lic_train.report.runs import LeftOut
+from lic_train.system.reading import slug
 
 Crop = tuple[int, int, int, int]  # left, top, width, height in pixels
 CROP_SIZE = (256, 192)

@@ -14,10 +14,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from lic_train import atomic
 from lic_train.report.elements import Cell, Comparison, Figure, Section, Table
 from lic_train.report.export_figures import draw_comparison, draw_figure
 from lic_train.report.export_latex import latex_table
+from lic_train.system import atomic
 
 _LONGEST_NAME = 80
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # a spreadsheet would compute a text that begins so

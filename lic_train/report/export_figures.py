@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 
-from lic_train.data.images import read_image
+from lic_train.data.decode.images import read_image
 from lic_train.errors import DataError
 from lic_train.report.elements import Comparison, Figure, Line, Picture
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from lic_train.report.curves import METRICS, Curve
+from lic_train.rd.curves import METRICS, Curve
 from lic_train.report.elements import Figure, Line, usual_rates
 from lic_train.report.gather import Gathered, parameter
-from lic_train.report.training_log import read_log
+from lic_train.runs.layout import METRICS as LOG
+from lic_train.runs.training_log import read_log
 
 METRIC_NAMES = {"psnr": "PSNR (dB)", "ms_ssim_db": "MS-SSIM (dB)"}
 RATE = "bits per pixel"
@@ -52,7 +53,7 @@ def training(gathered: Gathered) -> list[Figure]:
     figures = []
     for curve in gathered.curves:
         runs = gathered.members[curve.key]
-        logs = [read_log(run.path / "metrics.csv", list(LOGGED), _POINTS) for run in runs]
+        logs = [read_log(run.path / LOG, list(LOGGED), _POINTS) for run in runs]
         for column, label in LOGGED.items():
             pairs = [(run, log[column]) for run, log in zip(runs, logs, strict=True) if column in log]
             lines = [Line(parameter(run), *values, "training") for run, values in pairs]

@@ -9,14 +9,15 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from lic_train.anchors.stored import HERE as ANCHORS
 from lic_train.errors import DataError
-from lic_train.report import curves
-from lic_train.report.curves import Curve, Kind
-from lic_train.report.files import Unreadable, mistakes, printable, read_json, slug
+from lic_train.rd import curves
+from lic_train.rd.curves import Curve, Kind
+from lic_train.report.cited import HERE as CITED
 from lic_train.report.results import Complexity
 from lic_train.report.runs import LeftOut, Run
+from lic_train.system.reading import Unreadable, mistakes, printable, read_json, slug
 
-HERE = Path(__file__).parent
 PREFERRED_SET = "kodak"
 
 
@@ -72,7 +73,11 @@ class Gathered:
 
 
 def gather(
-    outputs: Path, runs: Sequence[Run], left_out: Sequence[LeftOut], set_name: str | None = None, here: Path = HERE
+    outputs: Path,
+    runs: Sequence[Run],
+    left_out: Sequence[LeftOut],
+    set_name: str | None = None,
+    package: Path | None = None,
 ) -> Gathered:
     """Bring together what `lic_train.report.runs.read_runs` found with the curves that are shipped.
 
@@ -81,13 +86,14 @@ def gather(
         runs: finished runs.
         left_out: what was already left out.
         set_name: the set of pictures; None takes Kodak, or else the one that most runs were evaluated on.
-        here: where the shipped ``anchors/<set>/`` and ``cited/<set>/`` lie.
+        package: folder with the stored ``anchors/<set>/`` and ``cited/<set>/``; None takes those of lic_train.
     """
     set_name = set_name or _common_set(runs)
     refused = list(left_out)
-    folders = [folder / "anchors" / set_name for folder in (here, outputs)]  # one made here replaces a shipped one
+    stored = (package / "anchors", package / "cited") if package else (ANCHORS, CITED)
+    folders = [stored[0] / set_name, outputs / "anchors" / set_name]  # one made here replaces a stored one
     anchors = list({c.key: c for folder in folders for c in _curves_in(folder, "anchor", refused)}.values())
-    cited = _curves_in(here / "cited" / set_name, "cited", refused)
+    cited = _curves_in(stored[1] / set_name, "cited", refused)
     evaluated = _evaluated(runs, set_name, refused)
     pictures = _common_list(evaluated, anchors, set_name)
     anchors = [curve for curve in anchors if _of_list(curve, pictures, refused)]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from lic_train.report.elements import COMMANDS, MAX_CELL, Cell, Section, Table
-from lic_train.report.files import printable
+from lic_train.system.reading import printable
 
 _SPECIAL = re.compile(r"([\\`*\[\]|])")
 

@@ -13,19 +13,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lic_train import metrics
-from lic_train.bitstream import decode, estimate
-from lic_train.checkpoint import load_model, move
-from lic_train.data.images import read_image, save_png
-from lic_train.data.sources import FolderSource
+from lic_train.data.decode.images import read_image, save_png
+from lic_train.data.sets.sources import FolderSource
 from lic_train.errors import DataError, LicError
+from lic_train.evaluate.pictures import save_bits_map, save_error_map
+from lic_train.files.bitstream import decode, estimate
+from lic_train.files.checkpoint import load_model, move
 from lic_train.models.base import Codec
-from lic_train.pictures import save_bits_map, save_error_map
-from lic_train.report.files import Unreadable, read_bytes, slug
+from lic_train.rd import metrics
 from lic_train.report.results import Row
 from lic_train.report.runs import Run
+from lic_train.runs import layout
+from lic_train.system.reading import Unreadable, read_bytes, slug
 
-MODEL = Path("checkpoints/best.safetensors")
 _SAME_PSNR = 1e-3  # dB: the last digits of float arithmetic, not another picture
 
 
@@ -98,7 +98,9 @@ class Reconstructions:
 
     def _find(self, run: Run, row: Row) -> Reconstruction:
         original = self.original(row.name)
-        kept = {kind: run.path / "eval" / self._set / kind / f"{row.name}.png" for kind in ("decoded", "error", "bits")}
+        kept = {
+            kind: layout.coded(run.path, self._set) / kind / f"{row.name}.png" for kind in ("decoded", "error", "bits")
+        }
         there = {kind: path for kind, path in kept.items() if path.is_file()}
         if "decoded" not in there:
             return self._decoded(run, row, original)
@@ -106,7 +108,7 @@ class Reconstructions:
         return Reconstruction(there["decoded"], there.get("error"), there.get("bits"))
 
     def _decoded(self, run: Run, row: Row, original: Path) -> Reconstruction:
-        data = read_bytes(run.path / "eval" / self._set / f"{row.name}.lic")
+        data = read_bytes(layout.coded(run.path, self._set) / f"{row.name}.lic")
         name = f"{slug(run.model)}_{hashlib.sha256(data + read_bytes(original)).hexdigest()[:16]}"
         paths = [self._folder / slug(row.name) / f"{name}{kind}.png" for kind in ("", "_error", "_bits")]
         if not all(path.is_file() for path in paths):
@@ -129,7 +131,7 @@ class Reconstructions:
         """The run's model; one is kept, as neighbouring calls are for one run."""
         if self._loaded is None or self._loaded[0] != run.path:
             self._loaded = None  # frees the memory first
-            codec, metadata = load_model(run.path / MODEL)
+            codec, metadata = load_model(layout.best_model(run.path))
             on_gpu = run.results[self._set].environment.get("device") != "cpu" and torch.cuda.is_available()
             self._loaded = run.path, move(codec, "cuda" if on_gpu else "cpu"), metadata.fingerprint
         return self._loaded[1:]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, model_validator
 
-from lic_train.report.curves import ImagePoint, Point
+from lic_train.rd.curves import ImagePoint, Point
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -6,10 +6,10 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from lic_train.report.elements import COMMANDS, Cell, Table
-from lic_train.report.files import printable
 from lic_train.report.gather import Gathered
 from lic_train.report.results import Complexity
 from lic_train.report.runs import LeftOut, Run
+from lic_train.system.reading import printable
 
 _MAX_TOLD = 1500  # characters of how a curve was made
 

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, Field, PositiveInt, ValidationError
 
-from lic_train.report.files import Unreadable, mistakes, printable, read_json, read_yaml
 from lic_train.report.results import Record, Result
-from lic_train.report.training_log import last_step
+from lic_train.runs.find import moved_aside, run_directories
+from lic_train.runs.layout import CONFIG, ENVIRONMENT, EVAL, FINISHED, METRICS
+from lic_train.runs.state import read_config, read_finished
+from lic_train.runs.training_log import last_step
+from lic_train.system.reading import Unreadable, mistakes, printable, read_json
 
-CONFIG = ".hydra/config.yaml"
-MARKS = (".hydra", "checkpoints", "finished.json", "metrics.csv")  # one of them makes a directory a run
-SKIPPED = ("anchors", "complexity", "report")  # of outputs/, no runs in them
-_MAX_DEPTH = 8
-_ASIDE = re.compile(r"\.old-\d+$")
 _Content = TypeVar("_Content", bound=BaseModel)
+_Any = TypeVar("_Any")
 
 
 @dataclass(frozen=True)
@@ -62,22 +59,24 @@ class Run:
     def environment(self) -> dict[str, Any]:
         """Where and by which command it was trained; empty if the record is gone."""
         try:
-            content = read_json(self.path / "environment.json")
+            content = read_json(self.path / ENVIRONMENT)
         except Unreadable:
             return {}
         return content if isinstance(content, dict) else {}
 
 
+class _Choice(Record):
+    model: str
+    recipe: str
+
+
 class _Config(Record):
+    choice: _Choice | None = None
     lmbda: Annotated[float, Field(alias="lambda", gt=0, allow_inf_nan=False)]
     distortion: Literal["mse", "ms_ssim"] = "mse"
     name: str | None = None
     steps: PositiveInt
     model: dict[str, Any]
-
-
-class _Finished(Record):
-    step: NonNegativeInt
 
 
 def read_runs(outputs: Path, track: Callable[[list[Path]], Iterator[Path]] = iter) -> tuple[list[Run], list[LeftOut]]:
@@ -91,7 +90,7 @@ def read_runs(outputs: Path, track: Callable[[list[Path]], Iterator[Path]] = ite
         The finished runs, and what was left out: unfinished, broken or moved aside.
     """
     runs, left_out = [], []
-    for path in track(list(_find(outputs))):
+    for path in track(list(run_directories(outputs))):
         where = printable(path.relative_to(outputs) if path != outputs else path.name)
         try:
             run, broken = _read(path, where)
@@ -103,34 +102,23 @@ def read_runs(outputs: Path, track: Callable[[list[Path]], Iterator[Path]] = ite
     return runs, left_out
 
 
-def _find(outputs: Path) -> Iterator[Path]:
-    """Run directories; links are not followed, and nothing is looked for inside a run."""
-    for folder, names, files in os.walk(outputs):
-        path = Path(folder)
-        if any(mark in names or mark in files for mark in MARKS):
-            names.clear()
-            yield path
-        elif len(path.relative_to(outputs).parts) >= _MAX_DEPTH:
-            names.clear()
-        else:
-            names[:] = sorted(name for name in names if not name.startswith(".") and name not in SKIPPED)
-
-
 def _read(path: Path, where: str) -> tuple[Run, list[LeftOut]]:
-    if _ASIDE.search(path.name):
+    if moved_aside(path):
         raise Unreadable("moved aside by fresh=true")
-    raw = _part(path, CONFIG, read_yaml)
-    config = _checked(_Config, raw, CONFIG)
-    if not (path / "finished.json").exists():
-        raise Unreadable(
-            f"unfinished: step {last_step(path / 'metrics.csv')} of {config.steps}; the same command goes on"
-        )
-    done = _checked(_Finished, _part(path, "finished.json", read_json), "finished.json")
+    raw = _part(str(CONFIG), read_config, path)
+    if raw is None:
+        raise Unreadable(f"{CONFIG}: the file is missing")
+    config = _checked(_Config, raw, str(CONFIG))
+    done = _part(FINISHED, read_finished, path)
+    if done is None:
+        step = last_step(path / METRICS)
+        raise Unreadable(f"unfinished: step {step} of {config.steps}; the same command goes on")
     results, left_out = _results(path, where)
     run = Run(
         path=path,
         where=where,
-        **_names(path, config),
+        model=printable(config.choice.model if config.choice else _model_of_class(path, config)),
+        recipe=printable(config.choice.recipe) if config.choice else "unknown",
         lmbda=config.lmbda,
         distortion=config.distortion,
         name=None if config.name is None else printable(config.name),
@@ -142,20 +130,18 @@ def _read(path: Path, where: str) -> tuple[Run, list[LeftOut]]:
     return run, left_out
 
 
-def _names(path: Path, config: _Config) -> dict[str, str]:
-    """Names of model and recipe, from the layout of outputs/; of a run that was put elsewhere, from its class."""
-    if path.name.startswith("lambda_"):
-        return {"model": printable(path.parent.parent.name), "recipe": printable(path.parent.name)}
+def _model_of_class(path: Path, config: _Config) -> str:
+    """Name of the model by its class, for a configuration without the names of its files."""
     module = str(config.model.get("_target_", "")).split(".")
-    return {"model": printable(module[-2] if len(module) > 1 else path.name), "recipe": "unknown"}
+    return module[-2] if len(module) > 1 else path.name
 
 
 def _results(path: Path, where: str) -> tuple[dict[str, Result], list[LeftOut]]:
     results, left_out = {}, []
-    for file in sorted((path / "eval").glob("*.json")):
-        name = f"eval/{file.name}"
+    for file in sorted((path / EVAL).glob("*.json")):
+        name = f"{EVAL}/{file.name}"
         try:
-            result = _checked(Result, _part(path, name, read_json), name)
+            result = _checked(Result, _part(name, read_json, file), name)
             if result.set != file.stem:
                 raise Unreadable(f"{printable(name)} is of the set {printable(result.set)}")
         except Unreadable as error:
@@ -165,9 +151,9 @@ def _results(path: Path, where: str) -> tuple[dict[str, Result], list[LeftOut]]:
     return results, left_out
 
 
-def _part(path: Path, name: str, read: Callable[[Path], Any]) -> Any:
+def _part(name: str, read: Callable[[Path], _Any], path: Path) -> _Any:
     try:
-        return read(path / name)
+        return read(path)
     except Unreadable as error:
         raise Unreadable(f"{printable(name)}: {error}") from error
 

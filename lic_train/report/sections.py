@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from lic_train.rd.curves import Curve
 from lic_train.report import bd_tables, figures, run_tables, variant_tables
-from lic_train.report.curves import Curve
 from lic_train.report.elements import Comparison, Figure, Section, Table
-from lic_train.report.files import printable
 from lic_train.report.gather import Gathered
 from lic_train.report.runs import LeftOut
+from lic_train.system.reading import printable
 
 DEFAULT_ANCHOR = "vvc"
 _NO_ANCHOR = (
     f"there is no curve {DEFAULT_ANCHOR} of these pictures; give another by --anchor, or make the anchors: "
-    "python -m lic_train.report.anchors --set {set}"
+    "python -m lic_train.anchors --set {set}"
 )
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from lic_train.report.curves import Curve
-from lic_train.report.differences import differences
+from lic_train.rd.curves import Curve
 from lic_train.report.elements import Cell, Table
 from lic_train.report.gather import Gathered
 from lic_train.report.runs import Run
+from lic_train.runs.same import ABSENT, Difference, differences
+from lic_train.system.reading import printable
 
+_SHOWN = 4  # differences of a run
 COLUMNS = {
     "λ": None,
     "Variant": None,
@@ -61,13 +64,23 @@ def _variant_row(run: Run, base: Run | None, set_name: str) -> list[Cell]:
     if base is None:
         return [*row, None, None, None]
     there = base.results[set_name].mean
-    row[2] = "; ".join(differences(base.config, run.config)) or None
+    row[2] = "; ".join(_told(differences(base.config, run.config))) or None
     return [
         *row,
         100 * (here.bpp_file / there.bpp_file - 1),
         _minus(here.psnr, there.psnr),
         _minus(here.ms_ssim_db, there.ms_ssim_db),
     ]
+
+
+def _told(found: Sequence[Difference]) -> list[str]:
+    """``model.N: 128 → 64`` for the first differences, and how many more there are."""
+    lines = [f"{printable(d.key)}: {_value(d.old)} → {_value(d.new)}" for d in found if d.key != "name"]
+    return lines[:_SHOWN] + ([f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else [])
+
+
+def _value(value: object) -> str:
+    return "absent" if value == ABSENT else printable(value, 40)
 
 
 def _minus(a: float | None, b: float | None) -> float | None:

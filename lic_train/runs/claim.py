@@ -11,33 +11,14 @@ from typing import Any, Literal
 
 import yaml
 
-from lic_train import atomic
 from lic_train.errors import ConfigError
-from lic_train.training.callbacks.checkpoints import newest_intact, step_of
-from lic_train.training.console import reason, say
-
-CONFIG = Path(".hydra/config.yaml")
-OVERRIDES = Path(".hydra/overrides.yaml")
-FINISHED = "finished.json"
-LOCK = ".lock"
-CHECKPOINTS = "checkpoints"
-
-# What cannot change the result of a run, so that it may differ when the run is continued. A name stands for the whole
-# section below it. data.root is not among them: another folder may hold other photographs.
-FREE_KEYS = (
-    "checkpoint",
-    "compile",
-    "data.num_workers",
-    "data.source.cache",
-    "data.source.cache_gib",
-    "eval",
-    "fresh",
-    "group",
-    "logger",
-    "output",
-    "trainer",
-)
-ABSENT = "(absent)"
+from lic_train.runs.checkpoints import newest_intact, step_of
+from lic_train.runs.layout import CHECKPOINTS, CONFIG, FINISHED, LOCK, OVERRIDES
+from lic_train.runs.same import differences
+from lic_train.runs.state import Finished, read_config, read_finished
+from lic_train.system import atomic
+from lic_train.system.reading import Unreadable
+from lic_train.system.screen import reason, say
 
 
 class RunLock:
@@ -174,13 +155,6 @@ def claim(run_dir: Path, config: dict[str, Any], fresh: bool, overrides: list[st
         ) from error
 
 
-def difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Lines ``key: old -> new`` for everything that makes another run of it, see FREE_KEYS."""
-    before, after = _flat(old), _flat(new)
-    keys = sorted(key for key in before.keys() | after.keys() if before.get(key, ABSENT) != after.get(key, ABSENT))
-    return [f"{key}: {before.get(key, ABSENT)} -> {after.get(key, ABSENT)}" for key in keys if not _is_free(key)]
-
-
 def refuse_another_run(run_dir: Path, config: dict[str, Any]) -> dict[str, Any] | None:
     """Compare with the configuration on disk, which is returned, None for a new run; nothing is written.
 
@@ -188,10 +162,10 @@ def refuse_another_run(run_dir: Path, config: dict[str, Any]) -> dict[str, Any] 
         ConfigError: the directory holds a run with another configuration, or one that cannot be read.
     """
     old, config = _read_config(run_dir), _plain(config)
-    if old is not None and old != config and (lines := difference(old, config)):
+    if old is not None and old != config and (found := differences(old, config)):
         raise ConfigError(
             f"{run_dir} holds a run with another configuration.\nexpected: the configuration that it began with\n"
-            "got (old -> new):\n  " + "\n  ".join(lines) + "\n"
+            "got (old -> new):\n  " + "\n  ".join(map(str, found)) + "\n"
             "what to do: name=... gives this one its own directory; fresh=true moves the old run aside and starts anew"
         )
     return old
@@ -209,18 +183,10 @@ def _check_or_write(run_dir: Path, config: dict[str, Any], overrides: list[str])
 
 
 def _read_config(run_dir: Path) -> dict[str, Any] | None:
-    file = run_dir / CONFIG
-    if not file.exists():
-        if (run_dir / CHECKPOINTS).exists():
-            raise _unreadable(file, "checkpoints without their configuration")
-        return None
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise _unreadable(file, reason(error)) from error
-    if not isinstance(content, dict):
-        raise _unreadable(file, f"a {type(content).__name__}")
-    return content
+        return read_config(run_dir)
+    except Unreadable as error:
+        raise _unreadable(run_dir / CONFIG, str(error)) from error
 
 
 def _unreadable(file: Path, got: str) -> ConfigError:
@@ -232,22 +198,19 @@ def _unreadable(file: Path, got: str) -> ConfigError:
 
 def _state(run_dir: Path, lock: RunLock) -> ResumeState:
     if (done := _finished(run_dir)) is not None:
-        return ResumeState(run_dir, "finished", step=done["step"], results=done["results"], lock=lock)
+        return ResumeState(run_dir, "finished", step=done.step, results=done.results, lock=lock)
     checkpoint = newest_intact(run_dir / CHECKPOINTS)
     if checkpoint is None:
         return ResumeState(run_dir, "new", lock=lock)
     return ResumeState(run_dir, "resume", checkpoint, step_of(checkpoint), lock=lock)
 
 
-def _finished(run_dir: Path) -> dict[str, Any] | None:
+def _finished(run_dir: Path) -> Finished | None:
     """What ``finish`` wrote; a file that somebody damaged counts for nothing, the run then ends anew."""
     try:
-        done = json.loads((run_dir / FINISHED).read_text())
-        return {"step": int(done["step"]), "results": dict(done["results"])}
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        say(f"{run_dir / FINISHED} cannot be read ({reason(error)}): the run counts as not finished", "yellow")
+        return read_finished(run_dir)
+    except Unreadable as error:
+        say(f"{run_dir / FINISHED} cannot be read ({error}): the run counts as not finished", "yellow")
         return None
 
 
@@ -271,15 +234,3 @@ def _move_aside(run_dir: Path, lock: RunLock) -> RunLock:
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration as it will be read back."""
     return yaml.safe_load(yaml.safe_dump(config, allow_unicode=True))
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """``{"a": {"b": [1]}}`` -> ``{"a.b.0": 1}``; empty containers stay as they are."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
-    if items is None or not value:
-        return {prefix: value}
-    return {key: leaf for name, child in items for key, leaf in _flat(child, f"{prefix}.{name}".lstrip(".")).items()}
-
-
-def _is_free(key: str) -> bool:
-    return any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)

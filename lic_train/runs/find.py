@@ -1,34 +1,59 @@
-"""Runs below a folder: what a whole ``outputs/`` tree or a sweep is made of."""
+"""Finding run directories below a folder."""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from lic_train.errors import CheckpointError
+from lic_train.runs.layout import CHECKPOINTS, CONFIG, FINISHED, METRICS
 
-_PARTS = frozenset({"checkpoints", "eval", "pictures", "wandb", ".hydra"})  # of a run; none holds further runs
+_MARKS = (CONFIG.parts[0], CHECKPOINTS, FINISHED, METRICS)  # one of them makes a folder a run directory
+_OTHERS = ("anchors", "complexity", "report")  # folders of outputs/ that contain no runs
+_MAX_DEPTH = 8
+_ASIDE = re.compile(r"\.old-\d+$")
+
+
+def run_directories(root: Path) -> Iterator[Path]:
+    """Yield ``root`` if it is a run directory, else every run directory below it, sorted.
+
+    Links are not followed, and nothing inside a run directory is searched.
+    """
+    for folder, names, files in os.walk(root):
+        path = Path(folder)
+        if any(mark in names or mark in files for mark in _MARKS):
+            names.clear()
+            yield path
+        elif len(path.relative_to(root).parts) >= _MAX_DEPTH:
+            names.clear()
+        else:
+            names[:] = sorted(name for name in names if not name.startswith(".") and name not in _OTHERS)
+
+
+def moved_aside(run: Path) -> bool:
+    """Whether ``fresh=true`` renamed this run directory to ``<name>.old-N``."""
+    return _ASIDE.search(run.name) is not None
 
 
 def find_runs(path: Path) -> list[Path]:
-    """``path`` itself if it is a run or a model's file, else every run below it, sorted.
+    """Return ``path`` itself if it is a run or a model file, else every run with checkpoints below it, sorted.
 
-    A run is a folder with ``checkpoints/`` and ``.hydra/config.yaml``. Runs that were moved aside
-    (``<name>.old-N``, by ``fresh=true``) are left out.
+    Runs that were moved aside are left out.
 
     Raises:
         CheckpointError: there is nothing.
     """
     if not path.exists():
         raise CheckpointError(f"expected a run directory, a model or a folder with runs, got {path}: no such file")
-    if path.is_file() or (path / "checkpoints").is_dir():
+    if path.is_file() or (path / CHECKPOINTS).is_dir():
         return [path]
-    runs = []
-    for folder, names, _ in os.walk(path):
-        here = Path(folder)
-        if (here / "checkpoints").is_dir() and (here / ".hydra" / "config.yaml").is_file():
-            runs.append(here)
-        names[:] = sorted(name for name in names if name not in _PARTS and ".old-" not in name)
+    runs = [run for run in run_directories(path) if _can_be_evaluated(run)]
     if not runs:
-        raise CheckpointError(f"expected runs below {path}, got none; train first: python train.py ...")
-    return sorted(runs)
+        raise CheckpointError(f"expected runs below {path}, got none; train first: lic train ...")
+    return runs
+
+
+def _can_be_evaluated(run: Path) -> bool:
+    return (run / CHECKPOINTS).is_dir() and (run / CONFIG).is_file() and not moved_aside(run)

@@ -1,21 +1,26 @@
-"""What a run directory tells of its run, whoever trained it and wherever."""
+"""State of a run directory: its configuration, how far it is, and what it cost."""
 
 from __future__ import annotations
 
 import csv
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lic_train.checkpoint import read_metadata
 from lic_train.errors import CheckpointError
-from lic_train.training.callbacks.checkpoints import BEST
-from lic_train.training.callbacks.hours import METRICS
-from lic_train.training.loggers import CSV_NAME
-from lic_train.training.run_directory import CHECKPOINTS, FINISHED
+from lic_train.files.checkpoint import read_metadata
+from lic_train.runs.layout import CHECKPOINTS, CONFIG, FINISHED, HOURS, METRICS, best_model
+from lic_train.system.reading import Unreadable, read_json, read_yaml
 
 TAIL_BYTES = 2**16  # of metrics.csv, more than the rows of a validation
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What the end of a training wrote: its last optimizer step, and means over the evaluation photographs."""
+
+    step: int
+    results: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -38,16 +43,50 @@ class RunState:
     psnr: float | None
 
 
+def read_config(directory: Path) -> dict[str, Any] | None:
+    """Return the configuration that a run was started with, None for a directory without a run.
+
+    Raises:
+        Unreadable: it is no YAML mapping, or it is missing beside checkpoints.
+    """
+    if not (directory / CONFIG).exists():
+        if (directory / CHECKPOINTS).exists():
+            raise Unreadable("checkpoints without their configuration")
+        return None
+    content = read_yaml(directory / CONFIG)
+    if not isinstance(content, dict):
+        raise Unreadable(f"a {type(content).__name__}")
+    return content
+
+
+def read_finished(directory: Path) -> Finished | None:
+    """Return what the end of the training wrote, None for a run without an end.
+
+    Raises:
+        Unreadable: the file is damaged.
+    """
+    if not (directory / FINISHED).exists():
+        return None
+    content = read_json(directory / FINISHED)
+    try:
+        return Finished(int(content["step"]), dict(content["results"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise Unreadable(f"expected a step and results, got {type(error).__name__}: {error}") from error
+
+
 def read_state(directory: Path) -> RunState:
     """Read the state of a run; files that are missing or damaged tell nothing."""
-    metrics = _last_values(directory / CSV_NAME)
-    done = _finished(directory / FINISHED)
-    results = done.get("results", {})
-    device = next((device for device, metric in METRICS.items() if metric in metrics), None)
+    metrics = _last_values(directory / METRICS)
+    try:
+        done = read_finished(directory)
+    except Unreadable:
+        done = None
+    results = done.results if done else {}
+    device = next((device for device, column in HOURS.items() if column in metrics), None)
     return RunState(
-        step=int(done.get("step", metrics.get("step", 0))),
+        step=done.step if done else int(metrics.get("step", 0)),
         finished=bool(results.get("equal")),
-        hours=metrics[METRICS[device]] if device else None,
+        hours=metrics[HOURS[device]] if device else None,
         device=device,
         bpp_file=results.get("bpp_file"),
         psnr=results.get("psnr"),
@@ -57,17 +96,9 @@ def read_state(directory: Path) -> RunState:
 def validation_loss(directory: Path) -> float | None:
     """The lowest one of the run, that of its best model; None if it has none yet."""
     try:
-        return float(read_metadata(directory / CHECKPOINTS / BEST).extra["val_loss"])
+        return float(read_metadata(best_model(directory)).extra["val_loss"])
     except (CheckpointError, KeyError):
         return None
-
-
-def _finished(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return content if isinstance(content["results"], dict) else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
 
 
 def _last_values(path: Path) -> dict[str, float]:

@@ -6,12 +6,31 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import rich
+from lightning_utilities.core.rank_zero import rank_zero_only
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from lic_train.errors import LicError
+
+
+def is_first_process() -> bool:
+    """Whether this process, of perhaps several that train together, is the one that writes files."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def say(message: str, style: str = "") -> None:
+    """Print one message on the shared rich console, above a live progress bar, in the first process only."""
+    if is_first_process():
+        rich.get_console().print(message, style=style or None, markup=False, highlight=False, soft_wrap=True)
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong in one line, without error number and path: ``No space left on device``."""
+    text = getattr(error, "strerror", None) or str(error)
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 @contextmanager

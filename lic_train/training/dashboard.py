@@ -20,11 +20,10 @@ import wandb
 from rich.console import Console
 from rich.text import Text
 
-from lic_train import atomic
 from lic_train.errors import ConfigError
-from lic_train.screen import errors_without_traceback
+from lic_train.system import atomic
+from lic_train.system.screen import errors_without_traceback, reason
 from lic_train.training.callbacks import pictures, rate_distortion
-from lic_train.training.console import reason
 from lic_train.training.loggers import STEP_AXIS, has_credentials
 
 try:

@@ -13,11 +13,10 @@ from typing import Any
 import torch
 
 import lic_train
-from lic_train import atomic
-from lic_train.machine import cpu_model
+from lic_train.runs import layout
+from lic_train.system import atomic
+from lic_train.system.machine import cpu_model
 
-NAME = "environment.json"
-DIFF_NAME = "dirty.diff"
 MAX_DIFF_BYTES = 1_000_000
 GIT_SECONDS = 20
 RECORDED_VARIABLES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "WORLD_SIZE")
@@ -42,7 +41,7 @@ def record(run_dir: Path, processes: list[dict[str, Any]]) -> dict[str, Any]:
         OSError: the directory is not writable.
     """
     code, diff = _code()
-    path = Path(run_dir) / NAME
+    path = Path(run_dir) / layout.ENVIRONMENT
     content: dict[str, Any] = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": [sys.executable, *sys.argv],
@@ -59,7 +58,7 @@ def record(run_dir: Path, processes: list[dict[str, Any]]) -> dict[str, Any]:
         "earlier": _earlier(path),
     }
     atomic.replace_text(path, json.dumps(content, indent=1) + "\n")
-    _write_or_remove(path.with_name(DIFF_NAME), diff)
+    _write_or_remove(path.with_name(layout.DIFF), diff)
     return content
 
 

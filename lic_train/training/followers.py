@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
 
 from lic_train.errors import TrainingError
-from lic_train.overrides import CONF_DIR
-from lic_train.screen import say_error
+from lic_train.system.relaunch import train_command
+from lic_train.system.screen import say_error
 
 LAUNCHER = "LIC_TRAIN_LAUNCHER"  # process id of the one that started this one
 GRACE = 5.0  # seconds in which a process that failed lets the first one speak, as the same may have happened to all
@@ -29,7 +28,7 @@ class Followers:
 
     def __init__(self, count: int, overrides: Sequence[str]) -> None:
         # A job of a sweep is no sweep, whatever its overrides choose.
-        command = [sys.executable, str(CONF_DIR.parent / "train.py"), *overrides, "hydra.mode=RUN"]
+        command = train_command([*overrides, "hydra.mode=RUN"])
         self._processes = [
             # A process group of its own: what Ctrl-C means is for the first process to decide.
             subprocess.Popen(command, env=_environment(rank), process_group=0)

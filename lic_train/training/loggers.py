@@ -15,12 +15,12 @@ from urllib.parse import urlsplit
 import wandb
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
-from lic_train import atomic
 from lic_train.errors import ConfigError
-from lic_train.training.console import reason, say
+from lic_train.runs import layout
+from lic_train.system import atomic
+from lic_train.system.screen import reason, say
 
 KINDS = ("csv", "wandb", "tensorboard")
-CSV_NAME = "metrics.csv"
 STEP_AXIS = "trainer/global_step"
 FINISH_SECONDS = 300.0  # for the last upload; what is missing then can be uploaded with `wandb sync`
 
@@ -44,7 +44,7 @@ def build_loggers(
     """
     if kind not in KINDS:
         raise ConfigError(f"logger: expected one of {', '.join(KINDS)}, got {kind!r}")
-    loggers: list[Logger] = [CsvLogger(run_dir / CSV_NAME, resume_step)]
+    loggers: list[Logger] = [CsvLogger(run_dir / layout.METRICS, resume_step)]
     if kind == "wandb":
         loggers.append(wandb_logger(run_dir, config=config, group=group, tags=tags))
     elif kind == "tensorboard":
@@ -200,7 +200,7 @@ def wandb_logger(run_dir: Path, *, config: dict[str, Any], group: str, tags: lis
 
 
 def _run_id(run_dir: Path) -> str:
-    file = run_dir / "wandb" / "run_id.txt"
+    file = run_dir / layout.WANDB / "run_id.txt"
     if not file.exists():
         born = f"{run_dir.resolve()} {time.time_ns()}"
         atomic.replace_text(file, hashlib.sha256(born.encode()).hexdigest()[:16])

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.optim import Adam
 
-from lic_train import bitstream, metrics
-from lic_train.data.on_device import to_floats
+from lic_train.data.stream.on_device import to_floats
+from lic_train.entropy.noise import part_of_batch
+from lic_train.files import bitstream
 from lic_train.models.base import Codec
-from lic_train.noise import part_of_batch
+from lic_train.rd import metrics
 from lic_train.recipes.recipe import Recipe
 from lic_train.training.compilation import compiled
 from lic_train.training.optim import clip_net, make_optimizer, set_learning_rate
@@ -80,7 +81,7 @@ class LitCodec(L.LightningModule):
         return {**{name: term.detach() for name, term in terms.items()}, "loss": terms["loss"] + aux}
 
     def _part_of_batch(self, micro_batch: int, images: int) -> AbstractContextManager[None]:
-        """Place this process's images in the batch of the step, as `lic_train.data.stream` deals them out."""
+        """Place this process's images in the batch of the step, as `lic_train.data.stream.loader` deals them out."""
         world = self.trainer.world_size
         parts = world * self.trainer.accumulate_grad_batches
         if parts == 1:

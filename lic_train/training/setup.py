@@ -20,15 +20,18 @@ from lightning.pytorch.strategies import DDPStrategy
 from rich import get_console
 from rich.table import Table
 
-from lic_train.checkpoint import load_run
-from lic_train.config import RunConfig
-from lic_train.data import manifest
+from lic_train.config.resolvers import quality
+from lic_train.config.run import RunConfig
 from lic_train.data.module import Photographs
+from lic_train.data.sets import manifest
 from lic_train.errors import ConfigError, TrainingError
-from lic_train.memory import keep_freed_memory
 from lic_train.models.base import Codec, build
-from lic_train.resolvers import quality
-from lic_train.screen import ruled_table
+from lic_train.runs import layout
+from lic_train.runs.claim import ResumeState, claim
+from lic_train.runs.load import load_run
+from lic_train.runs.same import differences
+from lic_train.system.memory import keep_freed_memory
+from lic_train.system.screen import is_first_process, reason, ruled_table
 from lic_train.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from lic_train.training.callbacks.data_watch import DataWatch
 from lic_train.training.callbacks.ema import WeightAveraging
@@ -39,12 +42,10 @@ from lic_train.training.callbacks.pictures import Pictures
 from lic_train.training.callbacks.progress import ProgressBar
 from lic_train.training.callbacks.rate_distortion import RateDistortion
 from lic_train.training.callbacks.rows import Rows
-from lic_train.training.console import is_first_process, reason
 from lic_train.training.environment import about_this_process, record
 from lic_train.training.loggers import build_loggers, finish
 from lic_train.training.module import LitCodec
 from lic_train.training.ranks import joined
-from lic_train.training.run_directory import ResumeState, claim, difference
 
 
 @contextmanager
@@ -95,10 +96,12 @@ def _check_that_all_are_equal(configurations: list[dict[str, Any]]) -> None:
     """No process may ever train another lambda, whoever started it."""
     first = configurations[0]
     for rank, other in enumerate(configurations):
-        if lines := difference(first, other):
+        if found := differences(first, other):
             raise ConfigError(
                 f"Process {rank} was started with another configuration.\nexpected: that of process 0\n"
-                "got (process 0 -> this one):\n  " + "\n  ".join(lines) + "\nwhat to do: start all with one command"
+                "got (process 0 -> this one):\n  "
+                + "\n  ".join(map(str, found))
+                + "\nwhat to do: start all with one command"
             )
 
 
@@ -187,11 +190,11 @@ def make_trainer(config: RunConfig, run: ResumeState, active: list[Logger], data
         DataWatch(run_dir),
         DeviceHours(),
         NonFiniteGuard(run_dir),
-        Pictures(run_dir / "pictures", lambda: data.whole_images(1)),
-        RateDistortion(run_dir / "pictures", f"{config.model_name}, lambda {config.lmbda:g}", config.eval.name),
+        Pictures(run_dir / layout.PICTURES, lambda: data.whole_images(1)),
+        RateDistortion(run_dir / layout.PICTURES, f"{config.model_name}, lambda {config.lmbda:g}", config.eval.name),
         Rows(),
         Checkpoints(
-            run_dir / "checkpoints",
+            run_dir / layout.CHECKPOINTS,
             every=config.checkpoint.every,
             keep=config.checkpoint.keep,
             run_config=config.plain(),

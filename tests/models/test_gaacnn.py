@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lic_train.complexity import multiply_adds
-from lic_train.losses import bpp, mse
 from lic_train.models.base import build
 from lic_train.models.gaacnn import ACNN, GAACNN, AsymmetricConv, CoordinateAttention, Link, universal
+from lic_train.recipes.losses import bpp, mse
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"M": 8, "N": 6, "widths": [6, 8]}

@@ -6,15 +6,16 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from lic_train.config import RecipeSection, checked, compose
-from lic_train.data.images import save_png
+from lic_train.config.compose import compose
+from lic_train.config.resolvers import register_resolvers
+from lic_train.config.run import RecipeSection, checked
+from lic_train.data.decode.images import save_png
 from lic_train.errors import ConfigError
 from lic_train.models import gaacnn
 from lic_train.models.base import build
 from lic_train.models.gaacnn import Options
 from lic_train.recipes.recipe import Recipe
-from lic_train.resolvers import register_resolvers
-from lic_train.training.run_directory import ResumeState
+from lic_train.runs.claim import ResumeState
 from lic_train.training.setup import make_data, make_model, make_module, make_trainer
 from tests.tiny import picture
 

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from lic_train.complexity import multiply_adds
-from lic_train.config import checked, compose
+from lic_train.config.compose import compose
+from lic_train.config.run import checked
 from lic_train.models.base import build
 from lic_train.models.gcab_gmm import GCABMixture, GlobalContext, MixtureHead
 

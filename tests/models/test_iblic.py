@@ -10,7 +10,6 @@ from torch import nn
 from lic_train.complexity.count import macs_by_module
 from lic_train.complexity.options import read_options
 from lic_train.complexity.variants import count_rows
-from lic_train.losses import bpp, mse
 from lic_train.models.base import build
 from lic_train.models.iblic import (
     IBLIC,
@@ -25,6 +24,7 @@ from lic_train.models.iblic import (
     splitmix64,
 )
 from lic_train.models.tinylic import TinyLIC
+from lic_train.recipes.losses import bpp, mse
 from tests.models.test_tinylic import PICTURES, assert_decoder_equals_the_evaluation, picture, spread
 
 SMALL = {"N": 32, "M": 80}

@@ -8,9 +8,10 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-import train
-from lic_train.config import RunConfig, checked, compose
-from lic_train.data.images import save_png
+from lic_train import train
+from lic_train.config.compose import compose
+from lic_train.config.run import RunConfig, checked
+from lic_train.data.decode.images import save_png
 from lic_train.training.callbacks import GracefulStop, Interrupted, Pictures
 from tests.tiny import picture
 

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from lic_train.complexity.count import inside, macs_by_module
 from lic_train.layers.multistage_context import MultistageContext, slice_sizes
-from lic_train.losses import bpp
 from lic_train.models.base import Codec, build
 from lic_train.models.tinylic import TinyLIC
+from lic_train.recipes.losses import bpp
 
 SMALL = {"N": 32, "M": 80}
 

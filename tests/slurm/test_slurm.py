@@ -16,10 +16,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from lic_train.errors import ConfigError
-from lic_train.launch import process, slurm
+from lic_train.launch import slurm
 from lic_train.launch.plan import plan
 from lic_train.launch.process import StopRequest
 from lic_train.launch.sweep import make_engine
+from lic_train.runs.layout import SLURM_JOB
+from lic_train.system import relaunch
 from tests.conftest import ROOT
 from tests.slurm.cluster import told, wait_until
 from tests.small_runs import (
@@ -36,7 +38,7 @@ from tests.sweeps import FAKE_TRAIN, FakeSweep, once
 
 MODEL = "model=bmshj2018_factorized"
 SMALL = {"memory_gb": 1, "cpus": 1, "gpus": 0, "hours": 0.5}
-TRAIN_AND_TELL = Path(__file__).resolve().parent / "train_and_tell.py"
+TRAIN_AND_TELL = (str(Path(__file__).resolve().parent / "train_and_tell.py"),)
 FAST = "recipe.stages=[{name: main, share: 1, lr: 1.0e-3}]"  # so that six steps change something
 
 
@@ -50,8 +52,8 @@ def sweep_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., F
     """A function (train.py or what stands in for it, keys of the launcher) -> sweep."""
     monkeypatch.setattr(slurm, "POLL_SECONDS", 0.2)
 
-    def make(train: Path, **more: Any) -> FakeSweep:
-        monkeypatch.setattr(process, "TRAIN", train)
+    def make(train: tuple[str, ...], **more: Any) -> FakeSweep:
+        monkeypatch.setattr(relaunch, "TRAIN", train)
         return FakeSweep(tmp_path, {**OmegaConf.load(ROOT / "conf" / "launcher" / "slurm.yaml"), **SMALL, **more})
 
     return make
@@ -163,7 +165,7 @@ LADDER = 'sweep=warm_start sweep.grid.lambda=[0.1,0.2,0.4] sweep.warm_start.over
 
 def test_children_wait_for_their_parent_also_where_it_is_queued_again(fake: FakeSweep, tmp_path: Path) -> None:
     def signal_parent() -> None:
-        number = (tmp_path / "runs" / "lambda_0.4" / slurm.JOB_ID).read_text()
+        number = (tmp_path / "runs" / "lambda_0.4" / SLURM_JOB).read_text()
         subprocess.run(["scancel", "--signal=USR1", number], check=True)
 
     with once(lambda: bool(fake.told("begins")), signal_parent):
@@ -200,7 +202,7 @@ def test_what_is_in_the_queue_stays_there_and_is_not_queued_twice(
         assert sweep.run(first)["lambda_0.1"] in ("queued", "running")
         assert sweep.code == 0
         wait_until(lambda: bool(sweep.told("begins")), tmp_path)  # a node is free for each: they may begin in any order
-    record = tmp_path / "runs" / "lambda_0.1" / slurm.JOB_ID
+    record = tmp_path / "runs" / "lambda_0.1" / SLURM_JOB
     number = record.read_text()
     again = sweep_on(FAKE_TRAIN)
     assert set(again.run(first, f"{MODEL} lambda=0.2 seed=3").values()) == {"finished"}

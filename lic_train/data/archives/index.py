@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lic_train import atomic
+from lic_train.system import atomic
 
 MAGIC, VERSION = b"LICINDEX", 1
 HEAD = struct.Struct("<8sIIII")  # magic, version, length and CRC-32 of the JSON header, CRC-32 of the columns

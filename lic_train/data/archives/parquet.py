@@ -1,7 +1,7 @@
 """Parquet files with a column of encoded pictures, as Hugging Face writes them: ``image: {bytes, path}``.
 
 Parquet can only be read a row group at a time. One holds a hundred pictures or so; the groups read last stay in memory
-up to a limit, and `lic_train.data.draws` visits the pictures of a few groups together.
+up to a limit, and `lic_train.data.stream.draws` visits the pictures of a few groups together.
 """
 
 from __future__ import annotations

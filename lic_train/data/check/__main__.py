@@ -23,15 +23,15 @@ from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from lic_train import atomic
 from lic_train.data.archives.indexed import Cache, Indexed
 from lic_train.data.archives.opening import open_source
-from lic_train.data.check_looks import KINDS, Look, Summary, look_at
-from lic_train.data.check_page import page
-from lic_train.data.report import LIMIT
-from lic_train.data.stream import available_cores
+from lic_train.data.check.looks import KINDS, Look, Summary, look_at
+from lic_train.data.check.page import page
+from lic_train.data.damage import LIMIT
+from lic_train.data.stream.loader import available_cores
 from lic_train.errors import DataError
-from lic_train.screen import errors_without_traceback, ruled_table
+from lic_train.system import atomic
+from lic_train.system.screen import errors_without_traceback, ruled_table
 
 CHUNK = 32  # pictures of one task: they travel as numbers, only what was seen comes back
 NAMED = 10  # damaged files in the table

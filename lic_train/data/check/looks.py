@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from lic_train.data.images import ORIENTATION, UPRIGHT, UnreadableImage, open_header, open_rgb
-from lic_train.data.splits import Source
+from lic_train.data.decode.images import ORIENTATION, UPRIGHT, UnreadableImage, open_header, open_rgb
+from lic_train.data.sets.splits import Source
 
 WORST = 24  # pictures that are kept of each kind of badness
 FLAT = 2.0  # levels: a picture whose 32 x 32 means spread less is of nearly one colour

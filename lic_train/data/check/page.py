@@ -10,8 +10,8 @@ from html import escape
 from PIL import Image, ImageFile
 
 from lic_train.data.archives.indexed import Indexed
-from lic_train.data.check_looks import KINDS, WORST, Summary
-from lic_train.data.images import MAX_PIXELS, UnreadableImage, open_header, open_rgb
+from lic_train.data.check.looks import KINDS, WORST, Summary
+from lic_train.data.decode.images import MAX_PIXELS, UnreadableImage, open_header, open_rgb
 
 SIDE = 160  # of a thumbnail, pixels
 MAX_NAMED = 500  # damaged files on the page; all are in report.json

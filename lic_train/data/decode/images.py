@@ -17,9 +17,9 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from torch import Tensor
 
-from lic_train import atomic
-from lic_train.data.jpeg_rows import END, jpeg_until
+from lic_train.data.decode.jpeg_rows import END, jpeg_until
 from lic_train.errors import DataError
+from lic_train.system import atomic
 
 MAX_PIXELS = 178_956_970  # 512 MiB as 8-bit RGB; also the number above which Pillow itself refuses to open a file
 # Pillow would also hand PostScript to an interpreter, whatever the name of the file.

@@ -24,13 +24,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from lic_train import atomic
-from lic_train.data.shards import CUTS, Job, Preparation, Shard, sha256
-from lic_train.data.sources import Source, folder
-from lic_train.data.stream import available_cores
-from lic_train.data.tiles import FORMATS
+from lic_train.data.prepare.shards import CUTS, Job, Preparation, Shard, sha256
+from lic_train.data.prepare.tiles import FORMATS
+from lic_train.data.sets.sources import Source, folder
+from lic_train.data.stream.loader import available_cores
 from lic_train.errors import ConfigError, DataError, LicError
-from lic_train.screen import say_error, say_warning
+from lic_train.system import atomic
+from lic_train.system.screen import say_error, say_warning
 
 RECORD = "prepared.json"
 

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lic_train import atomic
-from lic_train.data.images import UnreadableImage, open_rgb
-from lic_train.data.sources import Source
-from lic_train.data.tiles import FORMATS, Tile, grid, patches
+from lic_train.data.decode.images import UnreadableImage, open_rgb
+from lic_train.data.prepare.tiles import FORMATS, Tile, grid, patches
+from lic_train.data.sets.sources import Source
 from lic_train.errors import ConfigError, DataError
+from lic_train.system import atomic
 
 CUTS = ("grid", "patches")
 

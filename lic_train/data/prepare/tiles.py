@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from lic_train.data.crops import key, splitmix64
+from lic_train.data.stream.crops import key, splitmix64
 
-PATCHES = 4  # first number of every key: which decision it is for; 1 to 3 are those of lic_train.data.crops
+PATCHES = 4  # first number of every key: which decision it is for; 1 to 3 are those of lic_train.data.stream.crops
 PATCH = 256
 SCALES = (0.6, 1.0)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lic_train.data.archives.indexed import Cache, FolderSource, listing_of, require_folder
 from lic_train.data.archives.opening import exists, open_archives, open_source
-from lic_train.data.splits import Source, Subset
+from lic_train.data.sets.splits import Source, Subset
 from lic_train.errors import DataError
 
 PLACES = ("", "Data/CLS-LOC", "ILSVRC/Data/CLS-LOC")

@@ -7,10 +7,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypedDict
 
-from lic_train import atomic
 from lic_train.data.archives.indexed import Indexed
-from lic_train.data.splits import Joined, Source, Split, Subset
+from lic_train.data.sets.splits import Joined, Source, Split, Subset
 from lic_train.errors import DataError
+from lic_train.system import atomic
 
 NAME = "data_manifest.json"
 FORMAT = 1

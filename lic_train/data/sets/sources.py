@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lic_train.data import imagenet_layouts
 from lic_train.data.archives.index import Index
 from lic_train.data.archives.indexed import Cache, FolderSource, Indexed, reading, require_folder
 from lic_train.data.archives.names import SUFFIXES, printable
 from lic_train.data.archives.opening import open_source
-from lic_train.data.splits import Integers, Source, Split, Subset, divide, join
+from lic_train.data.sets import imagenet_layouts
+from lic_train.data.sets.splits import Integers, Source, Split, Subset, divide, join
 from lic_train.errors import ConfigError, DataError
 
 __all__ = ["SUFFIXES", "FolderSource", "Source", "Split", "demo", "folder", "imagenet"]

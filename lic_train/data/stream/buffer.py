@@ -1,7 +1,8 @@
 """Several crops of one decode: each waits in the main process until the batch that it belongs to.
 
-What a batch holds is told by `lic_train.data.draws.Spread` alone. This file only decides when a photograph is decoded:
-once, for the first batch that has a crop of it, whatever the number of workers, ranks or micro-batches. So there is no
+The content of a batch is decided by `lic_train.data.stream.draws.Spread` alone. This file only decides when a
+photograph is decoded: once, for the first batch that has a crop of it, whatever the number of workers, ranks or
+micro-batches. So there is no
 state to be saved: a run that goes on decodes the photographs again of which crops are still to come.
 """
 
@@ -12,8 +13,8 @@ from collections.abc import Iterator
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from lic_train.data.crops import Sample
-from lic_train.data.stream import Batch, CropLoader, Crops, StreamSampler, empty_batch
+from lic_train.data.stream.crops import Sample
+from lic_train.data.stream.loader import Batch, CropLoader, Crops, StreamSampler, empty_batch
 
 
 class FirstUses(Sampler[list[Sample]]):
@@ -44,8 +45,8 @@ class FirstUses(Sampler[list[Sample]]):
 class BufferedLoader(CropLoader):
     """The batches of ``stream``, each photograph decoded once.
 
-    Holds about 16 * (crops - 1) crops for every sample of a batch (see `lic_train.data.draws.APART`), in the main
-    process and not in shared memory.
+    Holds about 16 * (crops - 1) crops for every sample of a batch (see `APART` of `draws`), in the main process
+    and not in shared memory.
 
     Args:
         crops: the dataset.

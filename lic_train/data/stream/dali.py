@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lic_train.data.crops import Sample, Window
-from lic_train.data.images import Picture
-from lic_train.data.stream import Batch, CropLoader, Crops
+from lic_train.data.decode.images import Picture
+from lic_train.data.stream.crops import Sample, Window
+from lic_train.data.stream.loader import Batch, CropLoader, Crops
 from lic_train.errors import ConfigError, DataError
 
 

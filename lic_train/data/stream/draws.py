@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from lic_train.data.archives.indexed import Indexed
 from lic_train.data.archives.parquet import ParquetReader, row_groups
-from lic_train.data.crops import ORDER, Sample, key, order, splitmix64
-from lic_train.data.splits import Integers, Joined, Source, Subset
+from lic_train.data.sets.splits import Integers, Joined, Source, Subset
+from lic_train.data.stream.crops import ORDER, Sample, key, order, splitmix64
 
 WINDOW = 8  # row groups whose photographs are visited together
-ROOT, GROUP, TURN = 11, 12, 13  # first numbers of keys, see `lic_train.data.crops.key`
+ROOT, GROUP, TURN = 11, 12, 13  # first numbers of keys, see `lic_train.data.stream.crops.key`
 APART = 32  # batches from one crop of a photograph to its next
 EPOCHS = 3  # that are kept sorted: `Spread` looks at several
 

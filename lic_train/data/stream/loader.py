@@ -1,6 +1,6 @@
 """Training as one endless stream of samples, cut into batches that do not know of epochs, workers or restarts.
 
-`lic_train.data.draws` says which photograph is sample number k = 0, 1, 2, ...; batch number b of B samples is
+`lic_train.data.stream.draws` says which photograph is sample number k = 0, 1, 2, ...; batch number b of B samples is
 k = b*B ... (b+1)*B - 1, wherever the epochs end. Rank r of W takes every W-th sample of a batch, from the r-th on.
 """
 
@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lic_train.data.crops import Sample, Window, centre_window, cut, random_window, replacement
-from lic_train.data.draws import Draws
-from lic_train.data.images import Picture, UnreadableImage
-from lic_train.data.splits import Source
+from lic_train.data.decode.images import Picture, UnreadableImage
+from lic_train.data.sets.splits import Source
+from lic_train.data.stream.crops import Sample, Window, centre_window, cut, random_window, replacement
+from lic_train.data.stream.draws import Draws
 from lic_train.errors import DataError
 
 MAX_ATTEMPTS = 32  # photographs that may be unusable in a row before training stops
@@ -32,7 +32,7 @@ class Batch(TypedDict):
     """What the loaders give: crops, and what happened on the way to them."""
 
     x: Tensor  # uint8 (B, 3, crop, crop), colours together in memory (channels_last), as they are decoded
-    flip: Tensor  # bool (B,), which ones are to be mirrored left to right: see `lic_train.data.on_device`
+    flip: Tensor  # bool (B,), which ones are to be mirrored left to right: see `lic_train.data.stream.on_device`
     failures: list[tuple[str, str]]  # (file, reason) of each unreadable photograph that was met
     small: int  # photographs smaller than the crop that were met: reflected, or passed over
 

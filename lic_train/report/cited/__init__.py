@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lic_train.report.curves import Curve, load
+from lic_train.rd.curves import Curve, load
 
 HERE = Path(__file__).parent
 

@@ -10,10 +10,10 @@ from itertools import groupby
 from pathlib import Path
 from string import Template
 
-from lic_train import atomic
 from lic_train.report.elements import Comparison, Figure, Section, Table
-from lic_train.report.files import printable, slug
 from lic_train.report.page import markup
+from lic_train.system import atomic
+from lic_train.system.reading import printable, slug
 
 HERE = Path(__file__).parent
 SCRIPTS = ("axes.js", "figure.js", "controls.js", "comparison.js", "main.js")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from lic_train.data.images import open_rgb
-from lic_train.report.files import read_bytes
+from lic_train.data.decode.images import open_rgb
+from lic_train.system.reading import read_bytes
 
 _OVERVIEW_WIDTH = 400
 

@@ -7,8 +7,8 @@ from html import escape
 from typing import Any
 
 from lic_train.report.elements import COMMANDS, MAX_CELL, Cell, Comparison, Figure, Picture, Table
-from lic_train.report.files import printable, slug
 from lic_train.report.page import embed
+from lic_train.system.reading import printable, slug
 
 _BLANK = "–"
 

@@ -7,11 +7,11 @@ from functools import cache
 
 from lic_train.errors import ConfigError
 from lic_train.report.elements import Comparison, Figure, Section, Table
-from lic_train.report.files import printable
 from lic_train.report.papers import figures, tables
 from lic_train.report.papers.facts import ElementFacts, Paper, SectionFacts, load, stored
 from lic_train.report.papers.inputs import Compare, Gather
 from lic_train.report.papers.selection import Evidence
+from lic_train.system.reading import printable
 
 __all__ = ["names", "sections"]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import NonNegativeInt, ValidationError
 
-from lic_train.report.files import Unreadable, read_json
 from lic_train.report.results import Record
+from lic_train.system.reading import Unreadable, read_json
 
 SIZE = (512, 768)  # height and width at which papers print multiply-adds
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from lic_train.report.curves import Curve
+from lic_train.rd.curves import Curve
 from lic_train.report.elements import Comparison, Figure, Line, usual_rates
 from lic_train.report.papers.facts import CropsFacts, CurvesFacts, TrainingFacts
 from lic_train.report.papers.inputs import Compare
 from lic_train.report.papers.selection import Evidence, Selection
 from lic_train.report.papers.tables import METRIC_NAMES
-from lic_train.report.training_log import read_log
+from lic_train.runs.training_log import read_log
 
 
 def curves(facts: CurvesFacts, evidence: Evidence) -> Figure | None:

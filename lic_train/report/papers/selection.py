@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lic_train.report.curves import Curve
-from lic_train.report.files import printable
+from lic_train.rd.curves import Curve
 from lic_train.report.papers.facts import CodecFacts, Paper, RunsOf, of_model
 from lic_train.report.papers.inputs import Gather, OnSet, Run
+from lic_train.system.reading import printable
 
 SAME_LAMBDA = 1e-3  # relative: 0.0315 is 0.03150
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lic_train.bd import bd_rate
 from lic_train.errors import BDError
-from lic_train.report.curves import Curve
+from lic_train.rd.bd import bd_rate
+from lic_train.rd.curves import Curve
 from lic_train.report.elements import Cell, Table
 from lic_train.report.papers.facts import Paper, PointsFacts, Row, TableFacts
 from lic_train.report.papers.inputs import Run

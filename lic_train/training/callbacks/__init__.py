@@ -8,7 +8,7 @@ saves or draws stands before the bar, which takes the time between batches that 
 stop comes when all others are done with the step.
 """
 
-from lic_train.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints, newest_intact
+from lic_train.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from lic_train.training.callbacks.data_watch import DataWatch
 from lic_train.training.callbacks.ema import WeightAveraging
 from lic_train.training.callbacks.guard import NonFiniteGuard
@@ -30,5 +30,4 @@ __all__ = [
     "RateDistortion",
     "Rows",
     "WeightAveraging",
-    "newest_intact",
 ]

@@ -3,9 +3,7 @@
 import io
 import math
 import os
-import re
 import shutil
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,15 +12,13 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lic_train import atomic
-from lic_train.checkpoint import save_model
 from lic_train.errors import CheckpointError, TrainingError
+from lic_train.files.checkpoint import save_model
+from lic_train.runs.checkpoints import read_checkpoint, step_file, step_files, step_number
+from lic_train.runs.layout import BEST, LAST
+from lic_train.system import atomic
+from lic_train.system.screen import reason
 from lic_train.training.callbacks.position import step_ended, validation_follows
-from lic_train.training.console import reason, say
-
-STEP_FILE = re.compile(r"step_(\d{8,})\.ckpt")
-LAST = "last.ckpt"
-BEST = "best.safetensors"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -48,34 +44,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return read_checkpoint(Path(path))
 
 
-def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
-    """Read a training checkpoint onto the CPU and check every byte of it by the file's own CRC-32.
-
-    Raises:
-        CheckpointError: missing, cut short, damaged, or not a checkpoint of a training run.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch itself does not look at the checksums that it writes
-        if damaged:
-            raise zipfile.BadZipFile(f"wrong checksum in {damaged}")
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # strange bytes can raise anything inside an unpickler
-        raise _not_a_checkpoint(path, reason(error)) from error
-    if not (isinstance(content, dict) and {"state_dict", "global_step", "loops"} <= content.keys()):
-        raise _not_a_checkpoint(path, "a torch file that holds something else")
-    return content
-
-
-def _not_a_checkpoint(path: Path, got: str) -> CheckpointError:
-    return CheckpointError(
-        f"{path} is not a whole checkpoint.\n"
-        "expected: a file written by train.py (weights, optimizer and position)\n"
-        f"got: {got}\n"
-        "what to do: run the same command again, which continues from the newest whole checkpoint of the run."
-    )
-
-
 def _not_written(path: Path, error: BaseException) -> str:
     return (
         f"{path} could not be written.\n"
@@ -91,36 +59,6 @@ def _link_or_copy(path: Path, other: Path) -> None:
         os.link(path, other)
     except OSError:  # a file system without hard links
         shutil.copyfile(path, other)
-
-
-def step_of(path: Path) -> int:
-    """The optimizer step at which a checkpoint was written; raises CheckpointError if only a broken file could tell."""
-    return _number(path) if STEP_FILE.fullmatch(path.name) else int(read_checkpoint(path, mmap=True)["global_step"])
-
-
-def step_files(directory: Path) -> list[Path]:
-    """The numbered checkpoints in ``directory``, oldest step first."""
-    return sorted((path for path in directory.glob("step_*.ckpt") if STEP_FILE.fullmatch(path.name)), key=_number)
-
-
-def _number(path: Path) -> int:
-    return int(path.stem.removeprefix("step_"))
-
-
-def newest_intact(directory: Path) -> Path | None:
-    """The newest checkpoint that can be read to its last byte; each broken one is named in a line and passed over."""
-    candidates = [*reversed(step_files(directory)), directory / LAST]
-    for path in candidates:
-        if not path.exists():
-            continue
-        try:
-            read_checkpoint(path, mmap=True)
-        except CheckpointError as error:
-            got = next(line for line in str(error).splitlines() if line.startswith("got: "))
-            say(f"Passing over a broken checkpoint: {path} ({got.removeprefix('got: ')})", style="yellow")
-        else:
-            return path
-    return None
 
 
 class Checkpoints(Callback):
@@ -178,7 +116,7 @@ class Checkpoints(Callback):
             TrainingError: the disk is full; the older checkpoints stay whole.
         """
         step = trainer.global_step
-        path = self.directory / f"step_{step:08d}.ckpt"
+        path = step_file(self.directory, step)
         if step != self._saved_step:
             for logger in trainer.loggers:
                 logger.save()  # a power cut must not leave the checkpoint without the rows up to it
@@ -228,6 +166,6 @@ class Checkpoints(Callback):
     def _remove_old(self, step: int) -> None:
         """Drop the oldest numbered checkpoints; files of later steps, left by a run before, do not count."""
         if self.keep is not None:
-            done = [path for path in step_files(self.directory) if _number(path) <= step]
+            done = [path for path in step_files(self.directory) if step_number(path) <= step]
             for path in done[: -self.keep]:
                 path.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lic_train.data.report import DataReport
+from lic_train.data.damage import DataReport
 
 
 class DataWatch(Callback):

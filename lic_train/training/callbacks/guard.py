@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lic_train.errors import TrainingError
+from lic_train.runs.layout import FAILING_BATCH
 from lic_train.training.callbacks.rows import as_floats, numbers_of_the_step
 
 NAMED = 20  # parameters without a finite gradient that the report names
@@ -30,7 +31,7 @@ class NonFiniteGuard(Callback):
     """
 
     def __init__(self, run_dir: Path) -> None:
-        self.directory = Path(run_dir) / "failing_batch"
+        self.directory = Path(run_dir) / FAILING_BATCH
         self._batch: Any = None
         self._loss: Tensor | None = None
 

@@ -6,9 +6,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lic_train.runs.layout import HOURS
 from lic_train.training.callbacks.rows import numbers_of_the_step
-
-METRICS = {"gpu": "train/gpu_hours", "cpu": "train/cpu_hours"}
 
 
 class DeviceHours(Callback):
@@ -32,7 +31,7 @@ class DeviceHours(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """A value for the step's row."""
-        name = METRICS["gpu" if pl_module.device.type == "cuda" else "cpu"]
+        name = HOURS["gpu" if pl_module.device.type == "cuda" else "cpu"]
         numbers_of_the_step(pl_module)[name] = self._hours()
 
     def state_dict(self) -> dict[str, float]:

@@ -13,9 +13,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lic_train.errors import LicError
+from lic_train.system.screen import say
 from lic_train.training.callbacks.checkpoints import Checkpoints
 from lic_train.training.callbacks.position import step_ended, validation_follows
-from lic_train.training.console import say
 
 INTERRUPTED = 130  # as a shell reports Ctrl-C
 REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: a scheduler that sent SIGUSR1 shall start the same command again

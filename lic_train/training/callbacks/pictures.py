@@ -11,11 +11,11 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image
 from torch import Tensor
 
-from lic_train import metrics
-from lic_train.bitstream import padding
+from lic_train.evaluate.pictures import panel
+from lic_train.files.bitstream import padding
 from lic_train.models.base import Codec
-from lic_train.pictures import panel
-from lic_train.training.console import reason, say
+from lic_train.rd import metrics
+from lic_train.system.screen import reason, say
 
 KEY = "val/picture"
 

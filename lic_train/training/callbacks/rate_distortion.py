@@ -9,14 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-import lic_train
-from lic_train.report.curves import Curve, load
+from lic_train.anchors.stored import stored_anchors
+from lic_train.rd.curves import Curve
+from lic_train.system.screen import reason, say
 from lic_train.training.callbacks.pictures import log_picture
-from lic_train.training.console import reason, say
 
 KEY = "val/rate_distortion"
 NAME = "rate_distortion.png"
-ANCHORS = Path(lic_train.__file__).parent / "report" / "anchors"
 LABELS = {"psnr": "PSNR [dB]", "ms_ssim_db": "MS-SSIM [dB]"}
 
 
@@ -70,11 +69,6 @@ class RateDistortion(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the points of the run that is continued."""
         self.points = [RatePoint(*point) for point in state_dict["points"]]
-
-
-def stored_anchors(set_name: str) -> list[Curve]:
-    """The curves of classical codecs that are kept for a picture set; none for most sets."""
-    return [load(path) for path in sorted((ANCHORS / set_name).glob("*.json"))]
 
 
 def draw(path: Path, name: str, points: Sequence[RatePoint], anchors: Sequence[Curve]) -> None:

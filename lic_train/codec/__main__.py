@@ -17,14 +17,15 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from lic_train import atomic
-from lic_train.bitstream import MAX_PIXELS, decode, encode, unpack
-from lic_train.checkpoint import load_model, load_run, move, read_metadata
-from lic_train.data.images import read_image, save_png
+from lic_train.data.decode.images import read_image, save_png
 from lic_train.errors import BitstreamError, CheckpointError, LicError
-from lic_train.memory import keep_freed_memory
+from lic_train.files.bitstream import MAX_PIXELS, decode, encode, unpack
+from lic_train.files.checkpoint import load_model, move, read_metadata
 from lic_train.models.base import Codec
-from lic_train.screen import ruled_table, say_error, say_warning
+from lic_train.runs.load import load_run
+from lic_train.system import atomic
+from lic_train.system.memory import keep_freed_memory
+from lic_train.system.screen import ruled_table, say_error, say_warning
 
 _LISTED = 8  # models that the error names when none fits
 _MANY = 20  # model files from which on the search shows its progress
@@ -34,11 +35,11 @@ def compress(source: Path, target: Path, codec: Codec, fingerprint: bytes, max_p
     """Write the picture ``source`` as ``target`` (.lic) and return a table of bytes, bpp_file and seconds.
 
     Args:
-        source: any picture that `lic_train.data.images` reads.
+        source: any picture that `lic_train.data.decode.images` reads.
         target: replaced when the new file is complete.
         codec: ready to code.
         fingerprint: of ``codec``.
-        max_pixels: as in `lic_train.bitstream.encode`.
+        max_pixels: as in `lic_train.files.bitstream.encode`.
 
     Raises:
         DataError: ``source`` is no readable picture.
@@ -57,7 +58,7 @@ def decompress(source: Path, target: Path, codec: Codec, fingerprint: bytes, max
     """Write the picture inside ``source`` (.lic) as ``target`` (.png) and return the same table.
 
     Raises:
-        BitstreamError: as `lic_train.bitstream.decode`.
+        BitstreamError: as `lic_train.files.bitstream.decode`.
         ValueError: ``target`` has another ending.
     """
     if target.suffix.lower() != ".png":

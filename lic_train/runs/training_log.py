@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lic_train.report.files import lines
+from lic_train.system.reading import lines
 
 
 class Buckets:
