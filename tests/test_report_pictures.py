@@ -18,6 +18,7 @@ from PIL import Image
 from lic_train.data.decode.images import read_image, save_png
 from lic_train.evaluate.run import evaluate_run
 from lic_train.files.bitstream import decode
+from lic_train.files.checkpoint import load_model
 from lic_train.rd.metrics import to_8bit
 from lic_train.report.build import Wish, build
 from lic_train.report.comparisons import Comparer, most_different, typical
@@ -25,7 +26,6 @@ from lic_train.report.elements import Comparison, Section
 from lic_train.report.gather import Gathered, gather
 from lic_train.report.reconstructions import Reconstructions, find_originals
 from lic_train.report.runs import read_runs
-from lic_train.files.checkpoint import load_model
 from lic_train.runs.layout import best_model
 from tests.report_tree import put
 from tests.tiny import FACTORIZED, HYPERPRIOR, make_run, picture

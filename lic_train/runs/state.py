@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, NonNegativeInt, TypeAdapter, ValidationError
 
 from lic_train.errors import CheckpointError
 from lic_train.files.checkpoint import read_metadata
 from lic_train.runs.layout import CHECKPOINTS, CONFIG, FINISHED, HOURS, METRICS, best_model
-from lic_train.system.reading import Unreadable, read_json, read_yaml
+from lic_train.system.reading import Unreadable, mistakes, read_json, read_yaml
 
+T = TypeVar("T")
 TAIL_BYTES = 2**16  # of metrics.csv, more than the rows of a validation
 
 
-@dataclass(frozen=True)
-class Finished:
+class Finished(BaseModel):
     """What the end of a training wrote: its last optimizer step, and means over the evaluation photographs."""
 
-    step: int
+    step: NonNegativeInt
     results: dict[str, Any]
+
+
+_CONFIG = TypeAdapter(dict[str, Any])
 
 
 @dataclass(frozen=True)
@@ -53,10 +59,7 @@ def read_config(directory: Path) -> dict[str, Any] | None:
         if (directory / CHECKPOINTS).exists():
             raise Unreadable("checkpoints without their configuration")
         return None
-    content = read_yaml(directory / CONFIG)
-    if not isinstance(content, dict):
-        raise Unreadable(f"a {type(content).__name__}")
-    return content
+    return _validated(_CONFIG.validate_python, read_yaml(directory / CONFIG))
 
 
 def read_finished(directory: Path) -> Finished | None:
@@ -67,11 +70,14 @@ def read_finished(directory: Path) -> Finished | None:
     """
     if not (directory / FINISHED).exists():
         return None
-    content = read_json(directory / FINISHED)
+    return _validated(Finished.model_validate, read_json(directory / FINISHED))
+
+
+def _validated(validate: Callable[[Any], T], content: Any) -> T:
     try:
-        return Finished(int(content["step"]), dict(content["results"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise Unreadable(f"expected a step and results, got {type(error).__name__}: {error}") from error
+        return validate(content)
+    except ValidationError as error:
+        raise Unreadable(mistakes(error)) from error
 
 
 def read_state(directory: Path) -> RunState:
