@@ -8,7 +8,7 @@ INSTALLED := .venv/.installed
 setup: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "expected Python 3.11 or newer, got %d.%d; run: make PYTHON=python3.12 $(MAKECMDGOALS)" % sys.version_info[:2])'
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] < (3, 13) else "error: this Python is not supported.\nexpected: Python 3.11 or 3.12 (compressai has no wheel for 3.13)\ngot: %d.%d\nto do: make PYTHON=python3.12 $(MAKECMDGOALS)" % sys.version_info[:2])'
 	$(PYTHON) -m venv .venv
 	@echo "Installing into .venv: about three minutes and 6 GB, most of it PyTorch"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"

@@ -1,13 +1,46 @@
-"""Training, coding and evaluation of learned image compression."""
+"""Training, coding and evaluation of learned image compression.
 
+The public API is `load`, `evaluate` and `bd_rate`; every other module is internal and may change in any release.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
 import warnings
+from typing import TYPE_CHECKING, Any
 
-# Other packages' notes to themselves, which a user can do nothing about.
-for _note in (
+from lic_train.moved import MovedCommands
+
+if TYPE_CHECKING:
+    from lic_train.codec.load import load
+    from lic_train.evaluate.api import evaluate
+    from lic_train.report.api import bd_rate
+
+__all__ = ["__version__", "bd_rate", "evaluate", "load"]
+__version__ = "0.1.0"
+
+# The packages behind the API take seconds to import (PyTorch), so they are imported on first use.
+_LAZY = {"load": "lic_train.codec.load", "evaluate": "lic_train.evaluate", "bd_rate": "lic_train.report.api"}
+
+# Warnings inside other packages that a user cannot act on.
+for _message in (
     ".*torch.jit.script.*",
     r".*isinstance\(treespec, LeafSpec\).*",
     "You have overridden `on_after_batch_transfer`.*",
 ):
-    warnings.filterwarnings("ignore", message=_note)
+    warnings.filterwarnings("ignore", message=_message)
 
-__version__ = "0.1.0"
+if not any(isinstance(finder, MovedCommands) for finder in sys.meta_path):
+    sys.meta_path.append(MovedCommands())
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(_LAZY[name])
+    return module if name == "evaluate" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

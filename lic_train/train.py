@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import hydra
 from omegaconf import DictConfig
@@ -41,10 +42,10 @@ def _job(cfg: DictConfig) -> None:
             sys.exit(code)
 
 
-def main() -> None:
-    """Run the command line in ``sys.argv``; exits with the code of the run."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; exits with the code of the run."""
     with errors_without_traceback():
-        sys.argv[1:] = prepare(sys.argv[1:])
+        sys.argv[1:] = prepare(sys.argv[1:] if argv is None else argv)
         _job()
 
 

@@ -1,4 +1,4 @@
-"""``python -m lic_train.codec``: pictures to files and back, and what it says when it cannot."""
+"""``lic compress`` and ``lic decompress``: pictures to files and back, and their errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lic_train.codec.__main__ import find_model, main
+from lic_train.codec.__main__ import main
+from lic_train.codec.load import find_model
 from lic_train.data.decode.images import read_image, save_png
 from lic_train.errors import CheckpointError
 from lic_train.files.bitstream import decode, estimate
@@ -32,7 +33,7 @@ def source(tmp_path):
     return tmp_path / "in.png"
 
 
-def test_compressed_here_decompressed_in_a_fresh_process(run, source, tmp_path, capsys):
+def test_round_trip_through_another_process(run, source, tmp_path, capsys):
     target, back = tmp_path / "out.lic", tmp_path / "back.png"
     assert main(["compress", str(source), str(target), "--run", str(run)]) == 0
     shown = capsys.readouterr().out
@@ -46,14 +47,14 @@ def test_compressed_here_decompressed_in_a_fresh_process(run, source, tmp_path, 
     assert torch.equal(read_image(back).float(), expected)
 
 
-def test_the_file_itself_decodes_with_its_model(run, source, tmp_path):
+def test_file_decodes_with_its_model(run, source, tmp_path):
     target = tmp_path / "out.lic"
     main(["compress", str(source), str(target), "--run", str(run / "checkpoints" / "best.safetensors")])
     codec, metadata = load_run(run)
     assert decode(codec, target.read_bytes(), metadata.fingerprint).shape == (3, 97, 131)
 
 
-def test_the_model_is_found_among_others(run, tmp_path):
+def test_model_is_found_by_its_fingerprint(run, tmp_path):
     for seed in range(1, 4):
         make_run(tmp_path / "runs" / f"other_{seed}", seed)
     (tmp_path / "runs" / "x.safetensors").write_bytes(b"no model")
@@ -61,18 +62,18 @@ def test_the_model_is_found_among_others(run, tmp_path):
     assert find_model(metadata.fingerprint, tmp_path) == run / "checkpoints" / "best.safetensors"
 
 
-def test_a_model_that_is_not_there_is_reported_with_all_that_was_looked_at(run, tmp_path):
+def test_missing_model_lists_the_files_that_were_searched(run, tmp_path):
     (tmp_path / "runs" / "x.safetensors").write_bytes(b"no model")
     _, metadata = load_run(run)
     with pytest.raises(CheckpointError) as caught:
         find_model(bytes(8), tmp_path)
-    for part in ("00" * 8, "looked at 2 files", metadata.fingerprint.hex(), "x.safetensors (unreadable", "--search"):
+    for part in ("00" * 8, "2 files", metadata.fingerprint.hex(), "x.safetensors (unreadable", "--search"):
         assert part in str(caught.value)
-    with pytest.raises(CheckpointError, match=r"found no \.safetensors"):
+    with pytest.raises(CheckpointError, match=r"got: no \.safetensors file"):
         find_model(bytes(8), tmp_path / "empty")
 
 
-def test_another_model_is_refused(run, source, tmp_path, capsys):
+def test_file_of_another_model_raises(run, source, tmp_path, capsys):
     make_run(tmp_path / "runs" / "b", 5, HYPERPRIOR)
     target = tmp_path / "out.lic"
     main(["compress", str(source), str(target), "--run", str(run)])
@@ -82,11 +83,11 @@ def test_another_model_is_refused(run, source, tmp_path, capsys):
     assert not (tmp_path / "x.png").exists()
 
 
-def test_bad_input_is_told_in_one_line(run, source, tmp_path, capsys):
+def test_invalid_input_exits_with_one_error(run, source, tmp_path, capsys):
     text, target = tmp_path / "a.txt", str(tmp_path / "out")
     text.write_text("no picture")
     model = ["--run", str(run)]
-    for arguments, says in (
+    for arguments, message in (
         (["compress", str(text), f"{target}.lic", *model], "a.txt: not an image"),
         (["compress", str(tmp_path / "none.png"), f"{target}.lic", *model], "none.png"),
         (["compress", str(source), f"{target}.lic", "--run", str(tmp_path / "none")], "does not exist"),
@@ -97,5 +98,5 @@ def test_bad_input_is_told_in_one_line(run, source, tmp_path, capsys):
         (["decompress", str(text), f"{target}.jpg", *model], "ends in .png"),
     ):
         assert main(arguments) == 2, arguments
-        assert says in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("out*"))

@@ -21,14 +21,14 @@ from lic_train.recipes.recipe import Recipe
 
 
 class OptimizerSection(Section):
-    """Of the quantiles and of the clip; Adam has its default betas."""
+    """Learning rate of the quantiles, and gradient clip; Adam has its default betas."""
 
     aux_lr: PositiveFloat
     clip_norm: NonNegativeFloat
 
 
 class StageSection(Section):
-    """One stage of a recipe, see `lic_train.recipes.stage`."""
+    """One stage of a recipe; see `lic_train.recipes.stage`."""
 
     name: str
     share: float | str
@@ -38,26 +38,26 @@ class StageSection(Section):
 
 
 class RecipeSection(Section):
-    """A paper's training as it stands in conf/recipe."""
+    """The training of a paper, as in conf/recipe."""
 
     steps: PositiveInt
     batch_size: PositiveInt
     crop: PositiveInt
     optimizer: OptimizerSection
     ladder: dict[Literal["mse", "ms_ssim"], list[PositiveFloat]]
-    quantizer: str | None = None  # of the stages that name none
+    quantizer: str | None = None  # default of the stages
     stages: Annotated[list[StageSection], Field(min_length=1)]
 
 
 class CheckpointSection(Section):
-    """When the run is saved."""
+    """How often the run is saved, in steps, and how many checkpoints are kept."""
 
     every: PositiveInt
     keep: PositiveInt
 
 
 class ValidateSection(Section):
-    """When the run is validated, and on how many whole images."""
+    """How often the run is validated, in steps, and on how many crops and whole images."""
 
     every: PositiveInt
     crops: PositiveInt
@@ -65,7 +65,7 @@ class ValidateSection(Section):
 
 
 class TrainerSection(Section):
-    """What Lightning runs on."""
+    """Hardware that Lightning uses, and the interval of rows in metrics.csv."""
 
     accelerator: str
     devices: PositiveInt
@@ -81,7 +81,7 @@ class ChoiceSection(Section):
 
 
 class SetOptions(Section):
-    """A set of pictures: its name in file names, its folder or folders, and how many to take (None: all)."""
+    """A set of pictures: its name in file names, its folder or folders, and the number of pictures (None: all)."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")]
     root: str | list[str] | None
@@ -89,7 +89,7 @@ class SetOptions(Section):
 
 
 class RunConfig(Section):
-    """A whole run, checked."""
+    """The validated configuration of a run."""
 
     model: dict[str, Any]
     recipe: RecipeSection
@@ -120,7 +120,7 @@ class RunConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _numbers_may_name_things(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def _names_from_numbers(cls, values: dict[str, Any]) -> dict[str, Any]:
         # YAML reads precision=32 and name=2 as numbers.
         as_text = {key: str(values[key]) for key in ("precision", "name") if isinstance(values.get(key), int)}
         return {**values, **as_text}
@@ -155,30 +155,30 @@ class RunConfig(Section):
     def _quantizer_problems(self) -> list[str]:
         choices = find_model(self.model).quantizers
         unknown = {stage["quantizer"] for stage in self._stages() if "quantizer" in stage} - set(choices)
-        expected = f"one of {', '.join(choices)}" if choices else f"none, for {self.model_name} has its own alone"
+        expected = f"one of {', '.join(choices)}" if choices else f"none, because {self.model_name} has only one"
         return [f"recipe: quantizer: expected {expected}, got {name!r}" for name in sorted(unknown)]
 
     @property
     def model_name(self) -> str:
-        """The file of the model."""
+        """Name of the module that defines the model."""
         return str(self.model["_target_"]).rsplit(".", 2)[-2]
 
     @property
     def data_name(self) -> str:
-        """The function that gives the photographs."""
+        """Name of the data source, the function in ``data.source._target_``."""
         return str(self.data["source"]["_target_"]).rpartition(".")[2]
 
     def plain(self) -> dict[str, Any]:
-        """Plain containers under the names of the YAML files: what is stored and compared."""
+        """Return plain containers with the keys of the YAML files, as stored in the run directory."""
         return self.model_dump(by_alias=True, mode="json")
 
     def make_recipe(self) -> Recipe:
-        """The recipe, rescaled to this run's steps."""
+        """Return the recipe, rescaled to the steps of this run."""
         return Recipe(self._stages(), self.steps, self.lmbda, self.distortion, self.recipe.optimizer.model_dump())
 
     def _stages(self) -> list[dict[str, Any]]:
-        """The recipe's stages with what holds for all of them."""
-        # A recipe serves other models too: those without a choice quantise in their own way.
+        """The stages of the recipe, with the default quantiser and the scaled learning rate."""
+        # A recipe can train other models too; those without a choice of quantisers have a fixed one.
         everywhere = {"quantizer": self.recipe.quantizer} if find_model(self.model).quantizers else {}
         return [
             everywhere | stage.model_dump(exclude_none=True) | {"lr": stage.lr * self.lr_scale}
@@ -187,10 +187,10 @@ class RunConfig(Section):
 
 
 def checked(cfg: DictConfig) -> RunConfig:
-    """Give a composed configuration its meaning.
+    """Validate a composed configuration.
 
     Raises:
-        ConfigError: listing every wrong value with its key's path.
+        ConfigError: listing every invalid value with the path of its key.
     """
     check_rate(cfg)
     return validated(RunConfig, OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in SWEEP_SECTIONS]))

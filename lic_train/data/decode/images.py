@@ -239,3 +239,13 @@ def _integers_to_rgb(image: Image.Image) -> Image.Image:
     if samples.min() < 0 or samples.max() > 65535:
         raise UnreadableImage("32-bit integer samples have no defined white")
     return Image.fromarray(_sixteen_to_eight(samples)).convert("RGB")
+
+
+def from_pillow(image: Image.Image) -> Tensor:
+    """Convert an opened Pillow image of any mode to upright uint8 (3, H, W), as `Picture` converts files.
+
+    Raises:
+        UnreadableImage: floating-point or 32-bit integer samples.
+    """
+    turn = UPRIGHT.get(_orientation(image))
+    return to_tensor(_to_rgb(image if turn is None else image.transpose(turn)))
