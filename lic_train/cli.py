@@ -36,7 +36,8 @@ COMMANDS = {
     "data prepare": Command("lic_train.data.prepare.__main__", "cut large pictures into tiles for training"),
     "data download": Command("lic_train.data.download", "download a set of evaluation pictures"),
     "zoo": Command("lic_train.files.zoo", "convert weights that CompressAI published"),
-    "export": Command("lic_train.codec.export", "write a run's model as one .safetensors file", ("export",)),
+    "export": Command("lic_train.codec.__main__", "write a run's model as one .safetensors file", ("export",)),
+    "show": Command("lic_train.codec.__main__", "list what a model file contains", ("show",)),
     "dashboard": Command("lic_train.training.dashboard", "save the workspace of the W&B dashboard"),
 }
 EXAMPLES = """examples:

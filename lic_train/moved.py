@@ -8,7 +8,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 MOVED = {
-    "lic_train.checkpoint": "lic_train.codec.export",
+    "lic_train.checkpoint": "lic_train.codec.__main__",
     "lic_train.zoo": "lic_train.files.zoo",
     "lic_train.report.anchors": "lic_train.anchors.__main__",
 }

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from lic_train.codec.export import main
+from lic_train.codec.__main__ import main
 from lic_train.errors import CheckpointError, ConfigError
 from lic_train.files.bitstream import decode, encode
 from lic_train.files.checkpoint import fingerprint, load_model, move, read_metadata, save_model

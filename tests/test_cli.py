@@ -81,7 +81,9 @@ def test_version_and_a_command_without_arguments(capsys):
 
 
 def test_exit_code_of_a_command_is_that_of_lic(tmp_path, capsys):
-    assert cli.main(["compress", str(tmp_path / "x.png"), str(tmp_path / "x.lic"), "--run", str(tmp_path / "none")]) == 2
+    assert (
+        cli.main(["compress", str(tmp_path / "x.png"), str(tmp_path / "x.lic"), "--run", str(tmp_path / "none")]) == 2
+    )
     assert "none" in capsys.readouterr().err
 
 

@@ -1,4 +1,4 @@
-"""Every shipped configuration composes, means something and builds; wrong ones are refused in one readable message."""
+"""Every shipped configuration composes, validates and builds; invalid ones raise one readable error."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
 
 
-def test_one_name_finds_everything():
+def test_every_model_has_the_same_name_everywhere():
     files = {path.stem for path in (ROOT / "lic_train" / "models").glob("*.py")} - {"__init__", "base"}
     targets = {str(compose([f"model={name}"]).model._target_).split(".")[2] for name in options("model")}
     assert targets == files
-    # Beyond one recipe a model there is the fair comparison and the zoo's protocol.
+    # Besides one recipe for each model there are the common protocol and that of the zoo.
     assert set(options("model")) <= set(options("recipe"))
     assert set(options("model")) == set(SMALL)
 
@@ -39,7 +39,7 @@ def test_every_model_builds_under_its_own_recipe(name):
 
 @pytest.mark.parametrize("name", options("recipe"))
 @pytest.mark.parametrize("distortion", ["mse", "ms_ssim"])
-def test_every_recipe_lays_out_its_stages(name, distortion):
+def test_stages_of_every_recipe_cover_the_run(name, distortion):
     overrides = [f"recipe={name}", "model=mbt2018_mean", "data=imagenet", "steps=997", f"distortion={distortion}"]
     config = checked(compose(overrides))
     stages = config.make_recipe().stages
@@ -68,7 +68,7 @@ def test_widths_follow_lambda_and_can_be_overridden():
     assert by_quality(9.0, "mse", {4: 128, 8: 192}) == 192
 
 
-def test_the_output_path_names_model_recipe_and_lambda():
+def test_output_path_contains_model_recipe_and_lambda():
     assert compose(["model=mbt2018", "recipe=common"]).output == "outputs/mbt2018/common/lambda_0.0067"
     assert compose(["model=cwam", "name=try2"]).output == "outputs/cwam/cwam/lambda_0.0067_try2"
 
@@ -100,18 +100,18 @@ def test_steps_rescale_every_stage():
         (["data=imgnet"], ["imgnet", "imagenet"]),
     ],
 )
-def test_wrong_values_are_refused_with_what_to_do(overrides, words):
+def test_invalid_values_raise_with_advice(overrides, words):
     with pytest.raises(ConfigError) as refusal:
         checked(compose(overrides))
     assert all(word in str(refusal.value) for word in words), str(refusal.value)
 
 
-def test_shares_that_do_not_sum_to_one_are_refused():
+def test_shares_that_do_not_sum_to_one_raise():
     with pytest.raises(ConfigError, match="sum to 1"):
         checked(compose(["recipe=common", "recipe.stages=[{name: a, share: 1/2, lr: 0.1}]"]))
 
 
-def test_no_file_names_a_model_outside_models_and_conf():
+def test_no_module_outside_models_contains_a_model_name():
     names = options("model")
     for path in sorted((ROOT / "lic_train").rglob("*.py")):
         if path.parent.name in ("models", "layers") or path.parent.name == "entropy":

@@ -34,7 +34,10 @@ def test_sweep_over_an_outside_model_trains_and_evaluates(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     for lmbda in ("0.01", "0.02"):
         run = tmp_path / "outputs" / "thin" / "thin" / f"lambda_{lmbda}"
-        assert yaml.safe_load((run / ".hydra" / "config.yaml").read_text())["choice"] == {"model": "thin", "recipe": "thin"}
+        assert yaml.safe_load((run / ".hydra" / "config.yaml").read_text())["choice"] == {
+            "model": "thin",
+            "recipe": "thin",
+        }
         assert (run / "eval" / "heldout.json").is_file()
 
 

@@ -28,7 +28,9 @@ def test_listed_packages_are_those_of_the_tree():
 def installed(tmp_path_factory) -> Path:
     """The content of a wheel that was built from a copy of the repository."""
     copy, target = tmp_path_factory.mktemp("copy") / "repository", tmp_path_factory.mktemp("installed")
-    ignored = shutil.ignore_patterns(".git", ".venv", "outputs", "site", "*.egg-info", "__pycache__", "build", ".*cache")
+    ignored = shutil.ignore_patterns(
+        ".git", ".venv", "outputs", "site", "*.egg-info", "__pycache__", "build", ".*cache"
+    )
     shutil.copytree(ROOT, copy, ignore=ignored)
     build = f"import setuptools.build_meta as backend; backend.build_wheel({str(target)!r})"
     done = subprocess.run([sys.executable, "-c", build], cwd=copy, capture_output=True, text=True)

@@ -1,7 +1,4 @@
-"""``lic compress IN OUT.lic --run RUN`` and ``lic decompress IN.lic OUT.png [--run RUN]``.
-
-RUN is a run directory, an exported model (``.safetensors``) or a training checkpoint (``.ckpt``).
-"""
+"""The commands of a trained codec: ``lic compress``, ``lic decompress`` and ``lic export``."""
 
 from __future__ import annotations
 
@@ -10,65 +7,87 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-_NAMES = {"compress": ("IN", "OUT.lic"), "decompress": ("IN.lic", "OUT.png")}
-_EXAMPLES = {
-    "compress": "example: lic compress photo.png photo.lic --run outputs/cwam/cwam/lambda_0.0067",
-    "decompress": "examples:\n  lic decompress photo.lic photo.png\n"
-    "  lic decompress photo.lic photo.png --run model.safetensors",
-}
+_RUN = "run directory, .safetensors or .ckpt file"
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of both commands."""
-    made = argparse.ArgumentParser(prog="lic", description="Compress and decompress a picture.")
+    """Return the parser of all commands."""
+    made = argparse.ArgumentParser(prog="lic", description="Compress and decompress pictures; export models.")
     commands = made.add_subparsers(required=True, dest="command")
-    for name, (source, target) in _NAMES.items():
-        command = commands.add_parser(
-            name,
-            help=f"{source} -> {target}",
-            description=f"Write {source} as {target}.",
-            epilog=_EXAMPLES[name],
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        command.add_argument("source", type=Path, metavar=source)
-        command.add_argument("target", type=Path, metavar=target)
-        command.add_argument("--run", type=Path, required=name == "compress", help="run directory or model file")
-        command.add_argument("--checkpoint", default="best", help="best, last or a file of the run (default: best)")
-        command.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
-        command.add_argument("--max-pixels", type=int, metavar="N", help="refuse larger pictures (default: 33554432)")
-        if name == "decompress":
-            search = "folder to search the model in, without --run (default: outputs)"
-            command.add_argument("--search", type=Path, default=Path("outputs"), help=search)
+    compress = _command(
+        commands,
+        "compress",
+        "Write the picture IN as OUT.lic.",
+        "example:\n  lic compress photo.png photo.lic --run outputs/cwam/cwam/lambda_0.0067",
+    )
+    _coding(compress, "IN", "OUT.lic")
+    compress.add_argument("--run", type=Path, required=True, help=_RUN)
+    decompress = _command(
+        commands,
+        "decompress",
+        "Write the picture in IN.lic as OUT.png.",
+        "examples:\n  lic decompress photo.lic photo.png\n  lic decompress photo.lic photo.png --run model.safetensors",
+    )
+    _coding(decompress, "IN.lic", "OUT.png")
+    decompress.add_argument("--run", type=Path, help=f"{_RUN}; without it the model is searched by its fingerprint")
+    search = "folder to search the model in (default: outputs)"
+    decompress.add_argument("--search", type=Path, default=Path("outputs"), help=search)
+    export = _command(
+        commands,
+        "export",
+        "Write a run's model as one safetensors file.",
+        "example:\n  lic export outputs/cwam/cwam/lambda_0.0067 cwam.safetensors",
+    )
+    export.add_argument("run", type=Path, help=_RUN)
+    export.add_argument("out", type=Path, nargs="?", help="default: RUN/model.safetensors")
+    export.add_argument("--checkpoint", default="best", help="best, last or a file (default: best)")
+    show = _command(commands, "show", "List what a model file contains.", "example:\n  lic show cwam.safetensors")
+    show.add_argument("run", metavar="file", type=Path, help=_RUN)
     return made
+
+
+def _command(commands: argparse._SubParsersAction, name: str, about: str, example: str) -> argparse.ArgumentParser:
+    layout = argparse.RawDescriptionHelpFormatter
+    made: argparse.ArgumentParser = commands.add_parser(
+        name, help=about, description=about, epilog=example, formatter_class=layout
+    )
+    return made
+
+
+def _coding(command: argparse.ArgumentParser, source: str, target: str) -> None:
+    command.add_argument("source", type=Path, metavar=source)
+    command.add_argument("target", type=Path, metavar=target)
+    command.add_argument("--checkpoint", default="best", help="best, last or a file of the run (default: best)")
+    command.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
+    command.add_argument("--max-pixels", type=int, metavar="N", help="refuse larger pictures (default: 33554432)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     arguments = parser().parse_args(argv)
-    # After parsing, so that --help and mistakes are answered without importing PyTorch.
+    # Imported after parsing, so that --help and mistakes are answered without PyTorch.
     from rich.console import Console
+    from rich.text import Text
 
-    from lic_train.codec import files
+    from lic_train.codec import export, files
     from lic_train.errors import LicError
-    from lic_train.files.bitstream import MAX_PIXELS
     from lic_train.system.screen import say_error
 
-    max_pixels = arguments.max_pixels or MAX_PIXELS
+    console = Console()
     try:
-        codec, fingerprint = files.load_for_coding(
-            arguments.run,
-            arguments.checkpoint,
-            arguments.device,
-            arguments.source,
-            getattr(arguments, "search", Path()),
-            max_pixels,
-        )
-        act = files.compress if arguments.command == "compress" else files.decompress
-        table = act(arguments.source, arguments.target, codec, fingerprint, max_pixels)
+        match arguments.command:
+            case "compress":
+                console.print(files.compress_file(arguments))
+            case "decompress":
+                console.print(files.decompress_file(arguments))
+            case "export":
+                line = export.export(arguments.run, arguments.out, arguments.checkpoint)
+                console.print(Text(line), soft_wrap=True)
+            case "show":
+                console.print(export.contents(arguments.run))
     except (LicError, ValueError, OSError) as error:
         say_error(error)
         return 2
-    Console().print(table)
     return 0
 
 

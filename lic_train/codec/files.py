@@ -2,58 +2,64 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from pathlib import Path
 
-import torch
 from rich.table import Table
 
+from lic_train.codec.image_codec import ImageCodec
 from lic_train.codec.load import find_model, load
 from lic_train.data.decode.images import read_image, save_png
 from lic_train.errors import BitstreamError, ConfigError
-from lic_train.files.bitstream import decode, encode, unpack
-from lic_train.models.base import Codec
+from lic_train.files.bitstream import MAX_PIXELS, decode, encode, unpack
 from lic_train.system import atomic
 from lic_train.system.screen import ruled_table, say_warning
 
 
-def compress(source: Path, target: Path, codec: Codec, fingerprint: bytes, max_pixels: int) -> Table:
+def compress_file(arguments: argparse.Namespace) -> Table:
     """Write the picture ``source`` as ``target`` (.lic) and return a table of bytes, bpp_file and seconds.
 
     Args:
-        source: any picture that `lic_train.data.decode.images` reads.
-        target: replaced when the new file is complete.
-        codec: ready to code.
-        fingerprint: of ``codec``.
-        max_pixels: as in `lic_train.files.bitstream.encode`.
+        arguments: of ``lic compress``; see its help.
 
     Raises:
-        DataError: ``source`` is no readable picture.
+        CheckpointError: the run has no intact model.
+        ConfigError: this machine has no such device.
+        DataError: ``source`` is not a readable picture.
         ValueError: it has too many pixels.
     """
-    x = read_image(source).to(_device(codec)).float().div(255)
+    codec = _codec(arguments.run, arguments.checkpoint, arguments.device)
+    x = read_image(arguments.source).to(codec.device).float().div(255)
     began = time.perf_counter()
-    data = encode(codec, x, fingerprint, max_pixels)
+    data = encode(codec.model, x, codec.metadata.fingerprint, arguments.max_pixels or MAX_PIXELS)
     seconds = time.perf_counter() - began
-    atomic.replace_bytes(target, data)
+    atomic.replace_bytes(arguments.target, data)
     height, width = x.shape[1:]
-    return _table(target, width, height, len(data), seconds)
+    return _table(arguments.target, width, height, len(data), seconds)
 
 
-def decompress(source: Path, target: Path, codec: Codec, fingerprint: bytes, max_pixels: int) -> Table:
+def decompress_file(arguments: argparse.Namespace) -> Table:
     """Write the picture in ``source`` (.lic) as ``target`` (.png) and return the same table.
+
+    Args:
+        arguments: of ``lic decompress``; see its help. Without a run the model is searched by its fingerprint.
 
     Raises:
         BitstreamError: as `lic_train.files.bitstream.decode`.
-        ConfigError: ``target`` has another suffix.
+        CheckpointError: there is no intact model.
+        ConfigError: ``target`` has another suffix, or this machine has no such device.
     """
+    target, max_pixels = arguments.target, arguments.max_pixels or MAX_PIXELS
     if target.suffix.lower() != ".png":
         raise ConfigError(
             f"{target} is not the name of a PNG file.", expected="a name that ends in .png", got=target.name
         )
-    data = read_lic(source)
+    data = read_lic(arguments.source)
+    run = arguments.run or find_model(unpack(data, max_pixels)[0].fingerprint, arguments.search)
+    codec = _codec(run, arguments.checkpoint, arguments.device)
     began = time.perf_counter()
-    x_hat = decode(codec, data, fingerprint, max_pixels).cpu()
+    x_hat = decode(codec.model, data, codec.metadata.fingerprint, max_pixels).cpu()
     seconds = time.perf_counter() - began
     save_png(target, x_hat)
     height, width = x_hat.shape[1:]
@@ -72,30 +78,14 @@ def read_lic(path: Path) -> bytes:
         raise BitstreamError(f"{path} cannot be read.", expected="a .lic file", got=error.strerror or "") from error
 
 
-def load_for_coding(
-    run: Path | None, checkpoint: str, device: str, source: Path, search: Path, max_pixels: int
-) -> tuple[Codec, bytes]:
-    """Return the model of ``run``, or without a run the one that wrote ``source``, and its fingerprint.
-
-    Raises:
-        CheckpointError: there is no such model.
-        BitstreamError: ``source`` is needed to find the model and is not a .lic file.
-        ConfigError: this machine has no such device.
-    """
-    if run is None:
-        header, _ = unpack(read_lic(source), max_pixels)
-        run = find_model(header.fingerprint, search)
+def _codec(run: Path, checkpoint: str, device: str) -> ImageCodec:
     codec = load(run, device=device, checkpoint=checkpoint)
     if codec.device.type != "cpu":
         say_warning(
             f"on {device} the entropy parameters differ in the last digits from those of another device: "
             "decode a file on the kind of device that encoded it"
         )
-    return codec.model, codec.metadata.fingerprint
-
-
-def _device(codec: Codec) -> torch.device:
-    return next(codec.parameters()).device
+    return codec
 
 
 def _table(path: Path, width: int, height: int, num_bytes: int, seconds: float) -> Table:

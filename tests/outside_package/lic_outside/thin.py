@@ -22,7 +22,9 @@ class Thin(Codec):
             nn.Conv2d(3, M, 5, stride=2, padding=2), nn.GELU(), nn.Conv2d(M, M, 5, stride=2, padding=2)
         )
         self.g_s = nn.Sequential(
-            nn.ConvTranspose2d(M, M, 4, stride=2, padding=1), nn.GELU(), nn.ConvTranspose2d(M, 3, 4, stride=2, padding=1)
+            nn.ConvTranspose2d(M, M, 4, stride=2, padding=1),
+            nn.GELU(),
+            nn.ConvTranspose2d(M, 3, 4, stride=2, padding=1),
         )
         self.entropy_bottleneck = EntropyBottleneck(M)
 
