@@ -219,7 +219,7 @@ def test_an_unknown_device_is_refused():
 
 def test_export_and_show_in_a_fresh_process(tmp_path, capsys):
     codec = make_run(tmp_path / "run", seed=4)
-    command = [sys.executable, "-W", "ignore", "-m", "lic_train.files.checkpoint", "export", str(tmp_path / "run")]
+    command = [sys.executable, "-W", "ignore", "-m", "lic_train.codec", "export", str(tmp_path / "run")]
     subprocess.run([*command, str(tmp_path / "out.safetensors")], cwd=ROOT, check=True, timeout=300)
     loaded, metadata = load_model(tmp_path / "out.safetensors")
     assert fingerprint(loaded, FACTORIZED) == fingerprint(codec, FACTORIZED) == metadata.fingerprint
