@@ -144,7 +144,7 @@ def test_an_inner_tar_that_is_damaged_costs_only_itself(tmp_path):
     source = opened(tmp_path / "x.tar", tar_bytes(classes | {"n2.tar": tar_bytes({"z.png": b"last"})}))
     assert contents(source) == good | {"n1/a.png": b"first", "n2/z.png": b"last"}
     (said,) = problems(source)
-    assert said.startswith("x.tar: n1/: a header without meaning stands at byte")
+    assert said.startswith("x.tar: n1/: damaged header at byte")
     assert f"{len(inner) - 2 * BLOCK:,} bytes from there on are not used" in said
 
 
