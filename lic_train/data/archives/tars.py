@@ -1,7 +1,7 @@
 """Tar archives that are read in place, including tars inside a tar, as ImageNet is distributed.
 
-The headers are parsed once by the standard library's `tarfile`; afterwards an image is one read at a known offset. Inner
-tars are stored uncompressed, so an image in one of them has an offset in the outer file and nothing is unpacked.
+The standard library's `tarfile` parses the headers once; afterwards an image is one read at a known offset. Inner tars
+are stored uncompressed, so an image in one of them has an offset in the outer file and nothing is unpacked.
 
 `tarfile` skips some damage without an error. `members` therefore verifies that the archive ends with its end mark, that
 every file is complete, and that PAX records are well-formed.
