@@ -23,7 +23,7 @@ MAX_HEADERS = 2**20  # bytes of the headers of one member, including long names 
 PADDING = 2**20  # maximum number of bytes that writers append to the end mark
 PIECE = 1 + 3 * BLOCK  # bytes of one read: the byte that tarfile reads first, a PAX header, its records, the header
 CODING = "utf-8", "surrogateescape"  # the inverse of lic_train.data.archives.names.raw
-POSIX = b"ustar\0"  # the format of headers that can hold the first part of a long name; GNU tar keeps times there
+POSIX = b"ustar\0"  # magic of headers with a name prefix at byte 345; GNU tar stores times in these bytes
 PAX_TYPES = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 # Errors that tarfile raises for damaged headers. It does not catch all errors of its own parsers.
 TARFILE_ERRORS = (tarfile.TarError, ValueError, IndexError, OverflowError, RecursionError)
