@@ -1,8 +1,9 @@
-"""Crops per second of one processor core: ours beside what CompressAI's example gives, alternating in one run.
+"""Crops per second of one CPU core, compared with CompressAI's example; both alternate in one run.
 
-Theirs is compressai.datasets.ImageFolder with RandomCrop and ToTensor; ours is the dataset that train.py's workers run.
-Both run in this process, so that processor time is all that counts; a round is every photograph once, in random order.
-Machines are noisy: read the ratio, a median over rounds. Also measured: opening the index of 1.28 million photographs.
+The reference is compressai.datasets.ImageFolder with RandomCrop and ToTensor; ours is the dataset in the workers of
+training. Both run in this process, so that only CPU time counts; a round is every photograph once, in random order.
+Machines are noisy: compare the ratio, a median over rounds. The time to open an index of 1.28 million photographs is
+measured as well.
 
     python benchmarks/data.py [--data ../shared/data] [--rounds 5] [--photographs 40] [--decoder dali]
 """
@@ -56,11 +57,11 @@ for number in range(0, len(index), 100):
 print(seconds, resident() - before)
 """
 
-Round = Callable[[], int]  # makes some crops and returns how many
+Round = Callable[[], int]  # makes some crops and returns their number
 
 
 def batches_of(path: Iterator[object], count: int) -> Round:
-    """The next ``count`` batches of an endless path."""
+    """Return a function that takes the next ``count`` batches of an endless pipeline."""
 
     def make() -> int:
         return sum(BATCH for _ in islice(path, count))
@@ -69,7 +70,7 @@ def batches_of(path: Iterator[object], count: int) -> Round:
 
 
 def theirs(files: list[Path], flat: Path) -> Iterator[object]:
-    """CompressAI's example: batches of floats for ever. It wants a flat root/train."""
+    """Yield batches of floats as in CompressAI's example, which needs a flat root/train."""
     (flat / "train").mkdir(parents=True)
     for number, path in enumerate(files):
         (flat / "train" / f"{number:05d}{path.suffix}").symlink_to(path.resolve())
@@ -83,7 +84,7 @@ def theirs(files: list[Path], flat: Path) -> Iterator[object]:
 
 
 def ours(source: Source, crops_per_image: int = 1, floats: bool = False, decoder: str = "pillow") -> Iterator[object]:
-    """Batches as a worker gives them; with ``floats``, also what the device does afterwards."""
+    """Yield batches as in a worker; with ``floats``, including the conversion on the device."""
     crops, draws = training_crops(source, CROP, seed=1), Shuffled(len(source), seed=1)
     loader = loader_of(crops, draws, crops_per_image, decoder)
     for batch in loader:
@@ -102,7 +103,7 @@ def loader_of(crops: Crops, draws: Shuffled, crops_per_image: int, decoder: str)
 
 
 def tar_of_tars(files: list[Path], root: Path) -> Path:
-    """As ImageNet is shipped, one inner tar for eight photographs."""
+    """Write a tar of tars like ImageNet, with one inner tar for eight photographs."""
     root.mkdir()
     classes = {f"n{i // 8:08d}": files[i : i + 8] for i in range(0, len(files), 8)}
     with tarfile.open(root / "ILSVRC2012_img_train.tar", "w") as outer:
@@ -117,7 +118,7 @@ def tar_of_tars(files: list[Path], root: Path) -> Path:
 
 
 def prepared(files: list[Path], root: Path, kind: str) -> Source:
-    """The tiles of the photographs, as ``python -m lic_train.data.prepare`` writes them."""
+    """Return the tiles of the photographs, as written by ``lic data prepare``."""
     originals = root / "originals"
     if not originals.exists():
         (originals / "train").mkdir(parents=True)
@@ -129,7 +130,7 @@ def prepared(files: list[Path], root: Path, kind: str) -> Source:
 
 
 def paths_of(data: Path, home: Path, count: int, decoder: str) -> dict[str, dict[str, tuple[Iterator[object], int]]]:
-    """For each collection, every path over it and how many batches of it make a round; theirs comes first."""
+    """Return every pipeline of each collection and its number of batches per round; the reference is first."""
     small = sorted((data / "imagenet_sample" / "train").rglob("*.JPEG"))
     large = sorted((data / "photos").iterdir())
     large = large[:: max(len(large) // count, 1)][: count // BATCH * BATCH]
@@ -148,14 +149,14 @@ def paths_of(data: Path, home: Path, count: int, decoder: str) -> dict[str, dict
             "tar of tars, and floats made on the same core": (ours(archive, floats=True), once),
         }
         if decoder == "dali":
-            paths["tar of tars, DALI on the processor"] = (ours(archive, decoder="dali"), once)
+            paths["tar of tars, DALI on the CPU"] = (ours(archive, decoder="dali"), once)
         size = sum(path.stat().st_size for path in files) / len(files) / 1e3
         result[f"{len(files)} photographs ({name}), {size:.0f} kB on average"] = paths
     four = ours(archive, crops_per_image=4)
-    for _ in range(APART):  # it begins without anything to draw on
+    for _ in range(APART):  # fills the buffer of waiting crops
         next(four)
     paths |= {
-        "tar of tars, 4 crops of each decode": (four, 4 * once),
+        "tar of tars, 4 crops of each photograph": (four, 4 * once),
         "tiles of 384, raw (ppm)": (ours(tiles["ppm"]), 8 * once),
         "tiles of 384, raw, and floats made on the same core": (ours(tiles["ppm"], floats=True), 8 * once),
         "tiles of 384, lossless WebP": (ours(tiles["webp"]), 4 * once),
@@ -165,7 +166,7 @@ def paths_of(data: Path, home: Path, count: int, decoder: str) -> dict[str, dict
 
 
 def measure(paths: dict[str, tuple[Iterator[object], int]], rounds: int, title: str) -> dict[str, dict[str, float]]:
-    """Crops per second of processor time, and the ratio to the first path of the same round: medians."""
+    """Return crops per second of CPU time, and the ratio to the first pipeline of the same round: medians."""
     makers = {name: batches_of(path, count) for name, (path, count) in paths.items()}
     rates: dict[str, list[float]] = {name: [] for name in makers}
     for maker in makers.values():
@@ -183,7 +184,7 @@ def measure(paths: dict[str, tuple[Iterator[object], int]], rounds: int, title: 
 
 
 def measure_index(home: Path) -> dict[str, float]:
-    """Opening the index of ImageNet's training photographs in a fresh process."""
+    """Measure opening the index of ImageNet's training photographs in a new process."""
     listing = Listing()
     for i in range(IMAGENET):
         listing.add(b"n%08d/n%08d_%05d.JPEG" % (i // 1282, i // 1282, i % 1282), 0, i * 110_592, 110_000)
@@ -197,9 +198,9 @@ def measure_index(home: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=SHARED, help="folder with imagenet_sample/train and photos")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--photographs", type=int, default=40, help="large ones, a multiple of 8")
-    parser.add_argument("--decoder", choices=["pillow", "dali"], default="pillow", help="dali: measure it as well")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds")
+    parser.add_argument("--photographs", type=int, default=40, help="number of large photographs, a multiple of 8")
+    parser.add_argument("--decoder", choices=["pillow", "dali"], default="pillow", help="dali: measure DALI as well")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     console, results = Console(), {}
@@ -207,7 +208,7 @@ def main() -> None:
         home = Path(temporary)
         for title, paths in paths_of(arguments.data, home, arguments.photographs, arguments.decoder).items():
             results[title] = measure(paths, arguments.rounds, title)
-            table = Table("path", "crops per CPU-second", "ratio", title=title, title_justify="left")
+            table = Table("pipeline", "crops per CPU-second", "ratio", title=title, title_justify="left")
             table.columns[1].justify = table.columns[2].justify = "right"
             for name, row in results[title].items():
                 table.add_row(name, f"{row['crops_per_second']:,.0f}", f"{row['ratio']:.2f}")

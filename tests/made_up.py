@@ -1,4 +1,4 @@
-"""Made-up pictures and archives of them, written by other code than that which reads them."""
+"""Synthetic images and archives of them, written without the code under test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 
 def png(seed: int, height: int = 24, width: int = 28) -> bytes:
-    """A small picture of noise, another one for each seed."""
+    """Return a small image of noise that depends on the seed."""
     file = io.BytesIO()
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(file, "PNG", compress_level=1)
@@ -21,7 +21,7 @@ def png(seed: int, height: int = 24, width: int = 28) -> bytes:
 
 
 def write_tree(root: Path, files: Mapping[str, bytes]) -> Path:
-    """The files below ``root``."""
+    """Write the files below ``root``."""
     for name, data in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ def write_tree(root: Path, files: Mapping[str, bytes]) -> Path:
 
 
 def tar_bytes(files: Mapping[str, bytes], kind: int = tarfile.GNU_FORMAT) -> bytes:
-    """A tar by Python's tarfile."""
+    """Return a tar written by Python's tarfile."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=kind) as tar:
         for name, data in files.items():
@@ -41,7 +41,7 @@ def tar_bytes(files: Mapping[str, bytes], kind: int = tarfile.GNU_FORMAT) -> byt
 
 
 def zip_bytes(files: Mapping[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    """A zip by Python's zipfile."""
+    """Return a zip written by Python's zipfile."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", method) as archive:
         for name, data in files.items():
@@ -50,7 +50,7 @@ def zip_bytes(files: Mapping[str, bytes], method: int = zipfile.ZIP_DEFLATED) ->
 
 
 def imagenet_tar(files: Mapping[str, bytes], kind: int = tarfile.GNU_FORMAT) -> bytes:
-    """A tar of one tar for each class, from files named ``<wnid>/<file>``."""
+    """Return a tar with one tar for each class, from files named ``<wnid>/<file>``."""
     classes: dict[str, dict[str, bytes]] = {}
     for name, data in files.items():
         wnid, _, file = name.partition("/")
@@ -59,7 +59,7 @@ def imagenet_tar(files: Mapping[str, bytes], kind: int = tarfile.GNU_FORMAT) -> 
 
 
 def contents(source) -> dict[str, bytes]:
-    """Everything that a source gives."""
+    """Return all names and files of a source."""
     found = {source.name(i): source.read(i) for i in range(len(source))}
     assert len(found) == len(source)
     return found

@@ -1,4 +1,4 @@
-"""A folder with everything that a scraped collection holds, and what should become of each file."""
+"""A folder with the damaged and unusual files of a scraped collection, and the expected result for each file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.made_up import png, write_tree
 CROP = 32
 WHOLE = {f"good/{i:03d}.png": png(i, 40, 50) for i in range(300)}
 
-# Name -> reason, of files that cannot be trained on.
+# Name -> reason, for files that cannot be used for training.
 DAMAGED = {
     "bad/empty.jpg": "the file is empty",
     "bad/garbage.jpg": "not an image",
@@ -29,7 +29,7 @@ DAMAGED = {
     "bad/loop.png": "Too many levels of symbolic links",
     "bad/pipe_link.png": "a pipe or a device",
 }
-# Name -> what is said of files that are read all the same.
+# Name -> notes, for unusual files that are usable.
 UNUSUAL = {
     "odd/grey.png": {"grey"},
     "odd/cmyk.jpg": {"CMYK"},
@@ -46,7 +46,7 @@ UNUSUAL = {
 
 
 def scraped(root: Path) -> Path:
-    """The folder. Its links lead out of it, in circles, and to nothing."""
+    """Write the folder. Some of its links lead outside, form cycles, or are broken."""
     write_tree(root, WHOLE | _damaged() | _unusual())
     write_tree(root, {".DS_Store": b"x", "Thumbs.db": b"x", "good/._000.png": b"x", "__MACOSX/good/000.png": b"x"})
     write_tree(root, {"list.txt": b"x", "clip.mp4": b"x", "dir.png/inside.png": WHOLE["good/000.png"]})

@@ -1,4 +1,4 @@
-"""The index on disk: what it holds, what it costs, and that nobody trusts a damaged or outdated one."""
+"""Index files: content, cost, and rejection of damaged or outdated indexes."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def described(index: Index):
 
 
 def settle(root: Path) -> None:
-    """Make all folders look as if they had been left alone for a while."""
+    """Set old time stamps on all folders, so that their listings are trusted."""
     for path in [root, *root.rglob("*")]:
         if path.is_dir() and not path.is_symlink():
             os.utime(path, (1e9, 1e9))
 
 
-def test_an_index_comes_back_from_its_file_and_from_a_pickle_as_it_was(tmp_path):
+def test_index_round_trip_through_file_and_pickle(tmp_path):
     index = small_index()
     assert [entry.name for entry in map(index.__getitem__, range(3))] == [b"a\xe9.png", b"b.png", b"c/d.png"]
     assert index[0] == Entry(b"a\xe9.png", 0, 2**40, 100 + 2**40 % 7)
@@ -55,10 +55,10 @@ def test_an_index_comes_back_from_its_file_and_from_a_pickle_as_it_was(tmp_path)
     opened = Index.open(tmp_path / "x.index")
     for other in (opened, pickle.loads(pickle.dumps(opened)), pickle.loads(pickle.dumps(index))):
         assert described(other) == described(index)
-    assert len(pickle.dumps(opened)) < 300  # a worker is sent the place of the file
+    assert len(pickle.dumps(opened)) < 300  # only the path is pickled
 
 
-def test_the_digest_depends_on_names_and_sizes_alone():
+def test_digest_depends_only_on_names_and_sizes():
     def digest(name: bytes, offset: int, size: int) -> str:
         listing = Listing()
         listing.add(name, 0, offset, size)
@@ -69,7 +69,7 @@ def test_the_digest_depends_on_names_and_sizes_alone():
     assert len({digest(b"a", 1, 2), digest(b"b", 1, 2), digest(b"a", 1, 3), digest(b"az", 1, 2)}) == 4
 
 
-def test_entries_below_a_folder_are_found():
+def test_entries_below_a_folder():
     listing = Listing()
     names = [b"train.png", b"train/a", b"train/b/c", b"train0", b"val/x", b"a"]
     for name in names:
@@ -79,7 +79,7 @@ def test_entries_below_a_folder_are_found():
     assert len(index.below(b"test/")) == 0
 
 
-def test_any_damage_to_the_file_is_noticed(tmp_path):
+def test_any_damage_to_the_file_is_detected(tmp_path):
     path = tmp_path / "x.index"
     small_index().save(path)
     whole = path.read_bytes()
@@ -96,7 +96,7 @@ def test_any_damage_to_the_file_is_noticed(tmp_path):
         Index.open(path)
 
 
-# ---- a collection of the size of ImageNet
+# ---- a collection as large as ImageNet
 
 MILLIONS = 1_281_167
 MEASURE = """
@@ -113,7 +113,7 @@ print(resident() - before)
 """
 
 
-def test_imagenet_costs_under_100_mb_on_disk_and_in_memory(tmp_path):
+def test_imagenet_index_needs_less_than_100_mb_on_disk_and_in_memory(tmp_path):
     listing = Listing()
     for i in range(MILLIONS):
         listing.add(b"n%08d/n%08d_%05d.JPEG" % (i // 1282, i // 1282, i % 1282), 0, i * 110_592, 110_000)
@@ -127,20 +127,20 @@ def test_imagenet_costs_under_100_mb_on_disk_and_in_memory(tmp_path):
     opened = Index.open(tmp_path / "large.index")
     assert opened[MILLIONS - 1] == Entry(b"n00000999/n00000999_00448.JPEG", 0, (MILLIONS - 1) * 110_592, 110_000)
     columns = opened._columns.values()
-    assert all(not column.flags.owndata and not column.flags.writeable for column in columns)  # pages of the file
+    assert all(not column.flags.owndata and not column.flags.writeable for column in columns)  # memory-mapped
 
 
-# ---- made once
+# ---- built once
 
 
 def counted(monkeypatch, module, name: str) -> list:
-    """Calls of a function of a module, from here on."""
+    """Record the calls of a function of a module."""
     calls, original = [], getattr(module, name)
     monkeypatch.setattr(module, name, lambda *arguments: calls.append(arguments) or original(*arguments))
     return calls
 
 
-def test_a_tar_is_walked_over_once_and_again_when_it_has_changed(tmp_path, monkeypatch):
+def test_tar_is_indexed_once_and_again_after_a_change(tmp_path, monkeypatch):
     path, cache = tmp_path / "x.tar", Cache(tmp_path / "cache")
     walks = counted(monkeypatch, tars, "members")
     files = {f"{i}.png": png(i) for i in range(5)}
@@ -152,12 +152,12 @@ def test_a_tar_is_walked_over_once_and_again_when_it_has_changed(tmp_path, monke
     assert contents(open_source(str(path), cache)) == files
     assert len(walks) == 2
     status = path.stat()
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))  # the same bytes, written again
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))  # as if the same bytes were written again
     assert contents(open_source(str(path), cache)) == files
     assert len(walks) == 3
 
 
-def test_a_folder_is_listed_once_and_again_when_it_has_changed(tmp_path, monkeypatch):
+def test_folder_is_listed_once_and_again_after_a_change(tmp_path, monkeypatch):
     root, cache = tmp_path / "set", Cache(tmp_path / "cache")
     lists = counted(monkeypatch, folders, "list_folder")
     write_tree(root, {"a/x.png": b"x", "b/c/y.png": b"y"})
@@ -169,10 +169,10 @@ def test_a_folder_is_listed_once_and_again_when_it_has_changed(tmp_path, monkeyp
     )
     assert len(lists) == 1
     changes = {
-        "a file more": lambda: write_tree(root, {"b/c/z.png": b"z"}),
-        "a file less": (root / "a/x.png").unlink,
-        "a folder more": lambda: write_tree(root, {"n/n.png": b"n"}),
-        "a file overwritten in place": lambda: (root / "n/n.png").write_bytes(b"longer"),
+        "file added": lambda: write_tree(root, {"b/c/z.png": b"z"}),
+        "file removed": (root / "a/x.png").unlink,
+        "folder added": lambda: write_tree(root, {"n/n.png": b"n"}),
+        "file overwritten in place": lambda: (root / "n/n.png").write_bytes(b"longer"),
     }
     for change in changes.values():
         lists.clear()
@@ -181,11 +181,11 @@ def test_a_folder_is_listed_once_and_again_when_it_has_changed(tmp_path, monkeyp
         assert found == {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*.png")}
         assert len(lists) == 1
         settle(root)
-        FolderSource(root, cache)  # so that the next change is the only one
+        FolderSource(root, cache)  # updates the index before the next change
 
 
-def test_a_folder_that_has_just_changed_is_not_trusted(tmp_path):
-    """Its time stamp may stay the same over another change within the same tick."""
+def test_listing_of_a_recently_changed_folder_is_not_reused(tmp_path):
+    """A second change within the same clock tick may leave the time stamp unchanged."""
     root, cache = write_tree(tmp_path / "set", {"x.png": b"x"}), Cache(tmp_path / "cache")
     FolderSource(root, cache)
     stamp = root.stat().st_mtime_ns
@@ -194,7 +194,7 @@ def test_a_folder_that_has_just_changed_is_not_trusted(tmp_path):
     assert len(FolderSource(root, cache)) == 2
 
 
-def test_a_damaged_index_is_made_again(tmp_path):
+def test_damaged_index_is_rebuilt(tmp_path):
     path, cache = tmp_path / "x.tar", Cache(tmp_path / "cache")
     path.write_bytes(tar_bytes({"a.png": b"a"}))
     open_source(str(path), cache)
@@ -206,12 +206,12 @@ def test_a_damaged_index_is_made_again(tmp_path):
         assert kept.read_bytes() == whole
 
 
-def test_where_nothing_can_be_written_the_index_stays_in_memory(tmp_path, capsys):
-    (tmp_path / "file").write_text("in the way")
+def test_index_stays_in_memory_if_the_cache_is_not_writable(tmp_path, capsys):
+    (tmp_path / "file").write_text("not a folder")
     (tmp_path / "x.tar").write_bytes(tar_bytes({"a.png": b"a"}))
     source = open_source(str(tmp_path / "x.tar"), Cache(tmp_path / "file" / "cache"))
     assert contents(source) == {"a.png": b"a"}
-    assert "cannot be kept" in capsys.readouterr().out
+    assert "cannot be saved" in capsys.readouterr().out
 
 
 def _build_slowly(folder: Path, barrier, built, results) -> None:
@@ -224,7 +224,7 @@ def _build_slowly(folder: Path, barrier, built, results) -> None:
     results.put(described(cached(folder, "x", lambda index: True, build)))
 
 
-def test_processes_that_ask_at_once_share_one_index(tmp_path):
+def test_concurrent_processes_build_one_index(tmp_path):
     context = multiprocessing.get_context("fork")
     barrier, built, results = context.Barrier(4), context.Value("i", 0), context.Queue()
     arguments = (tmp_path / "new" / "cache", barrier, built, results)
@@ -238,9 +238,9 @@ def test_processes_that_ask_at_once_share_one_index(tmp_path):
     assert [path.suffix for path in sorted(arguments[0].iterdir())] == [".index", ".lock"]
 
 
-def test_without_locks_processes_still_do_no_harm(tmp_path, monkeypatch):
+def test_concurrent_processes_without_file_locks(tmp_path, monkeypatch):
     def refuse(*_):
-        raise OSError("no locks here")
+        raise OSError("no locks on this file system")
 
     monkeypatch.setattr(caching.fcntl, "flock", refuse)
     context = multiprocessing.get_context("fork")
@@ -253,7 +253,7 @@ def test_without_locks_processes_still_do_no_harm(tmp_path, monkeypatch):
         process.join(60)
 
 
-def test_an_index_from_a_writer_that_was_killed_is_never_half(tmp_path):
+def test_killed_writer_leaves_no_partial_index(tmp_path):
     def build() -> Index:
         os.kill(os.getpid(), 9)
         raise AssertionError
@@ -266,7 +266,7 @@ def test_an_index_from_a_writer_that_was_killed_is_never_half(tmp_path):
     assert described(cached(tmp_path, "x", lambda index: True, small_index)) == described(small_index())
 
 
-def test_columns_are_as_wide_as_any_collection_needs():
+def test_columns_hold_large_part_numbers_offsets_and_sizes():
     listing = Listing()
     listing.add(b"a.png", 70_000, 2**45, 2**33)
     entry = Index.of(listing, [])[0]

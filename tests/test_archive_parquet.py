@@ -1,4 +1,4 @@
-"""Parquet files as Hugging Face writes them."""
+"""Parquet files in the format of Hugging Face."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def opened(path: Path):
 
 
 @pytest.mark.parametrize("compression", ["snappy", "none", "zstd"])
-def test_rows_are_pictures_in_their_order(tmp_path, compression):
+def test_rows_are_images_in_order(tmp_path, compression):
     source = opened(write(tmp_path / "train.parquet", hugging_face(PICTURES), compression=compression))
     assert [source.read(i) for i in range(len(source))] == PICTURES
     assert [source.name(i) for i in (0, 52)] == ["00000000", "00000052"]
@@ -54,18 +54,18 @@ def test_several_files_and_other_columns_of_bytes(tmp_path):
     assert list(contents(opened(tmp_path)).values()) == PICTURES[:6]
     assert list(contents(opened(tmp_path))) == [f"part-{i}/0000000{row}" for i in range(3) for row in range(2)]
     text = write(tmp_path / "text.parquet", {"image": ["a.png", "b.png"], "label": [0, 1]})
-    with pytest.raises(DataError, match=r"no column of pictures.*\n.*\n.*image, label"):
+    with pytest.raises(DataError, match=r"no column of images.*\n.*\n.*image, label"):
         opened(text)
 
 
-def test_a_row_without_bytes_is_unreadable_and_the_rest_is_not(tmp_path):
+def test_only_rows_without_bytes_are_unreadable(tmp_path):
     source = opened(write(tmp_path / "x.parquet", hugging_face([None, PICTURES[1]])))
     with pytest.raises(OSError, match="only a path"):
         source.read(0)
     assert source.read(1) == PICTURES[1]
 
 
-def test_few_row_groups_stay_in_memory(tmp_path, monkeypatch):
+def test_number_of_row_groups_in_memory_is_limited(tmp_path, monkeypatch):
     path = write(tmp_path / "x.parquet", hugging_face([bytes([i]) * 10_000 for i in range(40)]), rows=4)
     source = opened(path)
     monkeypatch.setattr(parquet, "KEPT", 3 * 42_000)
@@ -78,12 +78,12 @@ def test_few_row_groups_stay_in_memory(tmp_path, monkeypatch):
     assert sum(b.nbytes for group in source.reader._groups.values() for b in group) <= parquet.KEPT
 
 
-def test_row_groups_that_do_not_fit_into_memory_are_refused(tmp_path, monkeypatch):
-    data = {"image": [b"one picture, many times"] * 5000}
+def test_row_groups_too_large_for_memory_raise(tmp_path, monkeypatch):
+    data = {"image": [b"one image, repeated 5000"] * 5000}
     path = write(tmp_path / "x.parquet", data, rows=5000)
     source = opened(path)
-    monkeypatch.setattr(parquet, "MAX_GROUP", 20_000)  # as a dictionary the column is far smaller than its rows
-    with pytest.raises(OSError, match="more than it declares"):
+    monkeypatch.setattr(parquet, "MAX_GROUP", 20_000)  # dictionary encoding makes the column far smaller than its rows
+    with pytest.raises(OSError, match="more bytes than its metadata declare"):
         source.read(0)
     with pytest.raises(DataError, match="row_group_size=100"):
         opened(write(tmp_path / "y.parquet", {"image": [bytes([i]) * 1000 for i in range(100)]}, rows=100))
@@ -107,7 +107,7 @@ def test_damaged_files(tmp_path):
     assert "its row group is damaged" in reasons[0]
 
 
-def test_a_file_that_changes_while_it_is_read(tmp_path):
+def test_file_changed_while_reading_raises(tmp_path):
     path = write(tmp_path / "x.parquet", hugging_face(PICTURES))
     source = opened(path)
     write(path, hugging_face(PICTURES[:30]))
@@ -115,7 +115,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path):
         source.read(0)
 
 
-def test_the_digest_sees_other_content(tmp_path):
+def test_digest_depends_on_the_content(tmp_path):
     digests = set()
     for pictures in (PICTURES, PICTURES[:-1], [*PICTURES[:-1], PICTURES[0] + b"more"]):
         digests.add(opened(write(tmp_path / "x.parquet", hugging_face(pictures))).index.digest)

@@ -1,4 +1,4 @@
-"""Folders and tars at addresses: ranges, retries, and the local cache of bounded size."""
+"""Remote folders and tars: byte ranges, retries, and the local cache with a size limit."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ FILES = {f"{name}.png": png(i, 20, 20 + i) for i, name in enumerate("abcdef")}
 
 
 class Flaky(MemoryFileSystem):
-    """Fails as often as ``failures`` says before it answers, and keeps a record of what it gave."""
+    """Fails the first ``failures`` requests and records the sizes of its answers."""
 
     protocol = "flaky"
-    store: dict = {}  # noqa: RUF012  # as its parent has it
+    store: dict = {}  # noqa: RUF012  # as in the base class
     pseudo_dirs = [""]  # noqa: RUF012
     failures = 0
     given: list[tuple[str, int]] = []  # noqa: RUF012
@@ -40,7 +40,7 @@ class Flaky(MemoryFileSystem):
     def _fail(self) -> None:
         if Flaky.failures:
             Flaky.failures -= 1
-            raise ConnectionResetError("the network went away")
+            raise ConnectionResetError("connection lost")
 
     def cat_file(self, path, start=None, end=None, **options):
         self._fail()
@@ -55,7 +55,7 @@ class Flaky(MemoryFileSystem):
 
 @pytest.fixture(autouse=True)
 def system(monkeypatch):
-    """An empty flaky file system, and no waiting."""
+    """An empty flaky file system, without delays between attempts."""
     fsspec.register_implementation("flaky", Flaky, clobber=True)
     for name in (Flaky, MemoryFileSystem):
         name.store.clear()
@@ -75,7 +75,7 @@ def put(root: str, files: dict[str, bytes]) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["memory", "file", "flaky"])
-def test_folders_and_tars_at_any_address(tmp_path, scheme):
+def test_folders_and_tars_on_any_file_system(tmp_path, scheme):
     root = f"{scheme}://{tmp_path}/set"
     with fsspec.open(f"{scheme}://{tmp_path}/set/a.txt", "wb", auto_mkdir=True) as file:
         file.write(b"text")
@@ -93,7 +93,7 @@ def test_folders_and_tars_at_any_address(tmp_path, scheme):
         assert contents(open_source(address, Cache())) == whole
 
 
-def test_a_tar_is_indexed_in_blocks_and_read_by_ranges(tmp_path):
+def test_tar_is_indexed_in_blocks_and_read_by_ranges(tmp_path):
     files = {f"{i:03d}.png": png(i, 60, 60) for i in range(30)}
     put("flaky://b", {"x.tar": tar_bytes(files)})
     cache = Cache(tmp_path, 10**8)
@@ -107,10 +107,10 @@ def test_a_tar_is_indexed_in_blocks_and_read_by_ranges(tmp_path):
     assert source.read(7) == files["007.png"]
     again = pickle.loads(pickle.dumps(open_source("flaky://b/x.tar", cache)))
     assert again.read(7) == files["007.png"]
-    assert len(Flaky.given) == 1  # neither walked over nor fetched again
+    assert len(Flaky.given) == 1  # neither indexed nor downloaded again
 
 
-def test_large_tars_are_walked_over_in_pieces(monkeypatch):
+def test_large_tars_are_indexed_in_blocks(monkeypatch):
     monkeypatch.setattr("lic_train.data.archives.walking.REMOTE_BLOCK", 2000)
     files = {f"{i}.png": png(i, 50, 50) for i in range(6)} | {"small.png": b"s"}
     put("flaky://b", {"x.tar": tar_bytes(files)})
@@ -118,7 +118,7 @@ def test_large_tars_are_walked_over_in_pieces(monkeypatch):
     assert max(size for _, size in Flaky.given[:-7]) <= 2000
 
 
-def test_a_network_that_fails_for_a_while_changes_nothing(monkeypatch):
+def test_temporary_network_failures_are_retried(monkeypatch):
     put("flaky://b", {"x.tar": tar_bytes(FILES)})
     slept: list[float] = []
     monkeypatch.setattr(remote.time, "sleep", slept.append)
@@ -130,12 +130,12 @@ def test_a_network_that_fails_for_a_while_changes_nothing(monkeypatch):
     assert source.read(0) == FILES["a.png"]
     assert slept == list(remote.DELAYS)
     Flaky.failures = 9
-    with pytest.raises(DataError, match=r"went away.*\n.*9 attempts over 92 seconds\n.*the same command goes on"):
+    with pytest.raises(DataError, match=r"connection lost.*\n.*9 attempts over 92 seconds\n.*the same command resumes"):
         source.read(1)
 
 
-def test_a_file_that_is_not_there_is_told_at_once(monkeypatch):
-    monkeypatch.setattr(remote.time, "sleep", lambda seconds: pytest.fail("there is nothing to wait for"))
+def test_missing_file_raises_without_retries(monkeypatch):
+    monkeypatch.setattr(remote.time, "sleep", lambda seconds: pytest.fail("retried"))
     put("flaky://b", FILES)
     source = open_source("flaky://b", Cache())
     Flaky().rm("b/a.png")
@@ -148,11 +148,11 @@ def test_a_file_that_is_not_there_is_told_at_once(monkeypatch):
     with pytest.raises(DataError, match="nosuch"):
         open_source("nosuch://b", Cache())
     put("flaky://texts", {"a.txt": b"a"})
-    with pytest.raises(DataError, match="no picture and no tar"):
+    with pytest.raises(DataError, match="No image and no tar"):
         open_source("flaky://texts", Cache())
 
 
-def test_remote_files_that_change_are_noticed(tmp_path):
+def test_changed_remote_files_are_detected(tmp_path):
     cache = Cache(tmp_path, 10**8)
     put("flaky://b", {"x.tar": tar_bytes(FILES)})
     source = open_source("flaky://b/x.tar", cache)
@@ -162,16 +162,16 @@ def test_remote_files_that_change_are_noticed(tmp_path):
     assert contents(open_source("flaky://b/x.tar", cache)) == {"a.png": b"other"}
     put("flaky://f", {"a.png": b"one"})
     assert contents(open_source("flaky://f", cache)) == {"a.png": b"one"}
-    put("flaky://f", {"a.png": b"two"})  # of the same size: the cache must not give the old one
+    put("flaky://f", {"a.png": b"two"})  # same size; the cache must not return the old file
     source = open_source("flaky://f", cache)
     assert contents(source) == {"a.png": b"two"}
     put("flaky://f", {"a.png": b"three"})
-    assert source.read(0) == b"two"  # kept
-    with pytest.raises(OSError, match="5 bytes came where 3 were listed"):
+    assert source.read(0) == b"two"  # cached
+    with pytest.raises(OSError, match="5 bytes were received where 3 were listed"):
         open_source("flaky://f", Cache()).reader.read(source.index[0])
 
 
-def test_training_sets_at_addresses():
+def test_remote_training_sets():
     files = {f"n0000000{c}/{c}_{i}.png": png(10 * c + i, 8, 8) for c in range(2) for i in range(3)}
     put("flaky://b", {"ILSVRC2012_img_train.tar": imagenet_tar(files), "ILSVRC2012_img_val.tar": tar_bytes(FILES)})
     train, val, note = imagenet("flaky://b/ILSVRC2012_img_train.tar")
@@ -188,7 +188,7 @@ def _read_all(source, results) -> None:
     results.put(contents(source))
 
 
-def test_workers_read_through_connections_of_their_own(tmp_path):
+def test_workers_open_their_own_connections(tmp_path):
     put("flaky://b", {"x.tar": tar_bytes(FILES)})
     source = open_source("flaky://b/x.tar", Cache(tmp_path, 10**8))
     source.read(0)
@@ -210,13 +210,13 @@ def used(root: Path) -> int:
     return sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
 
 
-def test_the_cache_keeps_what_was_used_last_within_its_limit(tmp_path):
+def test_cache_keeps_recently_used_entries_within_its_limit(tmp_path):
     cache = ByteCache(tmp_path, 10_000)
     for i in range(9):
         cache.put(str(i), bytes([i]) * 1000)
-        for old in tmp_path.rglob("*"):  # times of their own, whatever the resolution of the clock
+        for old in tmp_path.rglob("*"):  # distinct times for any resolution of the clock
             os.utime(old, ns=(0, old.stat().st_mtime_ns - 10**9))
-    assert cache.get("0") == bytes(1000)  # used again: now the youngest
+    assert cache.get("0") == bytes(1000)  # now the most recently used entry
     cache.put("9", b"9" * 2000)
     assert [cache.get(str(i)) is not None for i in range(10)] == [True, False, False, *[True] * 7]
     assert used(tmp_path) <= 10_000
@@ -225,7 +225,7 @@ def test_the_cache_keeps_what_was_used_last_within_its_limit(tmp_path):
     assert cache.get("missing") is None
 
 
-def test_large_caches_are_spread_over_folders(tmp_path):
+def test_large_caches_are_distributed_over_folders(tmp_path):
     cache = ByteCache(tmp_path, 5 * BUCKET)
     for i in range(50):
         cache.put(str(i), b"%d" % i)
@@ -233,7 +233,7 @@ def test_large_caches_are_spread_over_folders(tmp_path):
     assert len(list(tmp_path.iterdir())) == 5
 
 
-def test_damaged_pieces_are_fetched_again(tmp_path):
+def test_damaged_cache_entries_are_ignored(tmp_path):
     cache = ByteCache(tmp_path, 10_000)
     cache.put("a", b"content")
     (piece,) = (path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size)
@@ -244,8 +244,8 @@ def test_damaged_pieces_are_fetched_again(tmp_path):
     assert cache.get("a") == b"content"
 
 
-def test_a_cache_that_cannot_be_written_costs_only_time(tmp_path):
-    (tmp_path / "file").write_text("in the way")
+def test_cache_that_is_not_writable_raises_nothing(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
     cache = ByteCache(tmp_path / "file" / "cache", 1000)
     cache.put("a", b"a")
     assert cache.get("a") is None

@@ -1,4 +1,4 @@
-"""Tars read in place, against what Python's tarfile and GNU tar have written."""
+"""Tars that are read in place, compared with Python's tarfile and GNU tar."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def problems(source) -> list[str]:
 
 
 def header_at(data: bytes, name: bytes) -> int:
-    """Where the header of a member stands."""
+    """Return the offset of the header of a member."""
     place = data.index(name + b"\0")
     assert place % BLOCK == 0
     return place
 
 
 def with_fields(data: bytes, name: bytes, fields: dict[int, bytes]) -> bytes:
-    """The tar with other fields in one header, and a checksum that fits."""
+    """Return the tar with other fields in one header, and a valid checksum."""
     place = header_at(data, name)
     block = bytearray(data[place : place + BLOCK])
     for start, field in fields.items():
@@ -50,7 +50,7 @@ def with_fields(data: bytes, name: bytes, fields: dict[int, bytes]) -> bytes:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_a_tar_gives_what_was_put_in_sorted_by_name(tmp_path, kind):
+def test_tar_contents_sorted_by_name(tmp_path, kind):
     source = opened(tmp_path / "x.tar", tar_bytes(PICTURES, kind))
     assert contents(source) == PICTURES
     assert [source.name(i) for i in range(3)] == ["a.png", "b.png", "c.png"]
@@ -58,7 +58,7 @@ def test_a_tar_gives_what_was_put_in_sorted_by_name(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_long_names_and_names_that_are_no_text(tmp_path, kind):
+def test_long_names_and_names_that_are_not_utf8(tmp_path, kind):
     names = ["d" * 90 + "/" + "e" * 150 + ".png", "s" * 100 + ".png", "caf\udce9.png", "\u96ea.png"]
     files = {name: png(i) for i, name in enumerate(names)}
     source = opened(tmp_path / "x.tar", tar_bytes(files, kind))
@@ -66,13 +66,13 @@ def test_long_names_and_names_that_are_no_text(tmp_path, kind):
     assert contents(source) == expected
 
 
-def test_the_prefix_of_ustar_is_part_of_the_name(tmp_path):
+def test_ustar_prefix_is_part_of_the_name(tmp_path):
     files = {"d" * 120 + "/" + "e" * 60 + ".png": png(0)}
     assert contents(opened(tmp_path / "x.tar", tar_bytes(files, tarfile.USTAR_FORMAT))) == files
 
 
-def test_pax_records_are_no_files_of_their_own(tmp_path):
-    """ImageNet's tar is sometimes packed again with PAX records: counted as files they double the set."""
+def test_pax_records_are_not_counted_as_files(tmp_path):
+    """Copies of ImageNet's tar may contain PAX records; counted as files they would double the set."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "all"}) as tar:
         for name, data in PICTURES.items():
@@ -83,7 +83,7 @@ def test_pax_records_are_no_files_of_their_own(tmp_path):
     assert contents(source) == {f"renamed/{name}": data for name, data in PICTURES.items()}
 
 
-def test_leavings_of_systems_links_and_other_files_are_no_pictures(tmp_path):
+def test_system_files_links_and_other_files_are_not_images(tmp_path):
     file = io.BytesIO()
     junk = ["._a.png", "__MACOSX/._a.png", ".DS_Store", "d/.hidden/b.png", "Thumbs.db", "list.txt", "png"]
     with tarfile.open(fileobj=file, mode="w") as tar:
@@ -100,12 +100,12 @@ def test_leavings_of_systems_links_and_other_files_are_no_pictures(tmp_path):
     assert (source.index.hidden, source.index.others) == (4, 3)
 
 
-def test_of_two_files_with_one_name_the_later_counts_as_when_it_is_unpacked(tmp_path):
+def test_later_file_of_the_same_name_is_used(tmp_path):
     data = tar_bytes({"a.png": b"old", "b.png": b"b"})[: 4 * BLOCK] + tar_bytes({"a.png": b"new"})
     assert contents(opened(tmp_path / "x.tar", data)) == {"a.png": b"new", "b.png": b"b"}
 
 
-def test_gnu_tar_itself_and_its_sparse_files(tmp_path):
+def test_gnu_tar_and_its_sparse_files(tmp_path):
     (tmp_path / "in").mkdir()
     for name, data in PICTURES.items():
         (tmp_path / "in" / name).write_bytes(data)
@@ -115,40 +115,40 @@ def test_gnu_tar_itself_and_its_sparse_files(tmp_path):
             file.write(b"piece")
     packed = subprocess.run(["tar", "-C", tmp_path / "in", "--sparse", "-cf", tmp_path / "x.tar", "."], check=False)
     if packed.returncode:
-        pytest.skip("this tar is not GNU's")
+        pytest.skip("this tar is not GNU tar")
     source = opened(tmp_path / "x.tar")
     assert contents(source) == PICTURES
     assert problems(source) == ["x.tar: holes.png: stored as a sparse file, which cannot be read in place"]
 
 
-# ---- ImageNet's tar of tars
+# ---- tars inside a tar, as in ImageNet
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_inner_tars_are_read_in_place_under_the_names_of_the_unpacked_folders(tmp_path, kind):
+def test_inner_tars_are_read_in_place_with_the_names_of_unpacked_folders(tmp_path, kind):
     files = {f"n0000000{c}/n{c}_{i}.JPEG": png(10 * c + i, 8, 8) for c in range(3) for i in range(4)}
     path = tmp_path / "ILSVRC2012_img_train.tar"
     source = opened(path, imagenet_tar(files, kind))
     assert contents(source) == files
-    outer = path.read_bytes()  # the places are those in the outer file
+    outer = path.read_bytes()  # offsets are relative to the outer file
     assert all(
         outer[e.offset : e.offset + e.size] == files[e.name.decode()] for e in map(source.index.__getitem__, range(12))
     )
 
 
-def test_an_inner_tar_that_is_damaged_costs_only_itself(tmp_path):
+def test_damaged_inner_tar_does_not_affect_others(tmp_path):
     good = {f"n0/{i}.png": png(i, 70, 70) for i in range(30)}
     inner = tar_bytes({"a.png": b"first", "b.png": b"second", "c.png": b"third"})
     broken = inner[: 2 * BLOCK] + b"\xff" * BLOCK + inner[3 * BLOCK :]
     classes = {"n0.tar": tar_bytes({name[3:]: data for name, data in good.items()}), "n1.tar": broken}
     source = opened(tmp_path / "x.tar", tar_bytes(classes | {"n2.tar": tar_bytes({"z.png": b"last"})}))
     assert contents(source) == good | {"n1/a.png": b"first", "n2/z.png": b"last"}
-    (said,) = problems(source)
-    assert said.startswith("x.tar: n1/: a header without meaning stands at byte")
-    assert f"{len(inner) - 2 * BLOCK:,} bytes from there on are not used" in said
+    (problem,) = problems(source)
+    assert problem.startswith("x.tar: n1/: damaged header at byte")
+    assert f"the following {len(inner) - 2 * BLOCK:,} bytes are not used" in problem
 
 
-def test_a_tar_in_a_tar_in_a_tar_is_just_a_file(tmp_path):
+def test_third_level_tar_is_not_opened(tmp_path):
     nest = tar_bytes({"a.tar": tar_bytes({"b.tar": tar_bytes(PICTURES), "c.png": b"c"})})
     source = opened(tmp_path / "x.tar", nest)
     assert contents(source) == {"a/c.png": b"c"}
@@ -158,26 +158,26 @@ def test_a_tar_in_a_tar_in_a_tar_is_just_a_file(tmp_path):
 # ---- damage
 
 
-def test_a_tar_cut_short_keeps_what_is_whole_and_says_what_is_not(tmp_path):
+def test_truncated_tar_keeps_complete_files_and_reports_the_rest(tmp_path):
     files = {f"{i:02d}.png": png(i, 40, 40) for i in range(30)}
     whole = tar_bytes(files)
     place = header_at(whole, b"28.png")
     source = opened(tmp_path / "x.tar", whole[: place + BLOCK + 1000])
     assert contents(source) == dict(list(files.items())[:28])
-    said, size = problems(source), len(files["28.png"])
-    assert said[0] == f"x.tar: 28.png: cut short with its tar: {size - 1000:,} of {size:,} bytes are missing"
-    assert "x.tar: cut short" in said[1]
+    found, size = problems(source), len(files["28.png"])
+    assert found[0] == f"x.tar: 28.png: cut short with its tar: {size - 1000:,} of {size:,} bytes are missing"
+    assert "x.tar: cut short" in found[1]
 
 
 @pytest.mark.parametrize("length", [0, 100])
-def test_a_tar_cut_between_two_files_is_told_from_a_whole_one(tmp_path, length):
+def test_tar_truncated_between_two_files_is_detected(tmp_path, length):
     whole = tar_bytes({f"{i}.png": png(i, 40, 40) for i in range(9)})
     source = opened(tmp_path / "x.tar", whole[: header_at(whole, b"8.png") + length])
     assert len(source) == 8
     assert "without an end mark" in problems(source)[0]
 
 
-ABSURD = {
+INVALID_SIZES = {
     "huge": b"\x80" + b"\0" * 3 + b"\x10" + b"\0" * 7,  # 2^60 in GNU's binary
     "negative": b"\xff" * 12,
     "words": b"not a number",
@@ -185,9 +185,9 @@ ABSURD = {
 }
 
 
-@pytest.mark.parametrize("field", ABSURD.values(), ids=ABSURD)
+@pytest.mark.parametrize("field", INVALID_SIZES.values(), ids=INVALID_SIZES)
 @pytest.mark.parametrize("late", [True, False])
-def test_an_absurd_header_ends_the_tar_there(tmp_path, field, late):
+def test_invalid_header_ends_the_tar(tmp_path, field, late):
     files = {f"{i:02d}.png": png(i, 90, 90) for i in range(40)}
     data = with_fields(tar_bytes(files), b"39.png" if late else b"20.png", {124: field})
     if late:
@@ -195,12 +195,12 @@ def test_an_absurd_header_ends_the_tar_there(tmp_path, field, late):
         assert len(source) == 39
         assert problems(source)
     else:  # half of the tar cannot be reached
-        with pytest.raises(DataError, match="too much of the archives is damaged") as caught:
+        with pytest.raises(DataError, match="Too much of the archives is damaged") as caught:
             opened(tmp_path / "x.tar", data)
         assert "x.tar" in str(caught.value)
 
 
-def test_zeros_in_the_middle_are_not_taken_for_the_end(tmp_path):
+def test_zeros_in_the_middle_are_not_accepted_as_the_end(tmp_path):
     data = tar_bytes({f"{i}.png": png(i, 600, 600) for i in range(3)})
     place = header_at(data, b"1.png")
     with pytest.raises(DataError, match="end mark"):
@@ -216,19 +216,25 @@ def test_zeros_in_the_middle_are_not_taken_for_the_end(tmp_path):
         (b"x", b"7 path", 6),
     ],
 )
-def test_absurd_extension_records(tmp_path, kind, payload, size):
+def test_invalid_extension_records_raise(tmp_path, kind, payload, size):
     data = tar_bytes({"record": payload, "b.png": b"b" * 20000})
     data = with_fields(data, b"record", {124: b"\x80" + size.to_bytes(11, "big"), 156: kind})
     with pytest.raises(DataError):
         opened(tmp_path / "x.tar", data)
 
 
-def test_many_dots_and_slashes_before_a_name_cost_no_time(tmp_path):
+def test_times_in_gnu_headers_are_not_part_of_the_name(tmp_path):
+    """GNU tar --incremental writes times where ustar headers have the first part of a long name."""
+    data = with_fields(tar_bytes(PICTURES), b"a.png", {345: b"14712345670\0" * 2})
+    assert contents(opened(tmp_path / "x.tar", data)) == PICTURES
+
+
+def test_many_dots_and_slashes_before_a_name(tmp_path):
     name = "./" * 200_000 + "a.png"
     assert contents(opened(tmp_path / "x.tar", tar_bytes({name: b"a"}))) == {"a.png": b"a"}
 
 
-def test_changed_bytes_never_raise_anything_else(tmp_path):
+def test_changed_bytes_raise_only_lic_errors(tmp_path):
     whole = bytearray(imagenet_tar({f"n{c}/{i}.png": png(i, 5, 5) for c in range(3) for i in range(3)}))
     chance = random.Random(3)
     for _ in range(400):
@@ -244,26 +250,26 @@ def test_changed_bytes_never_raise_anything_else(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "reason"),
     [
         (b"", "an empty file"),
-        (b"just some text, as long as it may be" * 40, "something else"),
+        (b"some text, longer than one tar block" * 40, "an unknown format"),
         (b"\x1f\x8b" + bytes(600), "gunzip"),
-        (tar_bytes({}), "no picture in"),
+        (tar_bytes({}), "No image in"),
         (tar_bytes({"a.txt": b"text"}), "1 other files"),
     ],
 )
-def test_what_is_no_tar_of_pictures_is_told(tmp_path, data, said):
-    with pytest.raises(DataError, match=said):
+def test_files_that_are_not_tars_of_images_raise(tmp_path, data, reason):
+    with pytest.raises(DataError, match=reason):
         opened(tmp_path / "x.tar", data)
 
 
-def test_a_tar_that_changes_or_goes_while_it_is_read(tmp_path):
+def test_tar_changed_or_removed_while_reading(tmp_path):
     path = tmp_path / "x.tar"
     source = opened(path, tar_bytes(PICTURES))
     path.rename(tmp_path / "old.tar")
-    assert contents(source) == PICTURES  # it is still open
-    elsewhere = pickle.loads(pickle.dumps(source))  # as another process opens it
+    assert contents(source) == PICTURES  # the file is still open
+    elsewhere = pickle.loads(pickle.dumps(source))  # opens the file again, as another process does
     with pytest.raises(OSError, match="No such file"):
         elsewhere.read(0)
     path.write_bytes(tar_bytes(PICTURES))

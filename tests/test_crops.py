@@ -1,4 +1,4 @@
-"""Order, windows, reflection and the endless stream: everything random is a pure function."""
+"""Order, windows, reflection and the endless stream are pure functions of their keys."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from lic_train.errors import DataError
 
 
 class Pictures:
-    """A source of made-up pictures in memory; None stands for a damaged file."""
+    """A source of random images in memory; None is a damaged file."""
 
     def __init__(self, sizes: list[tuple[int, int] | None]) -> None:
         chance = np.random.default_rng(0)
@@ -58,12 +58,12 @@ def take(loader, count):
 # ---- random numbers
 
 
-def test_splitmix64_gives_the_published_numbers():
+def test_splitmix64_equals_published_values():
     published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
     assert splitmix64(1234567, 4).tolist() == published
 
 
-def test_splitmix64_wraps_like_64_bit_arithmetic():
+def test_splitmix64_uses_64_bit_arithmetic():
     def slow(state: int) -> int:
         z = (state + 0x9E3779B97F4A7C15) % 2**64
         z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
@@ -75,21 +75,21 @@ def test_splitmix64_wraps_like_64_bit_arithmetic():
         assert splitmix64(state, 5).tolist() == [slow(s) for s in states]
 
 
-def test_keys_depend_on_every_part_and_on_the_order():
+def test_keys_depend_on_every_part_and_on_their_order():
     keys = [key(*parts) for parts in itertools.product(range(6), repeat=3)]
     assert len(set(keys)) == 6**3
     assert key(-1, 5) != key(1, 5)
 
 
-def test_order_is_a_permutation_of_its_own_for_each_epoch_and_seed():
+def test_order_is_a_different_permutation_for_each_epoch_and_seed():
     orders = [order(50, seed, epoch).tolist() for seed in range(3) for epoch in range(3)]
     assert all(sorted(one) == list(range(50)) for one in orders)
     assert len({tuple(one) for one in orders}) == 9
-    # Checkpoints count on this: a change of it changes what every resumed run sees.
+    # A change of this order would change the data of every resumed run.
     assert order(8, 0, 0).tolist() == [6, 1, 7, 3, 4, 2, 0, 5]
 
 
-def test_every_item_comes_first_equally_often():
+def test_every_item_is_first_equally_often():
     firsts = np.bincount([order(5, 0, epoch)[0] for epoch in range(2000)], minlength=5)
     assert abs(firsts - 400).max() < 5 * np.sqrt(2000 * 0.2 * 0.8)
 
@@ -97,7 +97,7 @@ def test_every_item_comes_first_equally_often():
 # ---- windows
 
 
-def test_random_windows_cover_every_place_evenly_and_flip_half():
+def test_random_windows_are_uniform_and_half_are_flipped():
     windows = [random_window((20, 18), 16, Sample(e, i), 0, seed=3, flip=True) for e in range(60) for i in range(60)]
     tops = np.bincount([w.top for w in windows], minlength=5)
     lefts = np.bincount([w.left for w in windows], minlength=3)
@@ -108,7 +108,7 @@ def test_random_windows_cover_every_place_evenly_and_flip_half():
     assert abs(sum(w.flip for w in windows) - 1800) < 5 * 30
 
 
-def test_windows_depend_on_seed_epoch_item_and_attempt_alone():
+def test_windows_depend_only_on_seed_epoch_item_and_attempt():
     def one(epoch=1, item=2, attempt=0, seed=3):
         return random_window((5000, 5000), 16, Sample(epoch, item), attempt, seed=seed, flip=True)
 
@@ -119,14 +119,14 @@ def test_windows_depend_on_seed_epoch_item_and_attempt_alone():
     assert one() == (1623, 1413, False)
 
 
-def test_flip_option_does_not_move_the_window():
+def test_flip_option_does_not_change_the_position():
     for item in range(20):
         with_flip = random_window((90, 80), 16, Sample(0, item), 0, seed=0, flip=True)
         without = random_window((90, 80), 16, Sample(0, item), 0, seed=0, flip=False)
         assert with_flip[:2] == without[:2]
 
 
-def test_small_photographs_lie_whole_inside_the_window():
+def test_windows_contain_small_photographs_completely():
     for item in range(200):
         top, left, _ = random_window((3, 30), 16, Sample(0, item), 0, seed=0, flip=False)
         assert -13 <= top <= 0
@@ -139,7 +139,7 @@ def test_centre_window():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 40), (5, 50), (16, 16), (40, 17), (15, 16)])
-def test_cut_equals_slicing_the_photograph_padded_by_reflection(size):
+def test_cut_equals_a_slice_of_the_reflection_padded_photograph(size):
     pixels = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
     padded = np.pad(pixels, ((16, 16), (16, 16), (0, 0)), mode="reflect")
     for item in range(10):
@@ -152,7 +152,7 @@ def test_cut_equals_slicing_the_photograph_padded_by_reflection(size):
 # ---- the stream
 
 
-def test_stream_visits_every_item_once_an_epoch_and_batches_cross_the_boundary():
+def test_stream_visits_every_item_once_per_epoch_across_batches():
     sampler = StreamSampler(Shuffled(7, seed=1), batch_size=4)
     stream = [sample for batch in itertools.islice(sampler, 7) for sample in batch]
     assert [sample.epoch for sample in stream] == [k // 7 for k in range(28)]
@@ -160,19 +160,19 @@ def test_stream_visits_every_item_once_an_epoch_and_batches_cross_the_boundary()
         assert [s.item for s in stream if s.epoch == epoch] == order(7, 1, epoch).tolist()
 
 
-def test_a_batch_larger_than_the_data_set():
+def test_batch_larger_than_the_data_set():
     batch = StreamSampler(Shuffled(3, seed=0), batch_size=8).batch(0)
     assert [sample.epoch for sample in batch] == [0, 0, 0, 1, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize("start", [0, 1, 4, 5, 1000])
-def test_starting_later_equals_having_skipped(start):
+def test_later_start_equals_skipping_batches(start):
     whole = list(itertools.islice(StreamSampler(Shuffled(10, 2), 6), 0, start + 3))
     assert list(itertools.islice(StreamSampler(Shuffled(10, 2), 6, start=start), 3)) == whole[start:]
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_ranks_are_disjoint_and_together_complete(world):
+def test_ranks_are_disjoint_and_complete(world):
     whole = StreamSampler(Shuffled(10, seed=0), batch_size=6)
     ranks = [StreamSampler(Shuffled(10, 0), 6, rank=rank, world=world) for rank in range(world)]
     for number in range(8):
@@ -181,7 +181,7 @@ def test_ranks_are_disjoint_and_together_complete(world):
         assert sorted(itertools.chain(*shares)) == sorted(whole.batch(number))
 
 
-def test_has_no_length():
+def test_stream_sampler_has_no_length():
     with pytest.raises(TypeError):
         len(StreamSampler(Shuffled(10, 0), 2))
 
@@ -201,18 +201,18 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("small", ["reflect", "skip"])
-def test_batches_are_the_same_for_0_and_2_workers_and_from_any_start(small):
+def test_batches_do_not_depend_on_workers_or_start(small):
     alone = take(loader(0, small=small), 12)
     assert alone[0]["x"].shape == (3, 3, 16, 16)
     assert alone[0]["x"].dtype == torch.uint8
     assert all(same(a, b) for a, b in zip(alone, take(loader(2, small=small), 12), strict=True))
-    for workers in (0, 2):  # 3 * 3 samples: in the middle of the second epoch
+    for workers in (0, 2):  # after 3 * 3 samples, in the second epoch
         resumed = take(loader(workers, start=3, small=small), 9)
         assert all(same(a, b) for a, b in zip(alone[3:], resumed, strict=True))
     assert len({batch["x"].sum().item() for batch in alone}) == 12
 
 
-def test_a_resumed_run_of_an_earlier_version_sees_the_same_pixels():
+def test_pixels_equal_those_of_earlier_versions():
     digest = hashlib.sha256()
     for batch in take(loader(0), 12):
         mirrored = torch.where(batch["flip"].view(-1, 1, 1, 1), batch["x"].flip(3), batch["x"])
@@ -220,7 +220,7 @@ def test_a_resumed_run_of_an_earlier_version_sees_the_same_pixels():
     assert digest.hexdigest() == "e5335e46364f25bcdb3ad32d6b95d4cac36092ee631c52bcf01b983c261ec657"
 
 
-def test_crops_are_pieces_of_the_photograph_they_name():
+def test_crops_are_parts_of_their_photograph():
     source = Pictures([(20, 24), (33, 17)])
     crops = training_crops(source, 16, seed=0, flip=False)
     for epoch, item in itertools.product(range(5), range(2)):
@@ -231,7 +231,7 @@ def test_crops_are_pieces_of_the_photograph_they_name():
         assert sum(torch.equal(place, got) for place in places) == 1
 
 
-def test_small_ones_are_reflected_or_passed_over_and_counted():
+def test_small_photographs_are_reflected_or_skipped_and_counted():
     sizes = [(16, 16), (9, 40), (40, 9), (20, 20)]
     batches = take(loader(0, sizes=sizes), 4)  # 12 samples: each photograph three times
     assert sum(batch["small"] for batch in batches) == 6
@@ -249,7 +249,7 @@ def test_small_ones_are_reflected_or_passed_over_and_counted():
         assert np.array_equal(batch["x"][number].numpy(), cut(image, window, 16))
 
 
-def test_failures_name_the_file_and_the_reason():
+def test_failures_contain_file_and_reason():
     failures = [failure for batch in take(loader(2), 10) for failure in batch["failures"]]
     assert len(failures) >= 6  # once in each of six epochs, and perhaps as a replacement
     assert {name for name, _ in failures} == {"picture1"}
@@ -257,14 +257,14 @@ def test_failures_name_the_file_and_the_reason():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize(("sizes", "said"), [([None] * 40, "picture"), ([(4, 4)] * 5, "32 small photographs")])
-def test_nothing_usable_stops_with_a_clear_error(workers, sizes, said):
-    with pytest.raises(DataError, match=said) as caught:
+@pytest.mark.parametrize(("sizes", "message"), [([None] * 40, "picture"), ([(4, 4)] * 5, "32 small photographs")])
+def test_no_usable_photograph_raises(workers, sizes, message):
+    with pytest.raises(DataError, match=message) as caught:
         take(loader(workers, small="skip", sizes=sizes), 1)
     assert "Traceback" not in str(caught.value)
 
 
-def test_validation_crops_are_the_centres():
+def test_validation_crops_are_centre_crops():
     source = Pictures([(20, 24), (33, 17)])
     batch = validation_crops(source, 16, seed=0).__getitems__([Sample(0, 0), Sample(0, 1)])
     assert torch.equal(batch["x"][0], decode(source.read(0))[:, 2:18, 4:20])

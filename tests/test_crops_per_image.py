@@ -1,4 +1,4 @@
-"""Several crops of a decode: the batches follow from numbers alone, and each photograph is decoded once."""
+"""Several crops of each decoded photograph: deterministic batches, and each photograph is decoded once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BATCH, CROPS = 4, 3
 
 
 class Logged:
-    """Made-up pictures; every read leaves a byte in a file, whichever process reads. Number 2 is damaged."""
+    """Random images; every read appends a byte to a file, in any process. Number 2 is damaged."""
 
     def __init__(self, count: int, log: Path) -> None:
         self.files, self.log = [png(i, 20 + i % 7, 24) for i in range(count)], log
@@ -47,17 +47,17 @@ def spread(size: int = 50, lanes: int = BATCH, crops: int = CROPS) -> Spread:
     return Spread(Shuffled(size, 5), lanes, crops, seed=5)
 
 
-# ---- which crop is sample number k
+# ---- the crop of sample number k
 
 
-def test_a_sample_depends_on_its_number_alone():
+def test_sample_depends_only_on_its_number():
     in_order, other = [spread()(k) for k in range(400)], spread()
     for k in torch.randperm(400, generator=torch.Generator().manual_seed(0)).tolist():
         assert other(k) == in_order[k]
 
 
 @pytest.mark.parametrize(("size", "lanes", "crops"), [(50, 4, 3), (50, 4, 4), (7, 4, 2), (300, 5, 8), (64, 1, 32)])
-def test_every_crop_of_every_photograph_comes_once_in_a_pass(size, lanes, crops):
+def test_every_crop_appears_once_in_each_pass(size, lanes, crops):
     draws = spread(size, lanes, crops)
     count = Counter(draws(k) for k in range(lanes * (4 * APART + 3 * size * crops)))
     assert set(count.values()) == {1}
@@ -78,14 +78,14 @@ def test_crops_of_a_photograph_stay_in_their_lane_in_order_and_far_apart():
         assert all(abs(b - a - APART) <= 2 * CROPS for a, b in itertools.pairwise(batches))
 
 
-def test_photographs_that_met_in_a_batch_do_not_meet_in_all_of_their_crops():
+def test_photographs_of_one_batch_are_separated_in_their_other_crops():
     draws = spread(size=400)
     batches = [{(s.epoch, s.item) for s in map(draws, range(BATCH * b, BATCH * b + BATCH))} for b in range(200)]
     pairs = Counter(pair for batch in batches for pair in itertools.combinations(sorted(batch), 2))
     assert sum(times == CROPS for times in pairs.values()) < len(pairs) / 5
 
 
-def test_the_order_of_crops_is_another_one_in_every_lane_and_block():
+def test_order_of_crops_differs_between_lanes_and_blocks():
     draws = spread(crops=8)
     orders = [
         tuple(draws((8 * block + turn) * BATCH + lane).crop for turn in range(8))
@@ -94,7 +94,7 @@ def test_the_order_of_crops_is_another_one_in_every_lane_and_block():
     assert len(set(orders)) == len(orders)
 
 
-def test_works_for_weighted_roots_as_well():
+def test_several_crops_of_weighted_roots():
     source = Joined([Subset([], range(30)), Subset([], range(9))], "ab", [1, 2])
     draws = Spread(draws_of(source, 5), BATCH, CROPS, 5)
     samples = [draws(k) for k in range(600)]
@@ -102,7 +102,7 @@ def test_works_for_weighted_roots_as_well():
     assert 150 < sum(sample.item < 30 for sample in samples) < 250
 
 
-def test_the_first_crop_is_the_only_one_of_other_runs_and_all_differ():
+def test_first_crop_equals_that_of_runs_with_one_crop_and_all_differ():
     def window(crop: int):
         return random_window((5000, 5000), 16, Sample(1, 2, crop), 0, seed=3, flip=True)
 
@@ -133,7 +133,7 @@ STEPS = 45  # more than the 32 batches between two crops of a photograph, and se
 
 @pytest.fixture(scope="module")
 def expected(root) -> list[torch.Tensor]:
-    """By decoding a photograph for every one of its crops, in the order that `Spread` tells."""
+    """Reference batches: each photograph is decoded for every one of its crops, in the order of `Spread`."""
     data = photographs(root)
     stream = StreamSampler(Spread(draws_of(data.train, 1), BATCH, CROPS, 1), BATCH)
     loader = CropLoader(training_crops(data.train, 16, 1), stream, 0, pin_memory=False)
@@ -143,7 +143,7 @@ def expected(root) -> list[torch.Tensor]:
 @pytest.mark.parametrize("world", [1, 2])
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("workers", [0, 2, 4])
-def test_workers_micro_batches_and_ranks_change_nothing(root, expected, workers, accumulate, world):
+def test_batches_do_not_depend_on_workers_micro_batches_or_ranks(root, expected, workers, accumulate, world):
     options = {"num_workers": workers, "accumulate": accumulate}
     assert same(steps(photographs(root, **options), 0, STEPS, world), expected)
     start = 35 + workers
@@ -151,13 +151,13 @@ def test_workers_micro_batches_and_ranks_change_nothing(root, expected, workers,
     assert same(steps(photographs(root, **options), start, STEPS, world), expected[start:])
 
 
-def test_every_step_can_be_the_first_of_a_resumed_run(root, expected):
+def test_run_can_resume_at_every_step(root, expected):
     for start in range(STEPS):
         assert same(steps(photographs(root), start, start + 1), expected[start : start + 1])
 
 
 @pytest.mark.parametrize(("accumulate", "workers", "stop"), [(1, 0, 8), (2, 2, 5)])
-def test_a_resumed_trainer_sees_what_an_uninterrupted_one_sees(root, tmp_path, accumulate, workers, stop):
+def test_resumed_trainer_gets_the_batches_of_an_uninterrupted_one(root, tmp_path, accumulate, workers, stop):
     def data(count: int) -> Photographs:
         return photographs(root, accumulate=accumulate, num_workers=count)
 
@@ -171,7 +171,7 @@ def test_a_resumed_trainer_sees_what_an_uninterrupted_one_sees(root, tmp_path, a
     assert len(set(whole.seen)) == len(whole.seen) == (stop + 6) * accumulate
 
 
-# ---- what is decoded, and what waits
+# ---- number of decoded and waiting crops
 
 
 @pytest.mark.parametrize("workers", [0, 2, 4])
@@ -188,13 +188,13 @@ def test_each_photograph_is_decoded_once(tmp_path, workers, world):
         passes = [{s[:2] for s in itertools.chain(*itertools.islice(stream, n))} for n in (batches, batches + ahead)]
         used, drawn_ahead = used + len(passes[0]), drawn_ahead + len(passes[1])
     reads = len(source.log.read_bytes())
-    assert used <= reads - len(failures) <= drawn_ahead + 2 * world  # a replacement, perhaps ahead, is one more read
-    first = APART * BATCH  # a stream that begins decodes a photograph for nearly each of its first crops
+    assert used <= reads - len(failures) <= drawn_ahead + 2 * world  # each replacement is one more read
+    first = APART * BATCH  # at its start, a stream decodes a photograph for nearly every crop
     assert used - first < (batches - APART) * BATCH / crops + BATCH
 
 
 @pytest.mark.parametrize("crops", [2, 3, 4, 8, 32])
-def test_what_waits_is_bounded(crops):
+def test_number_of_waiting_crops_is_bounded(crops):
     lanes = 6
     stream = StreamSampler(Spread(Shuffled(1000, 0), lanes, crops, 0), lanes)
     waiting, most = 0, 0
@@ -205,7 +205,7 @@ def test_what_waits_is_bounded(crops):
     assert limit * 0.8 < most < limit + 2 * crops * lanes
 
 
-def test_a_damaged_photograph_is_told_once_and_replaced_in_all_of_its_crops(tmp_path):
+def test_damaged_photograph_is_reported_once_and_replaced_in_all_its_crops(tmp_path):
     source = Logged(40, tmp_path / "reads")
     stream = StreamSampler(Spread(Shuffled(len(source), 0), BATCH, CROPS, 0), BATCH, start=1000)
     loader = BufferedLoader(training_crops(source, 16, seed=0), stream, CROPS, 0, pin_memory=False)
@@ -217,6 +217,6 @@ def test_a_damaged_photograph_is_told_once_and_replaced_in_all_of_its_crops(tmp_
 
 
 @pytest.mark.parametrize("number", [0, APART + 1])
-def test_the_number_of_crops_is_checked(root, number):
-    with pytest.raises(ConfigError, match=f"data.crops_per_image: expected 1 to 32, got {number}"):
+def test_invalid_number_of_crops_raises(root, number):
+    with pytest.raises(ConfigError, match=f"data.crops_per_image.\nexpected: 1 to 32\ngot: {number}"):
         photographs(root, crops_per_image=number).setup("fit")

@@ -1,4 +1,4 @@
-"""DALI decodes the crops that Pillow decodes; without it, a clear error. Its CPU decoders run on any machine."""
+"""DALI decodes the same crops as Pillow; without DALI there is an error. Its CPU decoders run on any machine."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.made_up import png, write_tree
 from tests.test_jpeg_rows import jpeg
 
 HAS_DALI = importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
-needs_dali = pytest.mark.skipif(not HAS_DALI, reason="NVIDIA DALI is not installed: pip install -e '.[dali]' (600 MB)")
+needs_dali = pytest.mark.skipif(not HAS_DALI, reason="needs the extra dali (600 MB)")
 without_dali = pytest.mark.skipif(HAS_DALI, reason="NVIDIA DALI is installed")
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    """Plain JPEGs of all samplings, and what must go to Pillow: turned, small, other colours and formats, damaged."""
+    """Plain JPEGs of all subsamplings, and files for Pillow: rotated, small, other colours and formats, damaged."""
     turned = Image.Exif()
     turned[0x0112] = 6
     files = {f"train/{i}.jpg": jpeg(subsampling=i % 3, size=(60 + i, 90)) for i in range(9)}
@@ -53,27 +53,27 @@ def same(one: list, other: list) -> bool:
 @needs_dali
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("small", ["reflect", "skip"])
-def test_dali_gives_the_pixels_of_pillow(root, workers, small):
+def test_dali_pixels_equal_those_of_pillow(root, workers, small):
     expected = batches(root, "pillow", small=small)
     assert same(batches(root, "dali", workers, small=small), expected)
     assert any(batch["failures"] for batch in expected)
 
 
 @needs_dali
-def test_dali_and_not_pillow_decodes_plain_files(root, monkeypatch):
+def test_dali_decodes_all_plain_files(root, monkeypatch):
     decoded = []
     original = Picture.rgb
     monkeypatch.setattr(Picture, "rgb", lambda self, rows=None: decoded.append(self) or original(self, rows))
     assert len(batches(root, "dali", count=12)) == 12
-    assert 0 < len(decoded) < 24  # of 48 samples: 7 of 17 files are not for DALI, of which one is refused by its header
+    assert 0 < len(decoded) < 24  # of 48 samples: 7 of 17 files are not for DALI, and one of these has a bad header
     assert not any(picture.is_plain_jpeg and min(picture.size) >= 32 for picture in decoded)
 
 
 @needs_dali
-def test_a_file_that_dali_refuses_is_left_to_pillow(root, tmp_path):
+def test_file_that_dali_cannot_decode_is_replaced_by_pillow(root, tmp_path):
     spoilt = bytearray(jpeg())
     table = spoilt.index(b"\xff\xc4")
-    spoilt[table + 5 : table + 21] = b"\xff" * 16  # no Huffman code has so many words
+    spoilt[table + 5 : table + 21] = b"\xff" * 16  # more code words than a Huffman code can have
     write_tree(tmp_path, {f"train/{i}.jpg": jpeg(size=(60 + i, 90)) for i in range(6)} | {"val/v.png": png(1, 50, 50)})
     write_tree(tmp_path, {"train/9.jpg": bytes(spoilt)})
     expected = batches(tmp_path, "pillow", count=8)
@@ -82,14 +82,14 @@ def test_a_file_that_dali_refuses_is_left_to_pillow(root, tmp_path):
 
 
 @without_dali
-def test_a_missing_dali_is_told_before_training(root):
-    with pytest.raises(ConfigError, match=r'not installed.\n  to do     pip install -e "\.\[dali\]"'):
+def test_missing_dali_raises_before_training(root):
+    with pytest.raises(ConfigError, match=r"not installed.\nto do: pip install 'lic-train\[dali\]'"):
         Photographs(folder, root=str(root), crop=32, batch_size=4, decoder="dali").setup("fit")
 
 
-def test_options_that_do_not_go_together(root, monkeypatch):
+def test_incompatible_options_raise(root, monkeypatch):
     monkeypatch.setattr("lic_train.data.module.require_dali", lambda: None)
-    with pytest.raises(ConfigError, match=r"crops_per_image: expected 1 with"):
+    with pytest.raises(ConfigError, match=r"data\.crops_per_image.\nexpected: 1 with"):
         Photographs(folder, root=str(root), crop=32, batch_size=4, decoder="dali", crops_per_image=2).setup("fit")
-    with pytest.raises(ConfigError, match=r"data\.decoder: expected one of pillow, dali, got 'opencv'"):
+    with pytest.raises(ConfigError, match=r"data\.decoder.\nexpected: one of pillow, dali\ngot: 'opencv'"):
         Photographs(folder, root=str(root), crop=32, batch_size=4, decoder="opencv").setup("fit")

@@ -1,4 +1,4 @@
-"""Everything that a scraped collection holds: the check before training, and training itself."""
+"""The check of a scraped collection before training, and training on the same collection."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from lic_train.errors import DataError
 from tests.made_up import png, tar_bytes, write_tree, zip_bytes
 from tests.scraped import CROP, DAMAGED, UNUSUAL, WHOLE, scraped
 
-COPY = "dir.png/inside.png"  # of good/000.png
+COPY = "dir.png/inside.png"  # a copy of good/000.png
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def root(tmp_path_factory) -> Path:
 
 
 def run(root: Path, to: Path, *options: str) -> tuple[int, dict, str]:
-    """Exit status, report and page of a check."""
+    """Run a check and return exit status, report and page."""
     status = check.main([str(root), "--to", str(to), "--crop", str(CROP), "--jobs", "2", *options])
     (folder,) = to.iterdir()
     return status, json.loads((folder / "report.json").read_text()), (folder / "index.html").read_text()
@@ -47,7 +47,7 @@ def run(root: Path, to: Path, *options: str) -> tuple[int, dict, str]:
 # ---- the check
 
 
-def test_every_file_is_handled_as_it_should_be(root):
+def test_every_file_has_its_expected_result(root):
     source = FolderSource(root)
     looks = {source.name(i): look_at(source, i, CROP) for i in range(len(source))}
     assert set(looks) == set(WHOLE) | set(DAMAGED) | set(UNUSUAL) | {COPY}
@@ -60,7 +60,7 @@ def test_every_file_is_handled_as_it_should_be(root):
     assert (source.index.hidden, source.index.others) == (3, 5)  # two pipes among the others
 
 
-def test_the_check_names_and_counts_everything(root, tmp_path, capsys):
+def test_check_lists_and_counts_everything(root, tmp_path, capsys):
     status, report, _ = run(root, tmp_path)
     assert status == 1
     assert {entry["file"]: True for entry in report["damaged"]} == dict.fromkeys(DAMAGED, True)
@@ -68,15 +68,15 @@ def test_the_check_names_and_counts_everything(root, tmp_path, capsys):
     expected = {kind: sum(kind in kinds for kinds in UNUSUAL.values()) for kind in report["notes"]}
     assert report["notes"] == expected
     assert report["copies"] == [{"file": "good/000.png", "of": COPY}]
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for name in DAMAGED:
-        assert name in said
-    assert "Training goes on" in said
-    assert all(len(line) <= 80 for line in said.splitlines() if not line.startswith(("page", "report")))
+        assert name in output
+    assert "Training continues" in output
+    assert all(len(line) <= 80 for line in output.splitlines() if not line.startswith(("page", "report")))
 
 
 class Reader(HTMLParser):
-    """Collects what a browser would load and run."""
+    """Collects the tags, sources and text of a page."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class Reader(HTMLParser):
         self.text += data
 
 
-def test_the_page_shows_the_worst_and_runs_nothing_from_outside(tmp_path):
+def test_page_escapes_names_and_loads_nothing(tmp_path):
     names = ["<script>alert(1)</script>.jpg", "a'b\"&amp;.png", "\u202egnp.png", "caf\udce9.png"]
     small = {name: png(i, 10, 10) for i, name in enumerate(names[1:])}
     jpeg = io.BytesIO()
@@ -101,21 +101,21 @@ def test_the_page_shows_the_worst_and_runs_nothing_from_outside(tmp_path):
     try:
         write_tree(tmp_path / "set", small | {names[0]: jpeg.getvalue()[:3000], "whole.png": png(8, 90, 90)})
     except OSError:
-        pytest.skip("this file system takes no such names")
+        pytest.skip("this file system does not support these names")
     _, report, page = run(tmp_path / "set", tmp_path / "out")
     assert report["damaged"][0]["file"] == names[0]
     reader = Reader()
     reader.feed(page)
     assert reader.tags.isdisjoint({"script", "link", "iframe", "object"})
     assert all(source.startswith("data:image/jpeg;base64,") for source in reader.sources)
-    assert len(reader.sources) == 1 + 3 + 4  # a damaged one, three small ones, and all whole ones by bits
+    assert len(reader.sources) == 1 + 3 + 4  # a damaged image, three small ones, and all usable ones by bits
     assert names[0] in reader.text
     assert names[1] in reader.text
     assert "\u202e" not in page
     assert not re.search(r"https?://", page)
 
 
-def test_exit_status_tells(tmp_path, capsys):
+def test_exit_status(tmp_path, capsys):
     good = {f"{i}.png": png(i, 40, 40) for i in range(30)}
     write_tree(tmp_path / "good", good)
     assert run(tmp_path / "good", tmp_path / "a")[0] == 0
@@ -127,7 +127,7 @@ def test_exit_status_tells(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         run(tmp_path / "nothing", tmp_path / "d")
     assert stopped.value.code == 2
-    assert "no folder or archive" in capsys.readouterr().err
+    assert "No folder or archive" in capsys.readouterr().err
     tar = tar_bytes({name: data * 9 for name, data in good.items()})
     write_tree(tmp_path, {"cut.tar": tar[: len(tar) - 12000]})
     status, report, page = run(tmp_path / "cut.tar", tmp_path / "e")
@@ -136,7 +136,7 @@ def test_exit_status_tells(tmp_path, capsys):
     assert "cut short" in page
 
 
-def test_archives_are_checked_as_folders_are(tmp_path):
+def test_archives_and_folders_have_equal_reports(tmp_path):
     files = dict(list(WHOLE.items())[:40]) | {"bad.png": b"x"}
     write_tree(tmp_path, {"x.zip": zip_bytes(files), "x.tar": tar_bytes(files)})
     write_tree(tmp_path / "x", files)
@@ -148,7 +148,7 @@ def test_archives_are_checked_as_folders_are(tmp_path):
     assert reports[0]["damaged"][0]["file"] == "bad.png"
 
 
-def test_a_process_that_dies_ends_the_check_with_an_error(tmp_path, monkeypatch, capsys):
+def test_dying_process_ends_the_check_with_an_error(tmp_path, monkeypatch, capsys):
     write_tree(tmp_path / "set", {f"{i}.png": png(i, 8, 8) for i in range(3)})
     monkeypatch.setattr(check, "look_at", lambda *_: os.kill(os.getpid(), 9))
     with pytest.raises(SystemExit):
@@ -156,7 +156,7 @@ def test_a_process_that_dies_ends_the_check_with_an_error(tmp_path, monkeypatch,
     assert "--jobs" in capsys.readouterr().err
 
 
-def test_the_command_line_runs(tmp_path):
+def test_command_line(tmp_path):
     write_tree(tmp_path / "set", {"a.png": png(0, 40, 40)})
     command = [sys.executable, "-m", "lic_train.data.check", str(tmp_path / "set"), "--crop", "32"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -164,7 +164,7 @@ def test_the_command_line_runs(tmp_path):
     assert (tmp_path / "outputs/data_check/set/index.html").exists()
 
 
-def test_a_summary_is_the_same_in_any_order():
+def test_summary_does_not_depend_on_the_order():
     chance = np.random.default_rng(0)
     looks = [
         Look(i, "bad" if i % 50 == 7 else "", ("small",), i % 9 + 1, 20, chance.random(), 5.0, i % 70)
@@ -189,10 +189,10 @@ def test_a_summary_is_the_same_in_any_order():
     assert notes["small"] == len(whole)
 
 
-# ---- training on it
+# ---- training on the same collection
 
 
-def test_training_goes_on_over_all_of_it_and_names_each_damaged_file_once(root, tmp_path, capsys):
+def test_training_continues_and_reports_each_damaged_file_once(root, tmp_path, capsys):
     def data(workers: int) -> Photographs:
         return Photographs(folder, root=str(root), crop=CROP, batch_size=8, num_workers=workers, seed=0)
 
@@ -207,16 +207,16 @@ def test_training_goes_on_over_all_of_it_and_names_each_damaged_file_once(root, 
     for batch in runs[0]:
         report.add(batch)
     report.write()
-    said, written = capsys.readouterr().out, json.loads((tmp_path / "data_report.json").read_text())
-    met = {entry["file"]: entry["reason"] for entry in written["damaged"]}
+    output, written = capsys.readouterr().out, json.loads((tmp_path / "data_report.json").read_text())
+    failed = {entry["file"]: entry["reason"] for entry in written["damaged"]}
     in_training = {photographs.train.name(i) for i in range(len(photographs.train))}
-    assert set(met) == set(DAMAGED) & in_training
-    assert all(DAMAGED[name] in reason for name, reason in met.items())
-    assert all(said.count(f"{name} (") == 1 for name in met)
+    assert set(failed) == set(DAMAGED) & in_training
+    assert all(DAMAGED[name] in reason for name, reason in failed.items())
+    assert all(output.count(f"{name} (") == 1 for name in failed)
 
 
-def _as_nobody(check_root: Path, results) -> None:
-    if os.geteuid() == 0:  # who may read everything
+def _check_without_privileges(check_root: Path, results) -> None:
+    if os.geteuid() == 0:  # root may read everything
         os.setgroups([])
         os.setgid(65534)
         os.setuid(65534)
@@ -227,22 +227,22 @@ def _as_nobody(check_root: Path, results) -> None:
         results.put(str(error))
 
 
-def test_a_file_without_permission_is_damaged_and_a_folder_without_is_an_error():
-    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to others
+def test_file_without_permission_is_damaged_and_folder_raises():
+    with tempfile.TemporaryDirectory() as name:  # other users cannot read the folders of pytest
         Path(name).chmod(0o755)
         root = write_tree(Path(name) / "set", {"a.png": png(0, 40, 40), "b/b.png": png(1, 40, 40)})
         (root / "a.png").chmod(0)
-        assert _asked_as_nobody(root) == ["Permission denied", ""]
+        assert _damage_without_privileges(root) == ["Permission denied", ""]
         for closed in (root / "b", root, Path(name)):
             closed.chmod(0)
-            assert re.match(r"cannot (list|read) .*: Permission denied", str(_asked_as_nobody(root)))
+            assert re.match(r"Cannot (list|read) .*: Permission denied", str(_damage_without_privileges(root)))
             closed.chmod(0o755)
 
 
-def _asked_as_nobody(root: Path) -> list[str] | str:
+def _damage_without_privileges(root: Path) -> list[str] | str:
     context = multiprocessing.get_context("fork")
     results = context.Queue()
-    process = context.Process(target=_as_nobody, args=(root, results))
+    process = context.Process(target=_check_without_privileges, args=(root, results))
     process.start()
     result = results.get(timeout=300)
     process.join(60)

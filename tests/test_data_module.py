@@ -1,4 +1,4 @@
-"""The loaders as a Trainer sees them: resume, devices, workers, damaged files, and the shipped configurations."""
+"""Loaders as used by a Trainer: resume, devices, workers, damaged files, and the shipped configurations."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONF = Path(__file__).parents[1] / "conf"
 
 @pytest.fixture
 def photographs(tmp_path):
-    """A folder of 11 training and 5 validation pictures."""
+    """A folder of 11 training and 5 validation images."""
     chance = np.random.default_rng(0)
     for name in [f"train/{i:02d}.png" for i in range(11)] + [f"val/{i}.png" for i in range(5)]:
         path = tmp_path / "set" / name
@@ -44,13 +44,13 @@ def take(loader, count):
 
 
 def trace(batches) -> list[int]:
-    """One number for the content of each batch, as a network sees it."""
+    """Return one number for the content of each batch after mirroring."""
     seen = [torch.where(batch["flip"].view(-1, 1, 1, 1), batch["x"].flip(3), batch["x"]).long() for batch in batches]
     return [int((x.flatten() * torch.arange(1, x.numel() + 1)).sum()) for x in seen]
 
 
 class Watcher(lightning.LightningModule):
-    """Trains one number and keeps a trace of what it is shown."""
+    """Trains one number and records a trace of its batches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,9 +90,9 @@ def trainer(folder: Path, steps: int, accumulate: int = 1) -> lightning.Trainer:
 # ---- resume
 
 
-# Step 11 is the last of an epoch: 44 samples are four times 11 photographs.
+# Step 11 is the last step of an epoch: 44 samples are four times 11 photographs.
 @pytest.mark.parametrize(("accumulate", "workers", "stop"), [(1, 0, 4), (2, 0, 4), (1, 2, 4), (1, 0, 11), (2, 2, 11)])
-def test_a_resumed_trainer_sees_what_an_uninterrupted_one_sees(photographs, tmp_path, accumulate, workers, stop):
+def test_resumed_trainer_gets_the_batches_of_an_uninterrupted_one(photographs, tmp_path, accumulate, workers, stop):
     steps = stop + 5
 
     def data(count=workers):
@@ -110,7 +110,7 @@ def test_a_resumed_trainer_sees_what_an_uninterrupted_one_sees(photographs, tmp_
     assert len(set(whole.seen)) == len(whole.seen)
 
 
-def test_accumulation_and_devices_cut_the_same_samples_differently(photographs):
+def test_accumulation_and_devices_use_the_same_samples(photographs):
     def pictures(batches):
         return sorted(
             trace([{"x": b["x"][i : i + 1], "flip": b["flip"][i : i + 1]}])[0]
@@ -127,16 +127,16 @@ def test_accumulation_and_devices_cut_the_same_samples_differently(photographs):
     assert plain == halved == ranks
 
 
-def test_the_batch_size_must_divide(photographs):
+def test_indivisible_batch_size_raises(photographs):
     data = module(photographs, batch_size=8, accumulate=3)
-    with pytest.raises(ConfigError, match=r"multiple of 3 .* got 8; to do: take 6 or 9"):
+    with pytest.raises(ConfigError, match=r"multiple of 3 .*\ngot: 8\nto do: set batch_size to 6 or 9"):
         data.stream()
-    with pytest.raises(ConfigError, match="take 4"):
+    with pytest.raises(ConfigError, match="set batch_size to 4"):
         module(photographs, batch_size=2).stream(world=4)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"small": "drop"}, "reflect, skip"),
         ({"num_workers": -1}, "auto"),
@@ -145,15 +145,15 @@ def test_the_batch_size_must_divide(photographs):
         ({"val_crops": 0}, "data.val_crops"),
     ],
 )
-def test_options_are_checked_when_the_data_is_set_up(photographs, options, said):
-    with pytest.raises(ConfigError, match=said):
+def test_invalid_options_raise_in_setup(photographs, options, message):
+    with pytest.raises(ConfigError, match=message):
         module(photographs, **options).setup("fit")
 
 
-def test_workers_outlive_ctrl_c(photographs):
+def test_workers_ignore_sigint(photographs):
     loader = module(photographs, num_workers=2).stream()
     batches = iter(loader)
-    got = [next(batches), next(batches)]  # one from each worker: both are ready now
+    got = [next(batches), next(batches)]  # one from each worker, so both have started
     for worker in loader._iterator._workers:
         os.kill(worker.pid, signal.SIGINT)
     got += [next(batches) for _ in range(19)]
@@ -163,7 +163,7 @@ def test_workers_outlive_ctrl_c(photographs):
 # ---- validation
 
 
-def test_validation_is_the_same_every_time_and_in_batches_of_a_fixed_size(photographs):
+def test_validation_batches_are_fixed(photographs):
     data = module(photographs, val_crops=4, val_batch=2)
     batches = list(data.val_dataloader())
     assert [len(batch["x"]) for batch in batches] == [2, 2]
@@ -188,7 +188,7 @@ def test_whole_images_are_the_first_readable_ones(photographs):
     assert len(module(photographs).whole_images(99)) == 4
 
 
-def test_the_note_is_said_once(photographs, capsys):
+def test_note_is_printed_once(photographs, capsys):
     for path in (photographs / "val").iterdir():
         path.unlink()
     (photographs / "val").rmdir()
@@ -201,12 +201,12 @@ def test_the_note_is_said_once(photographs, capsys):
 # ---- damaged files
 
 
-def test_training_goes_on_over_a_damaged_file_and_stops_over_many(tmp_path):
+def test_training_continues_with_one_damaged_file_and_stops_with_many(tmp_path):
     for i in range(40):
         Image.new("RGB", (20, 20), (i, i, i)).save(tmp_path / f"{i:02d}.png")
     (tmp_path / "07.png").write_bytes((tmp_path / "07.png").read_bytes()[:50])
     (tmp_path / "09.png").unlink()
-    (tmp_path / "09.png").mkdir()  # a folder by that name is no photograph
+    (tmp_path / "09.png").mkdir()  # a folder with the name of an image
     data = module(tmp_path)
     report = data.report(tmp_path / "run")
     for each in take(data.stream(), 30):
@@ -214,12 +214,12 @@ def test_training_goes_on_over_a_damaged_file_and_stops_over_many(tmp_path):
     assert (list(report.damaged), report.size) == (["07.png"], 39)
     for i in range(20, 30):
         (tmp_path / f"{i}.png").write_bytes(b"")
-    with pytest.raises(DataError, match="too many damaged"):
+    with pytest.raises(DataError, match="Too many damaged"):
         list(map(report.add, take(data.stream(), 30)))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_root_with_only_unreadable_files_stops_at_once(tmp_path, workers):
+def test_root_with_only_unreadable_files_raises(tmp_path, workers):
     for i in range(50):
         (tmp_path / f"{i}.png").write_bytes(b"nothing")
     with pytest.raises(DataError, match="not an image"):
@@ -247,11 +247,11 @@ def test_data_configurations_build_and_train(photographs, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["folder", "flickr", "imagenet"])
-def test_a_missing_root_is_a_clear_error(name):
+def test_missing_root_raises(name):
     loaded = OmegaConf.load(CONF / "data" / f"{name}.yaml")
     data = instantiate(loaded, crop=16, batch_size=2, accumulate=1, seed=0)
     assert data.val_crops == 64
-    with pytest.raises(DataError, match=r"data\.root is not given"):
+    with pytest.raises(DataError, match=r"data\.root is not set"):
         data.setup("fit")
 
 
@@ -261,7 +261,7 @@ def test_eval_configurations_have_the_same_keys():
     assert all(set(config) == {"name", "root", "limit"} and config.name == stem for stem, config in configs.items())
 
 
-def test_flickr_is_the_split_of_the_paper(tmp_path):
+def test_flickr_uses_the_split_of_the_paper(tmp_path):
     for i in range(200):
         (tmp_path / f"{i:03d}.jpg").write_bytes(b"")
     loaded = OmegaConf.load(CONF / "data/flickr.yaml")

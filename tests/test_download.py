@@ -1,4 +1,4 @@
-"""Fetching an evaluation set from a local server and from a folder."""
+"""Download of an evaluation set from a local server and from a folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHARED = Path(__file__).parents[2] / "shared" / "data" / "kodak"
 
 @pytest.fixture
 def server(monkeypatch):
-    """An address, what it serves, and what was asked for."""
+    """An address, the files it serves, and the requested names."""
     monkeypatch.setenv("no_proxy", "*")
     served, asked = dict(FILES), []
 
@@ -55,7 +55,7 @@ def there(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}
 
 
-def test_command_fetches_verifies_and_then_leaves_alone(server, small_set, tmp_path, capsys):
+def test_command_downloads_and_verifies_and_keeps_complete_files(server, small_set, tmp_path, capsys):
     base, _, asked = server
     command = ["kodak", "--to", str(tmp_path / "kodak"), "--base", base]
     assert main(command) == 0
@@ -66,7 +66,7 @@ def test_command_fetches_verifies_and_then_leaves_alone(server, small_set, tmp_p
     assert "0 new" in capsys.readouterr().out
 
 
-def test_goes_on_after_an_interruption_and_mends_damaged_files(server, tmp_path):
+def test_continues_after_an_interruption_and_replaces_damaged_files(server, tmp_path):
     base, served, asked = server
     del served["two.png"]
     with pytest.raises(DataError, match=r"two\.png.*Not Found"):
@@ -80,7 +80,7 @@ def test_goes_on_after_an_interruption_and_mends_damaged_files(server, tmp_path)
     assert there(tmp_path) == FILES
 
 
-def test_a_wrong_file_is_not_kept(server, tmp_path):
+def test_file_with_wrong_checksum_is_discarded(server, tmp_path):
     base, served, _ = server
     served["one.png"] = b"<html>moved</html>"
     with pytest.raises(DataError, match=SUMS["one.png"]):
@@ -88,12 +88,12 @@ def test_a_wrong_file_is_not_kept(server, tmp_path):
     assert there(tmp_path) == {}
 
 
-def test_offline_is_said_without_a_traceback(small_set, tmp_path, capsys, monkeypatch):
+def test_unreachable_server_is_reported_without_a_traceback(small_set, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     assert main(["kodak", "--to", str(tmp_path / "kodak")]) == 1
-    said = capsys.readouterr().out
-    assert "cannot fetch http://127.0.0.1:1/one.png" in said
-    assert "--from" in said
+    message = capsys.readouterr().err
+    assert "Cannot download http://127.0.0.1:1/one.png" in message
+    assert "--from" in message
     assert there(tmp_path / "kodak") == {}
 
 
@@ -106,20 +106,20 @@ def test_from_a_folder(small_set, tmp_path, capsys):
     assert there(tmp_path / "copy") == FILES
     (origin / "two.png").unlink()
     assert main(["kodak", "--to", str(tmp_path / "other"), "--from", str(origin)]) == 1
-    assert "two.png" in capsys.readouterr().out
+    assert "two.png" in capsys.readouterr().err
 
 
-def test_an_unwritable_place_is_said(tmp_path):
-    (tmp_path / "file").write_text("in the way")
+def test_destination_that_is_not_writable_raises(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
     origin = tmp_path / "origin"
     origin.mkdir()
     (origin / "one.png").write_bytes(FILES["one.png"])
-    with pytest.raises(DataError, match="cannot write"):
+    with pytest.raises(DataError, match="Cannot write"):
         obtain({"one.png": SUMS["one.png"]}, tmp_path / "file", from_folder(origin))
 
 
-def test_kodak_table_is_the_published_one():
-    # `sha256sum kodim*.png | sha256sum` of the files as r0k.us serves them, as others publish it.
+def test_kodak_checksums_equal_the_published_ones():
+    # Published value of `sha256sum kodim*.png | sha256sum` for the files of r0k.us.
     listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(KODAK.items()))
     assert sha256(listing.encode()).hexdigest() == "3eaa5bd52eb8c894d351cf607028f5d3d80e778fd0267eeff8c73d66539a25d5"
 

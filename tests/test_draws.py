@@ -1,4 +1,4 @@
-"""Which photograph is sample number k: shuffled, by row groups, and in shares of several sources."""
+"""Photograph of sample number k: shuffled, by row groups, and in proportions of several sources."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.made_up import png
 
 
 class Numbers:
-    """A source of so many items; only their number matters."""
+    """A source whose items are their numbers."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -37,13 +37,13 @@ def drawn(draws, first: int, last: int) -> list:
     return [draws(k) for k in range(first, last)]
 
 
-def test_shuffled_is_one_permutation_after_the_other():
+def test_shuffled_is_one_permutation_per_epoch():
     samples = drawn(Shuffled(7, seed=3), 0, 21)
     for epoch in range(3):
         assert [s.item for s in samples if s.epoch == epoch] == order(7, 3, epoch).tolist()
 
 
-def test_a_draw_depends_on_its_number_alone():
+def test_draw_depends_only_on_its_number():
     streams = [
         lambda: Shuffled(50, 1),
         lambda: Shuffled(50, 1, np.arange(50) // 4),
@@ -53,14 +53,14 @@ def test_a_draw_depends_on_its_number_alone():
         in_order, one = drawn(make(), 0, 300), make()
         for k in np.random.default_rng(0).permutation(300).tolist():
             assert one(k) == in_order[k]
-        assert len(set(in_order)) == 300  # so that no crop comes twice
+        assert len(set(in_order)) == 300  # no crop appears twice
 
 
 # ---- row groups
 
 
-def test_pictures_of_few_row_groups_are_visited_together_and_each_once_an_epoch():
-    groups = np.repeat(np.arange(40) * 1000, 5)  # 40 groups of 5 with numbers of their own
+def test_images_of_few_row_groups_are_visited_together_once_per_epoch():
+    groups = np.repeat(np.arange(40) * 1000, 5)  # 40 groups of 5 with arbitrary numbers
     draws = Shuffled(200, seed=2, groups=groups)
     epochs = [[draws(200 * epoch + k).item for k in range(200)] for epoch in range(3)]
     for items in epochs:
@@ -69,10 +69,10 @@ def test_pictures_of_few_row_groups_are_visited_together_and_each_once_an_epoch(
         assert all(len({groups[item] for item in window}) == WINDOW for window in windows)
         assert all(window != sorted(window) for window in windows)
     together = {frozenset(groups[item] for item in items[: 5 * WINDOW]) for items in epochs}
-    assert len(together) == 3  # other groups meet in each epoch
+    assert len(together) == 3  # the groups are combined differently in each epoch
 
 
-def test_parquet_is_drawn_by_its_row_groups(tmp_path):
+def test_parquet_is_drawn_by_row_groups(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     write_table = pytest.importorskip("pyarrow.parquet").write_table
     table = pyarrow.table({"image": [png(i, 2, 2) for i in range(60)]})
@@ -86,7 +86,7 @@ def test_parquet_is_drawn_by_its_row_groups(tmp_path):
         assert len(set(first)) == WINDOW
 
 
-# ---- shares
+# ---- proportions
 
 
 @pytest.mark.parametrize(
@@ -99,15 +99,15 @@ def test_parquet_is_drawn_by_its_row_groups(tmp_path):
         (3, [2, 4], [1, 2]),
     ],
 )
-def test_shares_are_whole_and_add_up(total, weights, expected):
+def test_whole_shares_add_up(total, weights, expected):
     assert whole_shares(total, weights).tolist() == expected
 
 
-def test_sources_come_in_their_shares_and_none_of_their_photographs_is_left_out():
+def test_sources_have_their_proportions_and_all_photographs_are_used():
     sizes, weights = [40, 10], [1, 3]
     draws = draws_of(Joined([Numbers(n) for n in sizes], "ab", weights), seed=4)
     assert isinstance(draws, Mixed)
-    per_epoch = whole_shares(50, weights).tolist()  # 12 or 13 of the large one, 38 of the small one
+    per_epoch = whole_shares(50, weights).tolist()  # 12 or 13 of the large source, 38 of the small one
     streams: list[list] = [[], []]
     for epoch in range(20):
         samples = drawn(draws, 50 * epoch, 50 * epoch + 50)
@@ -116,7 +116,7 @@ def test_sources_come_in_their_shares_and_none_of_their_photographs_is_left_out(
         assert sides != sorted(sides)
         for side, sample in zip(sides, samples, strict=True):
             streams[side].append(sample._replace(item=sample.item - 40 * side))
-    for size, stream in zip(sizes, streams, strict=True):  # each source is passed over whole, then again
+    for size, stream in zip(sizes, streams, strict=True):  # each source is visited in complete passes
         assert [sample.epoch for sample in stream] == [k // size for k in range(len(stream))]
         for number in range(len(stream) // size):
             assert sorted(s.item for s in stream if s.epoch == number) == list(range(size))
@@ -124,7 +124,7 @@ def test_sources_come_in_their_shares_and_none_of_their_photographs_is_left_out(
         assert len(set(orders)) == len(orders)
 
 
-def test_shares_hold_on_ranks_and_after_any_start():
+def test_proportions_hold_on_ranks_and_after_any_start():
     source = Joined([Numbers(9), Numbers(5)], "ab", [1, 1])
     whole = [StreamSampler(draws_of(source, 7), 6).batch(number) for number in range(12)]
     for start in (0, 3, 11):
@@ -137,7 +137,7 @@ def test_shares_hold_on_ranks_and_after_any_start():
     assert abs(counts[0] - counts[1]) <= 7
 
 
-def test_without_weights_every_photograph_comes_as_often_as_any_other():
+def test_without_weights_all_photographs_are_used_equally_often():
     draws = draws_of(Joined([Numbers(9), Numbers(5)], "ab", None), 7)
     assert isinstance(draws, Shuffled)
     assert sorted(sample.item for sample in drawn(draws, 0, 14)) == list(range(14))

@@ -1,4 +1,4 @@
-"""ImageNet in all the ways in which it lies on disks gives the same photographs."""
+"""All layouts of ImageNet on disk contain the same photographs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize(("files", "root"), LAYOUTS.values(), ids=LAYOUTS)
-def test_every_layout_gives_the_same_photographs_under_the_same_names(tmp_path, files, root):
+def test_every_layout_has_the_same_photographs_and_names(tmp_path, files, root):
     train, val, note = imagenet(str(write_tree(tmp_path, files) / root))
     assert contents(train) == TRAIN
     assert contents(val) == VAL
@@ -46,7 +46,7 @@ def test_every_layout_gives_the_same_photographs_under_the_same_names(tmp_path, 
 
 
 @pytest.mark.parametrize("home", ["", "Data/CLS-LOC/", "ILSVRC/Data/CLS-LOC/"])
-def test_a_zip_of_the_folder(tmp_path, home):
+def test_zip_of_the_folder(tmp_path, home):
     extra = {f"{home}test/x.JPEG": b"t", "ILSVRC/ImageSets/train.txt": b""}
     inside = {**below(f"{home}train", TRAIN), **below(f"{home}val", VAL), **extra}
     train, val, _ = imagenet(str(write_tree(tmp_path, {"all.zip": zip_bytes(inside)}) / "all.zip"))
@@ -54,7 +54,7 @@ def test_a_zip_of_the_folder(tmp_path, home):
     assert contents(val) == below(f"{home}val", VAL)
 
 
-def test_a_tar_without_validation_is_split_and_said(tmp_path):
+def test_tar_without_validation_is_split_with_a_note(tmp_path):
     train, val, note = imagenet(str(write_tree(tmp_path, {TRAIN_TAR: imagenet_tar(TRAIN)}) / TRAIN_TAR), val_ratio=0.3)
     assert contents(train) | contents(val) == TRAIN
     assert 0 < len(val) < 12
@@ -70,6 +70,6 @@ def test_a_tar_without_validation_is_split_and_said(tmp_path):
         ({"cats/x.png": b""}, ""),
     ],
 )
-def test_other_layouts_are_refused(tmp_path, files, root):
-    with pytest.raises(DataError, match=r"has not ImageNet's layout.*\n.*expected.*\n.*got.*\n.*to do"):
+def test_other_layouts_raise(tmp_path, files, root):
+    with pytest.raises(DataError, match=r"not have the layout of ImageNet.*\nexpected.*\ngot.*\nto do"):
         imagenet(str(write_tree(tmp_path, files) / root))

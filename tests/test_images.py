@@ -1,4 +1,4 @@
-"""Bytes to RGB, against expectations that do not come from Pillow's conversions."""
+"""Decoding to RGB, compared with expectations that do not use Pillow's conversions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(samples: np.ndarray, colour_type: int, depth: int, size: tuple[int, int] | None = None) -> bytes:
-    """A PNG after the specification, unfiltered; ``size`` (w, h) may lie."""
+    """Encode an unfiltered PNG; ``size`` (w, h) overrides the size in its header."""
     height, width = samples.shape[:2]
     kind = ">u2" if depth == 16 else "u1"
     rows = b"".join(b"\0" + row.astype(kind).tobytes() for row in samples)
@@ -47,7 +47,7 @@ def colours(height: int, width: int) -> np.ndarray:
     return RANDOM.integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-# EXIF 2.3, tag 0x0112: on which visual side the stored 0th row and 0th column lie.
+# EXIF 2.3, tag 0x0112: the visual side of the stored 0th row and 0th column.
 SIDES = {
     1: ("top", "left"),
     2: ("top", "right"),
@@ -61,7 +61,7 @@ SIDES = {
 
 
 def seen(stored: np.ndarray, orientation: int) -> np.ndarray:
-    """What the viewer should see, pixel by pixel."""
+    """Return the upright image, computed pixel by pixel."""
     rows, columns = stored.shape[:2]
     turned = orientation >= 5
     visible = np.zeros((columns, rows, 3) if turned else (rows, columns, 3), np.uint8)
@@ -85,7 +85,7 @@ def test_exif_orientation(orientation):
     assert decode(encoded(Image.fromarray(flat), "JPEG", exif=exif)).shape == (3, height, width)
 
 
-def test_broken_exif_is_no_orientation():
+def test_broken_exif_is_ignored():
     stored = colours(4, 6)
     data = encoded(Image.fromarray(stored), "PNG", exif=b"Exif\0\0II*\0" + b"\xff" * 9)
     assert torch.equal(decode(data), planes(stored))
@@ -105,9 +105,9 @@ def test_grey_and_bilevel():
 
 
 @pytest.mark.parametrize("ink", [(255, 0, 0, 0), (0, 0, 255, 0), (30, 200, 10, 128), (0, 0, 0, 255), (0, 0, 0, 0)])
-def test_cmyk_as_adobe_writes_it(ink):
+def test_cmyk_as_written_by_adobe(ink):
     data = encoded(Image.new("CMYK", (16, 16), ink), "JPEG", quality=100, subsampling=0)
-    assert b"\xff\xee\x00\x0eAdobe" in data  # the marker that says: complements of the inks
+    assert b"\xff\xee\x00\x0eAdobe" in data  # this marker means that complements of the inks are stored
     c, m, y, k = (np.array(ink) / 255).tolist()
     expected = torch.tensor([(1 - c) * (1 - k), (1 - m) * (1 - k), (1 - y) * (1 - k)]) * 255
     assert (decode(data).float().mean((1, 2)) - expected).abs().max() < 3
@@ -156,7 +156,7 @@ def test_sixteen_bit_samples_are_scaled_by_257():
 @pytest.mark.parametrize(
     "samples", [np.ones((4, 4), np.float32), np.full((4, 4), 70000, np.int32), np.full((4, 4), -1, np.int32)]
 )
-def test_formats_without_a_white_are_refused(samples):
+def test_formats_without_a_defined_white_raise(samples):
     with pytest.raises(UnreadableImage, match="no defined white"):
         decode(encoded(Image.fromarray(samples), "TIFF"))
 
@@ -167,16 +167,16 @@ def test_first_frame_of_an_animation():
     assert decode(data)[:, 0, 0].tolist() == [255, 0, 0]
 
 
-def test_every_format_that_is_listed_is_read():
+def test_every_listed_format_is_decoded():
     flat = Image.new("RGB", (16, 16), "#336699")
-    kinds = [*FORMATS, "MPO"]  # several JPEGs in one file, as cameras write them
+    kinds = [*FORMATS, "MPO"]  # MPO: several JPEGs in one file, written by cameras
     options = {"JPEG2000": {"irreversible": False}, "WEBP": {"lossless": True}}
     for kind in kinds:
         x = decode(encoded(flat, kind, **options.get(kind, {})))
         assert (x.float().mean((1, 2)) - torch.tensor([0x33, 0x66, 0x99])).abs().max() < 3, kind
 
 
-@pytest.mark.parametrize("pillow_limit", ["as it is", None])
+@pytest.mark.parametrize("pillow_limit", ["default", None])
 @pytest.mark.parametrize("size", [(60000, 60000), (16384, 10923)])  # the second is just above the limit
 def test_decompression_bomb(size, pillow_limit, monkeypatch):
     assert size[0] * size[1] > MAX_PIXELS
@@ -196,13 +196,13 @@ def test_decompression_bomb(size, pillow_limit, monkeypatch):
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n", "not an image"),
     ],
 )
-def test_foreign_bytes(data, reason):
+def test_foreign_bytes_raise(data, reason):
     with pytest.raises(UnreadableImage, match=reason):
         decode(data)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_every_truncation_is_read_or_refused_with_a_reason(kind):
+def test_every_truncation_decodes_or_raises_with_a_reason(kind):
     data = encoded(Image.fromarray(colours(20, 24)), kind)
     reasons = []
     for length in range(len(data)):
@@ -211,11 +211,11 @@ def test_every_truncation_is_read_or_refused_with_a_reason(kind):
         except UnreadableImage as error:
             reasons.append(str(error))
     assert all(reasons)
-    assert len(reasons) >= 0.95 * len(data)  # the last bytes of a PNG say nothing about the picture
+    assert len(reasons) >= 0.95 * len(data)  # the last bytes of a PNG are not part of the image
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP"])
-def test_changed_bytes_never_raise_anything_else(kind):
+def test_changed_bytes_raise_only_unreadable_image(kind):
     data = encoded(Image.fromarray(colours(20, 24)), kind)
     chance = random.Random(1)
     for _ in range(200):
@@ -227,7 +227,7 @@ def test_changed_bytes_never_raise_anything_else(kind):
             continue
 
 
-def test_read_image_names_the_file(tmp_path):
+def test_read_image_errors_contain_the_file_name(tmp_path):
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "bad.png").write_bytes(b"nothing")
     for name in ("folder.png", "bad.png", "missing.png"):

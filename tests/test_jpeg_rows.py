@@ -1,4 +1,4 @@
-"""Stopping at the last row that is needed: the same pixels as of the whole picture, and no damage that goes unseen."""
+"""Partial decoding of JPEGs: pixels equal those of the whole image, and damage is still detected."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KINDS = {
 
 
 def jpeg(mode: str = "RGB", size: tuple[int, int] = (67, 155), **options) -> bytes:
-    """Some structure and some noise, of width and height ``size``."""
+    """Return a JPEG with some structure and some noise; ``size`` is width and height."""
     rng = np.random.default_rng(0)
     bands = len(Image.new(mode, (1, 1)).getbands())
     coarse = rng.integers(0, 256, (9, 5, bands), dtype=np.uint8).squeeze()
@@ -36,7 +36,7 @@ def jpeg(mode: str = "RGB", size: tuple[int, int] = (67, 155), **options) -> byt
 
 
 def unfinished(data: bytes) -> bytes:
-    """A progressive file without its last three scans, which a decoder then smooths."""
+    """Remove the last three scans of a progressive file, which a decoder then smooths."""
     scans = [at for at in range(len(data)) if data.startswith(b"\xff\xda", at)]
     return data[: data.rindex(b"\xff\xc4", 0, scans[-3])] + b"\xff\xd9"
 
@@ -50,7 +50,7 @@ def check_all_rows(data: bytes, rows: range) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_upper_rows_are_those_of_the_whole_picture(kind):
+def test_upper_rows_equal_those_of_the_whole_image(kind):
     data = jpeg(**KINDS[kind])
     check_all_rows(data, range(1, 156))
     lower, height = jpeg_until(data, 10)
@@ -64,7 +64,7 @@ def test_grey_and_four_colours(mode):
     check_all_rows(jpeg(mode), range(1, 156, 7))
 
 
-def test_an_unfinished_progressive_file_is_smoothed_alike():
+def test_incomplete_progressive_file_is_smoothed_equally():
     data = unfinished(jpeg(progressive=True, quality=60))
     assert not np.array_equal(np.asarray(Picture(data).rgb()), np.asarray(Picture(jpeg(progressive=True)).rgb()))
     check_all_rows(data, range(1, 156))
@@ -80,7 +80,7 @@ def test_real_photographs():
         check_all_rows(data, range(1, height, height // 3))
 
 
-def test_a_file_cut_short_is_seen_wherever_the_crop_lies():
+def test_truncation_is_detected_for_every_crop_position():
     data = jpeg()
     for length, rows in itertools.product((len(data) // 2, len(data) - 2, len(data) - 40), (1, 30, None)):
         assert jpeg_until(data[:length], 1) is None
@@ -88,20 +88,20 @@ def test_a_file_cut_short_is_seen_wherever_the_crop_lies():
             Picture(data[:length]).rgb(rows)
 
 
-def test_what_follows_the_picture_does_no_harm():
-    data = jpeg() + b"\n appended by somebody"
+def test_data_after_the_image_are_ignored():
+    data = jpeg() + b"\n appended"
     assert jpeg_until(data, 5) is None
     assert np.array_equal(np.asarray(Picture(data).rgb(5)), np.asarray(Picture(jpeg()).rgb()))
 
 
-def test_a_picture_can_be_decoded_again():
+def test_picture_can_be_decoded_twice():
     picture = Picture(jpeg())
     upper, whole = np.asarray(picture.rgb(20)), np.asarray(picture.rgb())
     assert np.array_equal(upper[:20], whole[:20])
     assert np.array_equal(whole, np.asarray(Picture(jpeg()).rgb()))
 
 
-def test_bytes_of_all_kinds_are_no_reason_to_fail():
+def test_changed_bytes_raise_only_unreadable_image():
     data = jpeg()
     rng = np.random.default_rng(3)
     for _ in range(300):
@@ -114,11 +114,11 @@ def test_bytes_of_all_kinds_are_no_reason_to_fail():
                 results.append(np.asarray(Picture(bytes(spoilt)).rgb(rows))[:20].tobytes())
             except UnreadableImage as error:
                 results.append(str(error))
-        assert results[0] == results[1] or isinstance(results[0], str)  # later damage may lie below the rows
+        assert results[0] == results[1] or isinstance(results[0], str)  # the damage may be below the decoded rows
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_turned_pictures(orientation):
+def test_rotated_images(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = jpeg(exif=exif)
@@ -128,7 +128,7 @@ def test_turned_pictures(orientation):
     check_all_rows(data, range(1, whole.height, 9))
 
 
-def test_other_formats_are_decoded_whole():
+def test_other_formats_are_decoded_completely():
     for kind in ("PNG", "WEBP", "BMP"):
         file = io.BytesIO()
         Image.new("RGB", (30, 50), "red").save(file, kind)

@@ -1,4 +1,4 @@
-"""A run remembers what it was trained on, and refuses to go on with something else."""
+"""Manifest of the training data: resuming with other photographs raises."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def root(tmp_path) -> Path:
     return write_tree(tmp_path / "set", {f"{i:02d}.png": png(i, 5, 5 + i) for i in range(20)})
 
 
-def test_the_same_photographs_have_the_same_manifest(tmp_path, root):
+def test_equal_photographs_have_equal_manifests(tmp_path, root):
     first = of(root)
     assert first == of(root)
     assert first["train"]["photographs"] + first["val"]["photographs"] == 20
     files = {path.name: path.read_bytes() for path in root.iterdir()}
     assert of(write_tree(tmp_path / "copy", files)) == first
     packed = write_tree(tmp_path, {"x.tar": tar_bytes(files)}) / "x.tar"
-    assert of(packed) == first  # names, sizes and split are the same: so are all batches
+    assert of(packed) == first  # equal names, sizes and split, so all batches are equal
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda root: (root / "03.png").unlink(), "training photographs: 19 -> 18"),
         (lambda root: write_tree(root, {"99.png": b""}), "validation photographs: 1 -> 2"),
@@ -42,18 +42,18 @@ def test_the_same_photographs_have_the_same_manifest(tmp_path, root):
         (lambda root: (root / "03.png").write_bytes(b"mended"), "names or sizes of training photographs"),
     ],
 )
-def test_every_change_is_told_with_the_way_out(tmp_path, root, change, said):
+def test_every_change_raises_with_advice(tmp_path, root, change, message):
     path = tmp_path / "run" / manifest.NAME
     manifest.write(path, of(root, split="sorted"))
     manifest.require_same(path, of(root, split="sorted"))
     change(root)
-    with pytest.raises(DataError, match=said) as refusal:
+    with pytest.raises(DataError, match=message) as caught:
         manifest.require_same(path, of(root, split="sorted"))
     for word in ("the root", "fresh=true", "name=", f"init_from={path.parent}"):
-        assert word in str(refusal.value)
+        assert word in str(caught.value)
 
 
-def test_the_split_and_joins_are_part_of_it(root):
+def test_manifest_depends_on_split_and_joins(root):
     manifests = [
         of(root, val_ratio=0.2, split="sorted"),
         of(root, val_ratio=0.4, split="sorted"),
@@ -63,7 +63,7 @@ def test_the_split_and_joins_are_part_of_it(root):
     assert len({each["train"]["sha256"] for each in manifests}) == 4
 
 
-def test_sources_without_index_have_one_too():
+def test_manifest_of_a_source_without_index():
     first = manifest.manifest_of(demo(), "the installed packages")
     assert first["train"]["photographs"] == 8
     assert first["train"]["sha256"] != first["val"]["sha256"]
@@ -71,7 +71,7 @@ def test_sources_without_index_have_one_too():
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", json.dumps({"train": 3, "val": 4, "root": 1}), "\0"])
-def test_a_manifest_that_cannot_be_read_is_told(tmp_path, root, content):
+def test_unreadable_manifest_raises(tmp_path, root, content):
     (tmp_path / "m.json").write_text(content)
     with pytest.raises(DataError, match=r"cannot be read.*\n.*\n.*remove it"):
         manifest.require_same(tmp_path / "m.json", of(root))

@@ -1,4 +1,4 @@
-"""From bytes to floats: the numbers of a plain division, mirrored where told, in the memory format asked for."""
+"""Conversion of bytes to floats: exact division, mirroring, and memory format."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lic_train.data.stream.on_device import to_floats
 
 @pytest.mark.parametrize("source", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("target", [torch.contiguous_format, torch.channels_last])
-def test_pixels_are_divided_mirrored_and_laid_out(source, target):
+def test_pixels_are_divided_mirrored_and_in_the_memory_format(source, target):
     x = torch.arange(4 * 3 * 16 * 16).reshape(4, 3, 16, 16).to(torch.uint8)  # all 256 values
     flip = torch.tensor([False, True, True, False])
     got = to_floats(x.to(memory_format=source), flip, target)
@@ -20,5 +20,5 @@ def test_pixels_are_divided_mirrored_and_laid_out(source, target):
     assert got.is_contiguous(memory_format=target)
 
 
-def test_an_empty_batch():
+def test_empty_batch():
     assert to_floats(torch.empty(0, 3, 8, 8, dtype=torch.uint8), torch.empty(0, dtype=torch.bool)).shape == (0, 3, 8, 8)

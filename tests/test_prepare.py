@@ -1,4 +1,4 @@
-"""Prepared tiles: they cover every photograph without loss, survive interruptions, and are what training reads."""
+"""Prepared tiles: lossless coverage of every photograph, continuation after interruptions, and use for training."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_intervals_cover_the_length_evenly(length, side):
     assert len(found) == -(-length // side)
 
 
-def test_tiles_put_together_are_the_photograph():
+def test_tiles_rebuild_the_photograph():
     image = photograph(517, 300)
     rebuilt = np.zeros((300, 517, 3), np.uint8)
     for tile in grid(image, 128):
@@ -59,12 +59,12 @@ def test_tiles_put_together_are_the_photograph():
 
 
 @pytest.mark.parametrize("kind", sorted(FORMATS))
-def test_formats_lose_nothing(kind):
+def test_formats_are_lossless(kind):
     image = photograph(33, 21)
     assert (np.asarray(Image.open(io.BytesIO(FORMATS[kind](image))).convert("RGB")) == np.asarray(image)).all()
 
 
-def test_patches_follow_the_papers_rule():
+def test_patches_follow_the_rule_of_the_paper():
     image = photograph(600, 500)
     made = list(patches(image, seed=3, number=7))
     assert len(made) == 4 * (600 * 500 // 65536)
@@ -76,8 +76,8 @@ def test_patches_follow_the_papers_rule():
     assert list(patches(photograph(600, 255), 3, 7)) == []
 
 
-def test_patches_are_scaled_down_by_their_factor():
-    """On a ramp, the range of values in a patch tells how large a square it was taken from: 256 to 256 / 0.6."""
+def test_patches_are_scaled_by_their_factor():
+    """On a ramp, the range of values in a patch gives the side of its source square: 256 to 256 / 0.6."""
     ramp = np.linspace(0, 255, 1024)[None, :, None].repeat(1024, 0).repeat(3, 2).astype(np.uint8)
     spans = [
         np.ptp(np.asarray(tile.image)[128, :, 0].astype(int)) * 1024 / 255
@@ -88,13 +88,13 @@ def test_patches_are_scaled_down_by_their_factor():
     assert np.mean(spans) == pytest.approx(256 * np.log(1 / 0.6) / 0.4, rel=0.06)
 
 
-def test_the_command_writes_shards_that_hold_every_pixel(root, tmp_path, capsys):
+def test_command_writes_shards_with_every_pixel(root, tmp_path, capsys):
     out = tmp_path / "out"
     assert main([str(root), str(out), "--side", "128", "--per-shard", "2", "--jobs", "2", "--format", "webp"]) == 0
-    said = capsys.readouterr().out
-    assert "6, of which 1 left out" not in said  # five training, one broken, two validation
-    assert "8, of which 1 left out" in said
-    assert "broken.jpg (not an image" in said
+    output = capsys.readouterr().out
+    assert "6, 1 of them left out" not in output  # five training, one broken, two validation
+    assert "8, 1 of them left out" in output
+    assert "broken.jpg (not an image" in output
     assert sorted(path.name for path in out.glob("*.tar")) == [
         *(f"train-00000{n}.tar" for n in range(3)),
         "val-000000.tar",
@@ -114,7 +114,7 @@ def test_the_command_writes_shards_that_hold_every_pixel(root, tmp_path, capsys)
     assert [entry[0] for entry in record["left_out"]] == ["broken.jpg"]
 
 
-def test_the_same_command_goes_on_where_it_stopped(root, tmp_path, capsys, monkeypatch):
+def test_repeated_command_continues(root, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     command = [str(root), str(out), "--side", "128", "--per-shard", "2", "--jobs", "1"]
     assert main(command) == 0
@@ -126,9 +126,9 @@ def test_the_same_command_goes_on_where_it_stopped(root, tmp_path, capsys, monke
     after = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.glob("*.tar")}
     assert {name: data for name, (_, data) in after.items()} == {name: data for name, (_, data) in before.items()}
     assert after["train-000000.tar"][0] == before["train-000000.tar"][0]
-    assert "2 of 4 shards are there already" in capsys.readouterr().out
+    assert "2 of 4 shards exist already" in capsys.readouterr().out
     assert main([*command, "--side", "64"]) == 2
-    assert "give this one another folder" in capsys.readouterr().err
+    assert "choose another output folder" in capsys.readouterr().err
     assert main([*command, "--verify"]) == 0
     data = bytearray((out / "train-000000.tar").read_bytes())
     data[700] ^= 1
@@ -137,11 +137,11 @@ def test_the_same_command_goes_on_where_it_stopped(root, tmp_path, capsys, monke
     assert "train-000000.tar is missing or damaged" in capsys.readouterr().err
 
 
-def test_what_is_read_back_must_be_what_was_cut(root, tmp_path, monkeypatch):
+def test_difference_after_reading_back_raises(root, tmp_path, monkeypatch):
     lossy = dict(shards.FORMATS, ppm=lambda image: FORMATS["ppm"](image.point(lambda value: value & 0xFE)))
     monkeypatch.setattr(shards, "FORMATS", lossy)
     job = shards.Job(Photographs(), Photographs(), tmp_path, shards.Preparation("grid", 64, "ppm", 1, 0, 0.1), "key")
-    with pytest.raises(DataError, match="is not what was written"):
+    with pytest.raises(DataError, match="differ from the data written"):
         job.write(job.shards()[0])
     assert list(tmp_path.glob("train*")) == []
 
@@ -158,16 +158,16 @@ class Photographs:
 
 
 @pytest.mark.parametrize(
-    ("option", "says"),
-    [(["--cut", "strips"], "expected one of grid, patches"), (["--format", "jpeg"], "expected one of ppm"),
+    ("option", "message"),
+    [(["--cut", "strips"], "expected: one of grid, patches"), (["--format", "jpeg"], "expected: one of ppm"),
      (["--side", "0"], "at least 1")],
 )  # fmt: skip
-def test_options_without_meaning(root, tmp_path, capsys, option, says):
+def test_invalid_options(root, tmp_path, capsys, option, message):
     assert main([str(root), str(tmp_path / "out"), *option]) == 2
-    assert says in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_a_root_without_usable_photographs(tmp_path, capsys):
+def test_root_without_usable_photographs(tmp_path, capsys):
     assert main([str(tmp_path / "nowhere"), str(tmp_path / "out")]) == 2
     (tmp_path / "small").mkdir()
     for number in range(3):

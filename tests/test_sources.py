@@ -1,4 +1,4 @@
-"""Where photographs are found, what is ignored, and how a set is split."""
+"""Sources: files that are found and ignored, and splits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 def put(root: Path, *names: str) -> Path:
-    """Files that hold their own name; sources never look inside."""
+    """Write files that contain their own name; sources do not inspect the content."""
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def contents(source) -> list[str]:
 # ---- folders
 
 
-def test_folder_lists_images_of_the_whole_tree_sorted_and_reads_them(tmp_path):
+def test_folder_lists_and_reads_images_of_the_whole_tree_in_order(tmp_path):
     expected = ["a/b/x.JPEG", "a/x.png", "b.tiff", "c.WebP"]
     put(tmp_path, *reversed(expected))
     source = FolderSource(tmp_path)
@@ -64,42 +64,42 @@ def test_links_are_followed_once_and_loops_end(tmp_path):
     (tmp_path / "root/self").symlink_to("self")
     (tmp_path / "root/gone.png").symlink_to("nowhere.png")
     source = FolderSource(tmp_path / "root")
-    assert names(source) == ["a/x.png", "b/away.png", "gone.png"]  # the broken link will be named as unreadable
+    assert names(source) == ["a/x.png", "b/away.png", "gone.png"]  # the broken link is reported when it is read
     with pytest.raises(OSError, match="No such file"):
         source.read(2)
 
 
-def test_names_that_are_no_text_are_printable_and_readable(tmp_path):
+def test_names_that_are_not_utf8(tmp_path):
     try:
         Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")).write_bytes(b"here")
     except OSError:
-        pytest.skip("this file system takes no such names")
+        pytest.skip("this file system does not support these names")
     source = FolderSource(tmp_path)
     assert source.name(0).encode() == "caf\N{REPLACEMENT CHARACTER}.png".encode()
     assert source.read(0) == b"here"
 
 
 @pytest.mark.parametrize(
-    ("root", "said"),
+    ("root", "message"),
     [
-        (None, "data.root is not given"),
-        ("missing/deeper", "no folder or archive .*missing/deeper"),
-        ("empty", "no image below"),
+        (None, "data.root is not set"),
+        ("missing/deeper", "No folder or archive .*missing/deeper"),
+        ("empty", "No image below"),
         ("texts", "2 other files"),
-        ("file.tar", "expected a folder, "),
+        ("file.tar", r"file\.tar cannot be used.*\nexpected: a folder"),
     ],
 )
-def test_roots_that_cannot_be_used(tmp_path, root, said):
+def test_invalid_roots_raise(tmp_path, root, message):
     (tmp_path / "empty").mkdir()
     put(tmp_path, "texts/a.txt", "texts/b/c.json", "file.tar")
     for make in (FolderSource, folder, imagenet):
-        reason = "layout" if make is imagenet and root in ("empty", "texts") else said
+        reason = "layout" if make is imagenet and root in ("empty", "texts") else message
         with pytest.raises(DataError, match=reason) as caught:
             make(str(tmp_path / root) if root else None)
         assert "to do" in str(caught.value)
 
 
-def test_home_is_understood(tmp_path, monkeypatch):
+def test_home_directory_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     put(tmp_path, "pictures/x.png")
     assert names(FolderSource("~/pictures")) == ["x.png"]
@@ -116,7 +116,7 @@ def test_train_and_val_folders_are_used(tmp_path):
     assert (names(train), names(val), note) == (["a.png", "b/c.png"], ["d.png"], "")
 
 
-def test_train_without_val_is_split_and_said(tmp_path):
+def test_train_without_val_is_split_with_a_note(tmp_path):
     put(tmp_path, *(f"train/{name}" for name in MANY), "stray.png")
     train, val, note = folder(str(tmp_path), val_ratio=0.1)
     assert sorted(names(train) + names(val)) == MANY
@@ -124,7 +124,7 @@ def test_train_without_val_is_split_and_said(tmp_path):
     assert f"{len(val)} of its 400" in note
 
 
-def test_hash_split_has_the_ratio_and_does_not_move_old_files(tmp_path):
+def test_hash_split_has_the_ratio_and_keeps_old_files_in_place(tmp_path):
     train, val, _ = folder(str(put(tmp_path, *MANY)), val_ratio=0.2)
     assert sorted(names(train) + names(val)) == MANY
     assert abs(len(val) - 80) < 5 * (400 * 0.2 * 0.8) ** 0.5
@@ -135,14 +135,14 @@ def test_hash_split_has_the_ratio_and_does_not_move_old_files(tmp_path):
     assert contents(more.val) == names(more.val)
 
 
-def test_sorted_split_takes_the_last_percent(tmp_path):
+def test_sorted_split_uses_the_last_percent(tmp_path):
     train, val, _ = folder(str(put(tmp_path, *MANY)), val_ratio=0.01, split="sorted")
     assert names(train) == MANY[:396]
     assert names(val) == MANY[396:]
 
 
 @pytest.mark.parametrize("split", ["hash", "sorted"])
-def test_both_sides_get_at_least_one(tmp_path, split):
+def test_both_sides_of_a_split_get_at_least_one(tmp_path, split):
     source = FolderSource(put(tmp_path, "a.png", "b.png", "c.png"))
     train, val, _ = divide(source, 1e-6, split)
     assert (len(train), len(val)) == (2, 1)
@@ -150,21 +150,21 @@ def test_both_sides_get_at_least_one(tmp_path, split):
     assert names(alone.train) == names(alone.val) == ["b.png"]
 
 
-@pytest.mark.parametrize(("options", "said"), [({"split": "random"}, "hash, sorted"), ({"val_ratio": 1.5}, "1.5")])
-def test_split_options_are_checked(tmp_path, options, said):
-    with pytest.raises(ConfigError, match=said):
+@pytest.mark.parametrize(("options", "message"), [({"split": "random"}, "hash, sorted"), ({"val_ratio": 1.5}, "1.5")])
+def test_invalid_split_options_raise(tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
         folder(str(put(tmp_path, "a.png")), **options)
 
 
 # ---- splits by name
 
 
-def test_archives_that_are_called_train_and_val_are_used_as_such(tmp_path):
+def test_archives_named_train_and_val_are_used(tmp_path):
     shards = {f"data/{side}-0000{i}-of-00002.tar": tar_bytes({f"{side}{i}.png": b""}) for side in SIDES for i in (0, 1)}
     train, val, note = folder(str(write_tree(tmp_path, shards)))
     assert names(train) == ["train-00000-of-00002/train0.png", "train-00001-of-00002/train1.png"]
     assert names(val) == ["validation-00000-of-00002/validation0.png", "validation-00001-of-00002/validation1.png"]
-    assert "2 pictures are neither in train nor in val" in note
+    assert "2 images are neither in train nor in val" in note
 
 
 SIDES = ("train", "validation", "test")
@@ -172,7 +172,7 @@ SIDES = ("train", "validation", "test")
 
 @pytest.mark.parametrize("home", ["", "DIV2K/", "a/b/"])
 @pytest.mark.parametrize("val", ["val", "valid", "validation"])
-def test_folders_train_and_val_inside_an_archive_are_used(tmp_path, home, val):
+def test_train_and_val_folders_inside_an_archive_are_used(tmp_path, home, val):
     files = {f"{home}train/{i}.png": b"" for i in range(3)} | {f"{home}{val}/x.png": b""}
     expected = [f"{home}train/{i}.png" for i in range(3)], [f"{home}{val}/x.png"], ""
     packed = write_tree(tmp_path, {"x.zip": zip_bytes(files), "x.tar": tar_bytes(files)})
@@ -181,13 +181,13 @@ def test_folders_train_and_val_inside_an_archive_are_used(tmp_path, home, val):
         assert (names(train), names(found), note) == expected
 
 
-def test_folders_that_only_sound_like_it_are_not(tmp_path):
+def test_folders_with_similar_names_are_not_splits(tmp_path):
     put(tmp_path, "train station/a.png", "val d'isere/b.png", "x.png", "training/c.png")
     train, val, _ = folder(str(tmp_path), val_ratio=0.5)
     assert sorted(names(train) + names(val)) == ["train station/a.png", "training/c.png", "val d'isere/b.png", "x.png"]
 
 
-def test_train_and_val_may_hold_archives(tmp_path):
+def test_train_and_val_folders_may_contain_archives(tmp_path):
     write_tree(tmp_path, {"train/0.tar": tar_bytes({"a.png": b"a"}), "validation/0.tar": tar_bytes({"b.png": b"b"})})
     train, val, _ = folder(str(tmp_path))
     assert (names(train), names(val)) == (["a.png"], ["b.png"])
@@ -208,13 +208,13 @@ def test_several_roots_are_joined_under_their_names(tmp_path):
         assert len(set(names(side))) == len(side)
     assert len(train) + len(val) == 120
     first = [name.partition("/")[0] for name in names(val)[:6]]
-    assert len(set(first)) == 3  # the few that are looked at are from all of them
+    assert len(set(first)) == 3  # the first photographs are from all roots
 
 
 @pytest.mark.parametrize("weights", [[1], [1, 0], [1, -2], [1, 2, 3]])
-def test_weights_must_fit_the_roots(tmp_path, weights):
+def test_invalid_weights_raise(tmp_path, weights):
     root = str(put(tmp_path, "a.png"))
-    with pytest.raises(ConfigError, match=r"data\.source\.weights: expected 2 numbers above 0"):
+    with pytest.raises(ConfigError, match=r"data\.source\.weights.\nexpected: 2 numbers above 0"):
         folder([root, root], weights=weights)
 
 
@@ -232,7 +232,7 @@ def test_imagenet_layouts(tmp_path, home, val):
 
 
 @pytest.mark.parametrize("empty_val", [False, True])
-def test_imagenet_without_val_is_split_and_said(tmp_path, empty_val):
+def test_imagenet_without_val_is_split_with_a_note(tmp_path, empty_val):
     put(tmp_path, *(f"train/n01440764/{name}" for name in MANY))
     if empty_val:
         (tmp_path / "val").mkdir()
@@ -242,7 +242,7 @@ def test_imagenet_without_val_is_split_and_said(tmp_path, empty_val):
     assert "no validation photographs" in note
 
 
-def test_another_layout_is_no_imagenet(tmp_path):
+def test_other_layout_than_imagenet_raises(tmp_path):
     put(tmp_path, "train/n01440764.tar", "train/cats/x.png")
     with pytest.raises(DataError, match="train/n01440764"):
         imagenet(str(tmp_path))
@@ -257,7 +257,7 @@ def test_imagenet_sample():
 # ---- demo
 
 
-def test_demo_is_ten_colour_photographs_two_held_out():
+def test_demo_has_ten_colour_photographs_two_for_validation():
     train, val, _ = demo()
     assert len(train) == 8
     assert names(val) == ["chelsea.png", "coffee.png"]
@@ -278,6 +278,6 @@ def test_demo_finds_its_packages_without_importing_them():
     assert done.stdout.strip() == "set()"
 
 
-def test_demo_with_a_root_says_what_to_type():
+def test_demo_with_a_root_raises_with_advice():
     with pytest.raises(DataError, match=r"data=folder data\.root=/photos"):
         demo("/photos")

@@ -1,4 +1,4 @@
-"""Training from ImageNet's tar of tars: stopped in an epoch and resumed, and compared with the unpacked folder."""
+"""Training from ImageNet's tar of tars: interrupted and resumed, and compared with the unpacked folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.small_runs import stop_at, weights
 
 
 def some_photographs(side: str, count: int) -> dict[str, bytes]:
-    """Photographs of ../shared, or made-up pictures, as <wnid>/<name>.JPEG."""
+    """Return photographs of ../shared, or synthetic images, as <wnid>/<name>.JPEG."""
     found = sorted((SHARED / "imagenet_sample" / side).glob("*/*.JPEG"))[:count]
     if found:
         return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in found}
@@ -64,13 +64,13 @@ def run(tmp_path, sets):
 
 
 @pytest.mark.parametrize("crops", [1, 3])
-def test_a_tar_of_tars_trains_as_its_unpacked_folder_stopped_in_an_epoch_or_not(
+def test_interrupted_training_from_a_tar_of_tars_equals_training_from_the_folder(
     run, sets, tmp_path, monkeypatch, crops
 ):
     tar, crops = "ILSVRC2012_img_train.tar", f"data.crops_per_image={crops}"
     assert run("folder", "folder", crops) == 0
     with monkeypatch.context() as patch:
-        stop_at(4, patch)  # 10 samples are done, of epochs of 7
+        stop_at(4, patch)  # after 10 samples, in the second epoch of 7
         with pytest.raises(Interrupted):
             run("tar", tar, crops)
     assert run("tar", tar, crops, "data.num_workers=0") == 0
@@ -82,7 +82,7 @@ def test_a_tar_of_tars_trains_as_its_unpacked_folder_stopped_in_an_epoch_or_not(
     assert manifests[1]["root"] == str(sets / tar)
 
 
-def test_a_run_does_not_go_on_with_other_photographs(run, sets, tmp_path, monkeypatch):
+def test_resuming_with_other_photographs_raises(run, sets, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stop_at(2, patch)
         with pytest.raises(Interrupted):
@@ -90,18 +90,18 @@ def test_a_run_does_not_go_on_with_other_photographs(run, sets, tmp_path, monkey
     gone = next((sets / "folder" / "train").glob("*/*.JPEG"))
     data = gone.read_bytes()
     gone.unlink()
-    with pytest.raises(DataError, match=r"other photographs.*\n.*\n.*\n.*training photographs: 7 -> 6"):
+    with pytest.raises(DataError, match=r"other photographs.*\n.*\n.*\n.*\n.*training photographs: 7 -> 6"):
         run("a", "folder", "data.num_workers=0")
     gone.write_bytes(data)
-    assert run("a", "folder", "data.num_workers=0") == 0  # the refused start has let go of the directory
+    assert run("a", "folder", "data.num_workers=0") == 0  # the failed start has released the directory
 
 
-def test_a_damaged_archive_is_told_at_the_start_and_in_the_report(run, sets, tmp_path, capsys):
+def test_damaged_archive_is_reported_at_the_start_and_in_the_report(run, sets, tmp_path, capsys):
     path = sets / "ILSVRC2012_img_train.tar"
     files = {f"n00000001/{i:03d}.JPEG": data for i, data in enumerate(some_photographs("train", 30).values())}
-    path.write_bytes(imagenet_tar(files)[: -10240 - 600])  # the end mark and a piece of the last class
+    path.write_bytes(imagenet_tar(files)[: -10240 - 600])  # without the end mark and a part of the last class
     assert run("a", path.name, "steps=1", "data.num_workers=0") == 0
-    assert f"left out: {path.name}" in capsys.readouterr().out
+    assert f"damaged archive: {path.name}" in capsys.readouterr().out
     report = json.loads((tmp_path / "a" / "data_report.json").read_text())
     assert report["damaged"] == []
     assert "cut short" in report["archives"][0]["reason"]

@@ -1,4 +1,4 @@
-"""What was wrong with the data: each damaged file named once, counted, and a limit on how many there may be."""
+"""Record of damaged data: every damaged file is reported once and counted, and their number is limited."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from lic_train.data.stream.loader import Batch
 from lic_train.errors import DataError
 from lic_train.system import atomic
 
-LIMIT = 0.05  # share of the data set that may be damaged
-NAMED = 20  # files that are named on the screen
+LIMIT = 0.05  # fraction of the data set that may be damaged
+NAMED = 20  # number of damaged files that are printed
 
 
 class DataReport:
-    """Collects the failures that travel in the batches, prints each file once, and keeps ``data_report.json``.
+    """Collects the failures in the batches, prints each file once, and writes ``data_report.json``.
 
-    A file that stands in the report of an earlier start of the run is not printed again and stays in the report, but
-    counts towards the limit only when it is met again: it may have been mended in between. The counts of samples are
-    those of this start.
+    A file in the report of an earlier start of the run is not printed again and stays in the report. It counts towards
+    the limit only if it fails again, as it may have been repaired. The counts of samples are those of the current
+    start.
 
     Args:
-        path: of the JSON file; null to keep none.
-        root: where the data set lies, for messages.
-        size: photographs in it.
-        console: where to print; rich's global one by default, so that a live progress bar stays whole.
-        problems: what is wrong with its archives; told at once.
+        path: path of the JSON file; None writes none.
+        root: the data set, for messages.
+        size: number of photographs in it.
+        console: rich console for the output; the global one by default, which keeps a live progress bar intact.
+        problems: damage of its archives, printed at once.
     """
 
     def __init__(
@@ -48,13 +48,13 @@ class DataReport:
         self._earlier = _read(path)
         self._console = console or rich.get_console()
         for problem in problems[:NAMED]:
-            self._say(f"left out: {problem.file} ({problem.reason})")
+            self._print(f"damaged archive: {problem.file} ({problem.reason})")
         if problems:
-            self._say(f"{len(problems)} problems of the archives in all: see {self.path or 'above'}")
+            self._print(f"{len(problems)} problems in archives: see {self.path or 'above'}")
             self.write()
 
     def add(self, batch: Batch) -> None:
-        """Take note of one batch.
+        """Add the failures of one batch.
 
         Raises:
             DataError: more than LIMIT of the data set is damaged.
@@ -65,15 +65,16 @@ class DataReport:
         new = {name: reason for name, reason in batch["failures"] if name not in self.damaged}
         self.damaged.update(new)
         for name, reason in new.items():
-            self._tell(name, reason)
+            self._print_failure(name, reason)
         over = len(self.damaged) > LIMIT * self.size
-        if over or (new and (len(self.damaged) <= 100 or len(self.damaged) % 100 == 0)):  # no rewriting without end
+        # Above 100 files the report is written for every hundredth one, as its size grows with their number.
+        if over or (new and (len(self.damaged) <= 100 or len(self.damaged) % 100 == 0)):
             self.write()
         if over:
-            raise DataError(self._too_many())
+            raise self._too_many()
 
     def write(self) -> None:
-        """Write the JSON file; a training run calls this when it ends."""
+        """Write the JSON file; called at the end of training."""
         if self.path is None:
             return
         content = {
@@ -91,38 +92,35 @@ class DataReport:
     def _all(self) -> dict[str, str]:
         return self._earlier | self.damaged
 
-    def _tell(self, name: str, reason: str) -> None:
+    def _print_failure(self, name: str, reason: str) -> None:
         number = len(self._all()) if name not in self._earlier else 0
         if not number or number > NAMED + 1:
             return
-        text = f"damaged, left out: {name} ({reason})"
+        text = f"damaged file skipped: {name} ({reason})"
         if number > NAMED:
             text = f"more damaged files: see {self.path or 'the batches'}"
-        self._say(text)
+        self._print(text)
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self._console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
-    def _too_many(self) -> str:
-        first = [f"    {name}: {reason}" for name, reason in list(self.damaged.items())[:5]]
-        return "\n".join(
-            [
-                f"too many damaged photographs in {self.root}.",
-                f"  expected  at most {LIMIT:.0%} of {self.size}, that is {int(LIMIT * self.size)}",
-                f"  got       {len(self.damaged)}, among them",
-                *first,
-                "  to do     fetch the data set again, or remove these files"
-                + (f"; all are listed in {self.path}" if self.path else ""),
-            ]
+    def _too_many(self) -> DataError:
+        first = [f"{name}: {reason}" for name, reason in list(self.damaged.items())[:5]]
+        listed = f"; {self.path} lists all of them" if self.path else ""
+        return DataError(
+            f"Too many damaged photographs in {self.root}.",
+            expected=f"at most {LIMIT:.0%} of {self.size}, which is {int(LIMIT * self.size)}",
+            got="\n".join([f"{len(self.damaged)}, including", *first]),
+            to_do=f"download the data set again, or remove these files{listed}",
         )
 
 
 def _read(path: Path | None) -> dict[str, str]:
-    """Damaged files of an earlier start of the same run."""
+    """Return the damaged files of an earlier start of the same run."""
     if path is None or not path.exists():
         return {}
     try:
         content: dict[str, Any] = json.loads(path.read_text())
         return {entry["file"]: entry["reason"] for entry in content["damaged"]}
-    except (ValueError, KeyError, TypeError):  # not ours, or of another version: start anew
+    except (ValueError, KeyError, TypeError):  # another file or another version: start a new report
         return {}

@@ -1,4 +1,4 @@
-"""Fetch a public evaluation set and verify every file: ``python -m lic_train.data.download kodak``."""
+"""Download a public evaluation set and verify every file: ``lic data download kodak``."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from rich.progress import track
 
 from lic_train.errors import DataError, LicError
 from lic_train.system import atomic
+from lic_train.system.screen import say_error
 
 TIMEOUT = 30.0  # seconds without an answer
-MAX_BYTES = 2**26  # of one file: no address may fill the disk
+MAX_BYTES = 2**26  # of one file, so that a server cannot fill the disk
 
 # SHA-256 of the files as r0k.us serves them.
 KODAK = {
@@ -50,7 +51,7 @@ KODAK = {
 
 
 class PublicSet(NamedTuple):
-    """Where a set lies, and what its files must be."""
+    """Base address of a set, and the checksums of its files."""
 
     base: str
     sums: Mapping[str, str]  # file name -> SHA-256
@@ -60,38 +61,40 @@ SETS = {"kodak": PublicSet("http://r0k.us/graphics/kodak/kodak/", KODAK)}
 
 
 def obtain(sums: Mapping[str, str], to: Path, read: Callable[[str], bytes]) -> int:
-    """Bring every file of ``sums`` into the folder ``to``; those that are there and right are left alone.
+    """Store every file of ``sums`` in the folder ``to``; existing files with the right checksum are kept.
 
-    Each file appears whole and verified or not at all, so an interrupted call goes on where it stopped.
+    Each file is verified before it appears in the folder, so an interrupted call can be repeated.
 
     Args:
         sums: file name to SHA-256.
-        to: the folder; it is made.
-        read: gives the bytes of a file by name, or raises DataError.
+        to: the folder; created if missing.
+        read: returns the bytes of a file by name, or raises DataError.
 
     Returns:
-        how many files were brought.
+        the number of new files.
 
     Raises:
-        DataError: a file cannot be read, or is not what it should be.
+        DataError: a file cannot be read, or has another checksum.
     """
     missing = [name for name, digest in sums.items() if _digest(to / name) != digest]
     for name in track(missing, f"{to}: {len(missing)} of {len(sums)} files", disable=not missing):
         data = read(name)
         if (got := sha256(data).hexdigest()) != sums[name]:
             raise DataError(
-                f"{name} is not the file that it should be; it was not kept.\n  expected  SHA-256 {sums[name]}\n"
-                f"  got       {got}, {len(data):,} bytes\n  to do     try again, or another --base or --from"
+                f"{name} has a wrong checksum and was discarded.",
+                expected=f"SHA-256 {sums[name]}",
+                got=f"{got}, {len(data):,} bytes",
+                to_do="try again, or use another --base or --from",
             )
         try:
             atomic.replace_bytes(to / name, data)
         except OSError as error:
-            raise DataError(f"cannot write {to / name}: {error.strerror}.\n  to do     choose another --to") from error
+            raise DataError(f"Cannot write {to / name}: {error.strerror}.", to_do="choose another --to") from error
     return len(missing)
 
 
 def from_web(base: str) -> Callable[[str], bytes]:
-    """Reads files below an address."""
+    """Return a function that downloads files below an address."""
 
     def read(name: str) -> bytes:
         address = f"{base.rstrip('/')}/{name}"
@@ -101,32 +104,35 @@ def from_web(base: str) -> Callable[[str], bytes]:
         except (OSError, ValueError, HTTPException) as error:  # URLError and HTTPError are OSErrors
             reason = getattr(error, "reason", None) or error
             raise DataError(
-                f"cannot fetch {address}: {reason}.\n  to do     call again when the network is there (what has come is"
-                " kept), give another address by --base, or copy the files from a folder by --from"
+                f"Cannot download {address}: {reason}.",
+                to_do="repeat the command when the network is available (complete files are kept), set another address "
+                "with --base, or copy the files from a folder with --from",
             ) from error
 
     return read
 
 
 def from_folder(folder: Path) -> Callable[[str], bytes]:
-    """Reads files of a folder."""
+    """Return a function that reads files of a folder."""
 
     def read(name: str) -> bytes:
         try:
             return (folder / name).read_bytes()
         except OSError as error:
-            raise DataError(f"cannot read {folder / name}: {error.strerror}.\n  to do     correct --from") from error
+            raise DataError(f"Cannot read {folder / name}: {error.strerror}.", to_do="correct --from") from error
 
     return read
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m lic_train.data.download", description=__doc__)
+    """Run the command line and return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="lic data download", description="Download a public evaluation set and verify every file."
+    )
     parser.add_argument("set", choices=sorted(SETS))
-    parser.add_argument("--to", type=Path, help="folder to fill; data/<set> by default")
+    parser.add_argument("--to", type=Path, help="destination folder (default: data/<set>)")
     origin = parser.add_mutually_exclusive_group()
-    origin.add_argument("--base", help="address of the folder that holds the files")
+    origin.add_argument("--base", help="address of the folder that contains the files")
     origin.add_argument("--from", dest="folder", type=Path, help="copy and verify from this folder instead")
     options = parser.parse_args(arguments)
     wanted = SETS[options.set]
@@ -136,9 +142,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             wanted.sums, to, from_folder(options.folder) if options.folder else from_web(options.base or wanted.base)
         )
     except LicError as error:
-        rich.get_console().print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        say_error(error)
         return 1
-    rich.print(f"{to}: all {len(wanted.sums)} files are there and verified ({count} new).")
+    rich.print(f"{to}: all {len(wanted.sums)} files are complete and verified ({count} new).")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The wiring: a source becomes the loaders that a Trainer asks for, at the batch where the run stands."""
+"""LightningDataModule: turns a source into loaders that start at the current step of the run."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import lightning
-import rich
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from lic_train.data.damage import DataReport
@@ -28,31 +26,32 @@ from lic_train.data.stream.loader import (
     validation_crops,
 )
 from lic_train.errors import ConfigError
+from lic_train.system.screen import say
 
 MAX_AUTO_WORKERS = 4
 DECODERS = ("pillow", "dali")
 
 
 class Photographs(lightning.LightningDataModule):
-    """Random crops of photographs for training, centre crops and whole pictures for validation.
+    """Random crops of photographs for training, centre crops and whole images for validation.
 
-    The loaders give batches as `lic_train.data.stream.loader.Batch`. The Trainer needs
-    ``use_distributed_sampler=False``, and ``max_steps`` to end, for the training loader is endless.
+    The loaders yield `lic_train.data.stream.loader.Batch`. The Trainer needs ``use_distributed_sampler=False`` and
+    ``max_steps``, as the training loader is endless.
 
     Args:
         source: turns ``root`` into a `Split`; one of the functions of `lic_train.data.sets.sources`.
-        root: where the data set lies, or several places; null where it is already on the machine.
+        root: path or address of the data set, or a list of these; None for sets in installed packages.
         crop: side of the crops in pixels.
         batch_size: samples of one optimiser step, over all devices and accumulated micro-batches.
         accumulate: micro-batches of one optimiser step.
-        seed: of the run.
-        num_workers: processes a device that decode, or "auto".
-        crops_per_image: training crops of each decoded photograph, some 32 batches apart; for large photographs. They
-            take memory of about 16 * (crops_per_image - 1) batches in each process.
-        decoder: of the training photographs: "pillow", or "dali" (see `lic_train.data.stream.dali`).
+        seed: seed of the run.
+        num_workers: decoding processes per device, or "auto".
+        crops_per_image: training crops of each decoded photograph, about 32 batches apart; for large photographs. They
+            take the memory of about 16 * (crops_per_image - 1) batches in each process.
+        decoder: decoder of the training photographs: "pillow", or "dali" (see `lic_train.data.stream.dali`).
         flip: mirror half of the training crops left to right.
-        small: photographs smaller than the crop: "reflect" them at their borders, or "skip" them.
-        val_crops: validation photographs that are used, over all devices.
+        small: photographs smaller than the crop: "reflect" pads them by reflection, "skip" replaces them by others.
+        val_crops: number of validation photographs to use, over all devices.
         val_batch: centre crops of one validation batch.
     """
 
@@ -85,23 +84,23 @@ class Photographs(lightning.LightningDataModule):
         """Check the options and list the photographs; a second call does nothing.
 
         Raises:
-            ConfigError: an option has no meaning.
-            DataError: the data set is not there, or is not what it should be.
+            ConfigError: an option is invalid.
+            DataError: the data set is missing or invalid.
         """
         if self._split is not None:
             return
         self._check()
         self._split = self.source(self.root)
-        if self._split.note and self._is_first():
-            rich.get_console().print(self._split.note, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        if self._split.note:
+            say(self._split.note, style="yellow")
 
     @property
     def place(self) -> str:
-        """The root for the eye."""
+        """Human-readable root."""
         return "the installed packages" if not self.root else ", ".join(self._roots())
 
     def manifest(self) -> Manifest:
-        """What the photographs are, to be compared when the run goes on."""
+        """Return the manifest of the data set, which is compared when the run is resumed."""
         return manifest_of(self._ready(), self.place)
 
     @property
@@ -115,25 +114,27 @@ class Photographs(lightning.LightningDataModule):
         return self._ready().val
 
     def train_dataloader(self) -> CropLoader:
-        """The stream from where the Trainer stands: a resumed run sees the batches that it would have seen."""
+        """Return the stream from the current step of the Trainer on, which makes resumed runs exact."""
         trainer = self.trainer
         if trainer is None:
             return self.stream()
         return self.stream(trainer.global_step * self.accumulate, trainer.global_rank, trainer.world_size)
 
     def stream(self, start: int = 0, rank: int = 0, world: int = 1) -> CropLoader:
-        """The endless training batches of one rank, from micro-batch number ``start`` on.
+        """Return the endless training batches of one rank, beginning with micro-batch number ``start``.
 
         Raises:
-            ConfigError: ``batch_size`` cannot be divided evenly over micro-batches and ranks.
+            ConfigError: ``batch_size`` is not divisible by the number of micro-batches and ranks.
         """
         parts = self.accumulate * world
         if self.batch_size % parts:
             below = self.batch_size // parts * parts
             legal = f"{below} or {below + parts}" if below else f"{parts}"
             raise ConfigError(
-                f"batch_size: expected a multiple of {parts} (accumulate={self.accumulate} x {world} devices), got "
-                f"{self.batch_size}; to do: take {legal}"
+                "batch_size cannot be divided over micro-batches and devices.",
+                expected=f"a multiple of {parts} (accumulate={self.accumulate} x {world} devices)",
+                got=str(self.batch_size),
+                to_do=f"set batch_size to {legal}",
             )
         size = self.batch_size // self.accumulate
         draws: Draws = draws_of(self.train, self.seed)
@@ -149,41 +150,41 @@ class Photographs(lightning.LightningDataModule):
         return CropLoader(crops, sampler, self.workers(), pin)
 
     def val_dataloader(self) -> CropLoader:
-        """Centre crops of the first ``val_crops`` validation photographs, dealt out to the ranks."""
+        """Return centre crops of the first ``val_crops`` validation photographs, distributed over the ranks."""
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
         count = min(self.val_crops, len(self.val))
         mine = [Sample(0, item) for item in range(rank, count, world)]
-        longest = math.ceil(count / world)  # as many batches on every rank, the last one perhaps empty
+        longest = math.ceil(count / world)  # the same number of batches on every rank; the last one may be empty
         batches = [mine[i : i + self.val_batch] for i in range(0, longest, self.val_batch)]
         crops = validation_crops(self.val, self.crop, self.seed, self.small)
         return CropLoader(crops, batches, 0, self._on_gpu())
 
     def whole_images(self, count: int) -> list[tuple[str, Tensor]]:
-        """Name and uint8 (3, H, W) of the first ``count`` readable validation photographs, or of all if fewer."""
+        """Return name and uint8 (3, H, W) of the first ``count`` readable validation photographs, or of all."""
         found: list[tuple[str, Tensor]] = []
         for index in range(len(self.val)):
             if len(found) == count:
                 break
             try:
                 found.append((self.val.name(index), decode(self.val.read(index))))
-            except (OSError, UnreadableImage):  # the validation crops report it
+            except (OSError, UnreadableImage):  # reported by the validation crops
                 continue
         return found
 
     def report(self, output: Path) -> DataReport:
-        """The record of damaged files of a run; processes other than the first keep theirs beside it."""
+        """Return the record of damaged files of a run; every rank writes its own file."""
         rank = self.trainer.global_rank if self.trainer is not None else 0
         path = output / (f"data_report_rank{rank}.json" if rank else "data_report.json")
         problems = () if rank else self._ready().problems
         return DataReport(path, self.place, len(self.train) + len(self.val), problems=problems)
 
     def workers(self) -> int:
-        """Worker processes of this device's training loader."""
+        """Return the number of worker processes of this device's training loader."""
         if self.num_workers != "auto":
             return int(self.num_workers)
         cores = available_cores() // (self.trainer.num_devices if self.trainer is not None else 1)
-        if cores <= 2 and not self._on_gpu():  # measured: there, workers only take the cores away from the training
+        if cores <= 2 and not self._on_gpu():  # measured: workers slow the training down on one or two cores
             return 0
         return max(min(cores, MAX_AUTO_WORKERS), 1)
 
@@ -191,36 +192,33 @@ class Photographs(lightning.LightningDataModule):
         return [self.root] if isinstance(self.root, str) else self.root or []
 
     def _check(self) -> None:
-        if self.small not in SMALL:
-            raise ConfigError(f"data.small: expected one of {', '.join(SMALL)}, got {self.small!r}")
-        if self.num_workers != "auto" and not (isinstance(self.num_workers, int) and self.num_workers >= 0):
-            raise ConfigError(f"data.num_workers: expected auto or a number from 0 on, got {self.num_workers!r}")
-        if not 1 <= self.crops_per_image <= APART:
-            raise ConfigError(f"data.crops_per_image: expected 1 to {APART}, got {self.crops_per_image}")
-        if self.decoder not in DECODERS:
-            raise ConfigError(f"data.decoder: expected one of {', '.join(DECODERS)}, got {self.decoder!r}")
+        number_of_workers = isinstance(self.num_workers, int) and self.num_workers >= 0
+        _require(self.small in SMALL, "data.small", f"one of {', '.join(SMALL)}", self.small)
+        _require(self.num_workers == "auto" or number_of_workers, "data.num_workers", "auto or >= 0", self.num_workers)
+        _require(1 <= self.crops_per_image <= APART, "data.crops_per_image", f"1 to {APART}", self.crops_per_image)
+        _require(self.decoder in DECODERS, "data.decoder", f"one of {', '.join(DECODERS)}", self.decoder)
         if self.decoder == "dali":
             require_dali()
-            if self.crops_per_image > 1:
-                raise ConfigError("data.crops_per_image: expected 1 with data.decoder=dali, which decodes crops alone")
+            alone = "1 with data.decoder=dali, which decodes single crops"
+            _require(self.crops_per_image == 1, "data.crops_per_image", alone, self.crops_per_image)
         for key in ("crop", "batch_size", "accumulate"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"{key}: expected at least 1, got {getattr(self, key)}")
+            _require(getattr(self, key) >= 1, key, "at least 1", getattr(self, key))
         for key in ("val_crops", "val_batch"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"data.{key}: expected at least 1, got {getattr(self, key)}")
+            _require(getattr(self, key) >= 1, f"data.{key}", "at least 1", getattr(self, key))
 
     def _ready(self) -> Split:
         self.setup()
         assert self._split is not None
         return self._split
 
-    def _is_first(self) -> bool:
-        return rank_zero_only.rank == 0  # type: ignore[attr-defined]  # known before there is a Trainer
-
     def _gpu(self) -> int | None:
-        """Number of the GPU that trains, None for none."""
+        """Return the index of the GPU that trains, None on the CPU."""
         return self.trainer.strategy.root_device.index if self.trainer is not None and self._on_gpu() else None
 
     def _on_gpu(self) -> bool:
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+
+
+def _require(is_valid: bool, key: str, expected: str, got: object) -> None:
+    if not is_valid:
+        raise ConfigError(f"Invalid value of {key}.", expected=expected, got=repr(got))

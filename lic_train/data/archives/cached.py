@@ -1,4 +1,4 @@
-"""Indexes on disk: made once, by one process of those that ask, and made anew when the collection changes."""
+"""Indexes on disk: built once by one process, reused by the others, and rebuilt when the collection changes."""
 
 from __future__ import annotations
 
@@ -9,29 +9,28 @@ from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
-from rich import get_console
-
 from lic_train.data.archives.index import DamagedIndex, Index
+from lic_train.system.screen import say
 
 
 def cached(folder: Path | None, key: str, is_current: Callable[[Index], bool], build: Callable[[], Index]) -> Index:
-    """The index named ``key``, from disk if it is whole and current, else built and put there.
+    """Return the index named ``key``: from disk if the file is valid and current, otherwise built and saved.
 
     Args:
-        folder: of the indexes; None keeps none.
-        key: what the index is of: the place of the collection.
-        is_current: whether the collection is still as it was when the index was made.
-        build: makes the index, with a progress bar.
+        folder: directory of the index files; None disables the cache.
+        key: identifies the collection, usually by its path.
+        is_current: returns whether the collection is unchanged since the index was built.
+        build: builds the index and shows a progress bar.
     """
     if folder is None:
         return build()
     path = folder / f"{sha256(os.fsencode(key)).hexdigest()[:20]}.index"
     if (index := _usable(path, is_current)) is not None:
         return index
-    with _alone(path, key):
-        if (index := _usable(path, is_current)) is not None:  # made while we waited
+    with _locked(path, key):
+        if (index := _usable(path, is_current)) is not None:  # built by another process in the meantime
             return index
-        return _kept(build(), path)
+        return _saved(build(), path)
 
 
 def _usable(path: Path, is_current: Callable[[Index], bool]) -> Index | None:
@@ -42,19 +41,19 @@ def _usable(path: Path, is_current: Callable[[Index], bool]) -> Index | None:
     return index if is_current(index) else None
 
 
-def _kept(index: Index, path: Path) -> Index:
-    """The index as it was written, which other processes can share; as it is where nothing can be written."""
+def _saved(index: Index, path: Path) -> Index:
+    """Save the index and map the file, which other processes share; return it unsaved if the file cannot be written."""
     try:
         index.save(path)
         return Index.open(path)
     except OSError as error:
-        _say(f"The index cannot be kept in {path.parent} ({error.strerror}); the next start makes it again")
+        _warn(f"The index cannot be saved in {path.parent} ({error.strerror}); the next start rebuilds it")
         return index
 
 
 @contextlib.contextmanager
-def _alone(path: Path, key: str) -> Iterator[None]:
-    """Hold the lock beside ``path``; where there can be no lock, two processes make the same index at once."""
+def _locked(path: Path, key: str) -> Iterator[None]:
+    """Hold the lock file of ``path``. Without support for locks, two processes may build the same index at once."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,10 +62,10 @@ def _alone(path: Path, key: str) -> Iterator[None]:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                _say(f"Waiting for another process, which is making the index of {key}")
+                _warn(f"Waiting for another process that builds the index of {key}")
                 fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 
-def _say(message: str) -> None:
-    get_console().print(message, style="yellow", markup=False, highlight=False, soft_wrap=True)
+def _warn(message: str) -> None:
+    say(message, style="yellow")

@@ -1,4 +1,4 @@
-"""Bytes fetched from far away, kept on the local disk up to a limit; all processes of a machine share them."""
+"""Disk cache of bytes fetched from remote storage, with a size limit; all processes of a machine share it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
-BUCKET = 2**26  # bytes that a sub-folder holds at least: looking over it must not take long
+BUCKET = 2**26  # minimum bytes of a sub-folder; scanning one sub-folder must be fast
 MAX_BUCKETS = 256
 
 
 class ByteCache:
-    """Keeps what was used last. Losing any of it costs a fetch and nothing else, so no error reaches the caller.
+    """Least-recently-used cache on disk. A lost entry only costs another fetch, so no error reaches the caller.
 
-    The pieces are spread evenly over sub-folders, each with its share of the limit and a lock of its own.
+    Entries are distributed evenly over sub-folders. Each sub-folder has an equal share of the limit and its own lock.
 
     Args:
-        folder: of the pieces; it is made.
-        limit: bytes on the disk, over all processes.
+        folder: directory of the entries; created if missing.
+        limit: bytes on disk, over all processes.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -30,23 +30,23 @@ class ByteCache:
         self._share = limit // self._buckets
 
     def get(self, key: str) -> bytes | None:
-        """What was put under this key, None if it is not there or damaged."""
+        """Return the bytes stored under ``key``, or None if they are missing or damaged."""
         path = self._path(key)
         try:
             content = path.read_bytes()
-            os.utime(path)  # used just now
+            os.utime(path)  # marks the entry as recently used
         except OSError:
             return None
         checksum, data = content[:4], content[4:]
         return data if checksum == _checksum(data) else None
 
     def put(self, key: str, data: bytes) -> None:
-        """Keep ``data``, and drop what has not been used for longest."""
+        """Store ``data`` and delete the least recently used entries above the limit."""
         path = self._path(key)
         with contextlib.suppress(OSError), _locked(path.parent):
             temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
             if _make_room(path.parent, self._share - len(data) - 4):
-                temporary.write_bytes(_checksum(data) + data)  # a power cut may leave half of it: hence the checksum
+                temporary.write_bytes(_checksum(data) + data)  # detects files cut short by a power failure
                 os.replace(temporary, path)
 
     def _path(self, key: str) -> Path:
@@ -66,13 +66,13 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _make_room(folder: Path, allowed: int) -> bool:
-    """Delete the pieces used least lately until ``allowed`` bytes or fewer are left; False if that cannot be."""
+    """Delete the least recently used entries until at most ``allowed`` bytes remain; return whether that succeeded."""
     pieces = [(entry.stat().st_mtime_ns, entry.stat().st_size, entry.path) for entry in os.scandir(folder)]
     used = sum(size for _, size, _ in pieces)
     for _, size, path in sorted(pieces):
         if used <= allowed:
             break
-        if size:  # the lock has none
+        if size:  # the lock file is empty and must stay
             os.unlink(path)
             used -= size
     return used <= allowed

@@ -1,4 +1,4 @@
-"""A tree of pictures: listed once, read file by file."""
+"""Image folders: the tree is listed once, then files are read by name."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from lic_train.data.archives.progress import number_found
 from lic_train.data.archives.storage import read_file
 from lic_train.errors import DataError
 
-LOOKED_AT = 2**13  # files whose size is compared before an old listing is used; above that, evenly spaced ones
-SETTLED = 2 * 10**9  # nanoseconds after which a folder's time stamp must have moved if the folder has changed
-UNSETTLED = -1  # stands for a time stamp that proves nothing
+MAX_SIZE_CHECKS = 2**13  # files whose size is compared before a saved listing is used; in larger sets evenly spaced
+SETTLED = 2 * 10**9  # nanoseconds after which any further change of a folder changes its time stamp
+UNSETTLED = -1  # replaces a time stamp that is too recent to detect further changes
 
 
 class NoPicture(DataError):
-    """There is no picture below a folder; perhaps there are archives."""
+    """A folder contains no image; it may contain archives."""
 
 
 class Found(NamedTuple):
-    """The contents of one folder: paths below the root, in order."""
+    """Contents of one folder, sorted; paths are relative to the root."""
 
     below: str
     stamp: int
@@ -35,7 +35,7 @@ class Found(NamedTuple):
 
 
 def walk(root: Path) -> Iterator[Found]:
-    """Look into ``root`` and all folders below it; each real folder is entered once.
+    """Yield the contents of ``root`` and of all folders below it; each folder is visited once.
 
     Raises:
         DataError: a folder cannot be listed.
@@ -48,63 +48,65 @@ def walk(root: Path) -> Iterator[Found]:
             entries = sorted(os.scandir(root / below), key=lambda entry: entry.name)
         except OSError as error:
             where = printable(str(root / below))
-            raise DataError(f"cannot list {where}: {error.strerror}.\n  to do     mend its permissions") from error
+            raise DataError(f"Cannot list {where}: {error.strerror}.", to_do="correct its permissions") from error
         if (status.st_dev, status.st_ino) in entered:  # a symbolic link back into the tree
             continue
         entered.add((status.st_dev, status.st_ino))
         folders, found = _sort_out(below, _stamp(status.st_mtime_ns), entries)
-        pending += reversed(folders)  # in order, so that a folder reached twice always gets the same name
+        pending += reversed(folders)  # sorted order, so that a folder with two paths always gets the same one
         yield found
 
 
 def list_folder(root: Path) -> Index:
-    """The index of all pictures below ``root``.
+    """Return the index of all images below ``root``.
 
     Raises:
         DataError: a folder cannot be listed.
-        NoPicture: there is none.
+        NoPicture: there is no image.
     """
     listing, parts = Listing(), []
-    with number_found(f"Listing {printable(str(root))}") as tell:
+    with number_found(f"Listing {printable(str(root))}") as show:
         for found in walk(root):
             parts.append(Part(found.below, 0, found.stamp))
             for entry in found.pictures:
                 listing.add(raw(_below(found.below, entry.name)), 0, 0, _size(entry.stat))
             listing.hidden += found.hidden
             listing.others += found.others + len(found.archives)
-            tell(len(listing))
+            show(len(listing))
     if not len(listing):
         raise NoPicture(
-            f"no image below {printable(str(root))}.\n  expected  files ending in {' '.join(SUFFIXES)}, or archives of "
-            f"them\n  got       {listing.others} other files\n  to do     correct data.root"
+            f"No image below {printable(str(root))}.",
+            expected=f"files ending in {' '.join(SUFFIXES)}, or archives of them",
+            got=f"{listing.others} other files",
+            to_do="correct data.root",
         )
     return Index.of(listing, parts)
 
 
 def is_current(root: Path, index: Index) -> bool:
-    """Whether no folder has changed since it was listed, nor the size of any file that is looked at."""
+    """Return whether no folder and no size of a checked file has changed since the listing."""
     try:
         if any(os.stat(root / part.path).st_mtime_ns != part.stamp for part in index.parts):
             return False
     except OSError:
         return False
-    step = -(-len(index) // LOOKED_AT)
+    step = -(-len(index) // MAX_SIZE_CHECKS)
     return all(_size((root / text(index.name(i))).stat) == index[i].size for i in range(0, len(index), step))
 
 
 class FolderReader:
-    """Reads the files of a folder by their names."""
+    """Reads files of a folder by name."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def read(self, entry: Entry) -> bytes:
-        """The whole file as it is now. Raises OSError."""
+        """Return the current content of the whole file. Raises OSError."""
         return read_file(self.root / text(entry.name))
 
 
 def _sort_out(below: str, stamp: int, entries: list[os.DirEntry[str]]) -> tuple[list[str], Found]:
-    """The sub-folders of one folder, and what else is in it."""
+    """Split the entries of one folder into sub-folders and everything else."""
     folders, pictures, archives, hidden, others = [], [], [], 0, 0
     for entry in entries:
         if is_hidden(entry.name):
@@ -112,7 +114,7 @@ def _sort_out(below: str, stamp: int, entries: list[os.DirEntry[str]]) -> tuple[
         elif _is_folder(entry):
             folders.append(_below(below, entry.name))
         elif is_picture(entry.name) and (entry.is_symlink() or entry.is_file()):
-            pictures.append(entry)  # a broken link stays in, to be named as unreadable rather than vanish
+            pictures.append(entry)  # broken links are included, so that they are reported as unreadable
         elif entry.name.lower().endswith(ARCHIVES):
             archives.append(_below(below, entry.name))
         else:
@@ -127,14 +129,14 @@ def _below(folder: str, name: str) -> str:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself
+    except OSError:  # a symbolic link to itself
         return False
 
 
-def _size(look: Callable[[], os.stat_result]) -> int:
-    """Bytes of a file; 0 for one that cannot be looked at, which reading will name."""
+def _size(stat: Callable[[], os.stat_result]) -> int:
+    """Return the size of a file in bytes, or 0 if it has no status; reading it reports the error."""
     try:
-        return look().st_size
+        return stat().st_size
     except OSError:
         return 0
 

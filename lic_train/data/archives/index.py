@@ -1,7 +1,7 @@
-"""The index of a collection: where each picture lies, sorted by name, in columns that are mapped from one file.
+"""Index of a collection: the location of each image, sorted by name, in columns memory-mapped from one file.
 
-All workers and ranks of a machine share the pages of that file. It is only a cache: whoever finds it missing, damaged
-or out of date makes it anew.
+All workers and ranks of a machine share the pages of that file. The file is a cache: it is rebuilt if it is missing,
+damaged or out of date.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ MAGIC, VERSION = b"LICINDEX", 1
 HEAD = struct.Struct("<8sIIII")  # magic, version, length and CRC-32 of the JSON header, CRC-32 of the columns
 ALIGNMENT = 64
 COLUMNS = {"offset": "<i8", "size": "<i8", "start": "<i8", "hash": "<u8", "part": "<u4", "text": "u1"}
-MAX_PROBLEMS = 1000  # that are kept; a hostile archive may have any number
+MAX_PROBLEMS = 1000  # limit of the stored list; a hostile archive may have any number
 CHUNK = 2**20
 
 
 class DamagedIndex(Exception):
-    """The file is cut short, changed or no index; make it anew."""
+    """The file is cut short, modified or not an index; it must be rebuilt."""
 
 
 class Entry(NamedTuple):
-    """Where one picture lies: ``size`` bytes from ``offset`` on of file number ``part``, or as its reader has it."""
+    """Location of one image: ``size`` bytes at ``offset`` of file ``part``; the reader defines the offset."""
 
     name: bytes
     part: int
@@ -47,7 +47,7 @@ class Entry(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A file or folder that the index was made of; ``stamp`` changes when it does."""
+    """A file or folder that the index covers; ``stamp`` changes when the file or folder changes."""
 
     path: str
     size: int
@@ -55,7 +55,7 @@ class Part(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What is wrong with an archive, as far as the walk over it has seen."""
+    """Damage that was found in an archive while it was indexed."""
 
     file: str
     reason: str
@@ -63,16 +63,16 @@ class Problem(NamedTuple):
 
 @dataclass
 class Listing:
-    """What a walk has found so far, in the order of its walking.
+    """Images found so far, in the order in which they were found.
 
     Attributes:
-        hidden: hidden and system files that were passed over.
-        others: files that are no pictures by their name.
-        lost: bytes of archives that cannot be reached, because of damage before them.
+        hidden: number of ignored hidden and system files.
+        others: number of files that are not images by their name.
+        lost: bytes of archives that cannot be reached because of damage before them.
     """
 
     names: list[bytes] = field(default_factory=list)
-    numbers: array[int] = field(default_factory=lambda: array("q"))  # part, offset and size of each
+    numbers: array[int] = field(default_factory=lambda: array("q"))  # part, offset and size of each image
     problems: list[Problem] = field(default_factory=list)
     hidden: int = 0
     others: int = 0
@@ -82,12 +82,12 @@ class Listing:
         return len(self.names)
 
     def add(self, name: bytes, part: int, offset: int, size: int) -> None:
-        """Note one picture."""
+        """Add one image."""
         self.names.append(name)
         self.numbers.extend((part, offset, size))
 
     def extend(self, later: Listing) -> None:
-        """Add what another walk has found."""
+        """Append another listing."""
         self.names += later.names
         self.numbers += later.numbers
         for problem in later.problems:
@@ -96,17 +96,17 @@ class Listing:
         self.lost += later.lost
 
     def report(self, file: str, reason: str, lost: int = 0) -> None:
-        """Note what is wrong, and how many bytes cannot be reached because of it."""
+        """Add a problem, and the number of bytes that cannot be reached because of it."""
         self.lost += lost
         if len(self.problems) < MAX_PROBLEMS:
             self.problems.append(Problem(file, reason))
 
 
 class Index:
-    """Entries sorted by the bytes of their names. Of two with the same name in one archive the later one counts.
+    """Entries sorted by the bytes of their names; of two with the same name in one archive the later one is used.
 
     Attributes:
-        parts: what the index was made of.
+        parts: files or folders that the index covers.
         problems: see `Problem`.
         hidden, others, lost: see `Listing`.
         digest: SHA-256 over names and sizes.
@@ -123,7 +123,7 @@ class Index:
 
     @classmethod
     def of(cls, listing: Listing, parts: Sequence[Part]) -> Index:
-        """Sort what a walk has found."""
+        """Build the index of a listing."""
         order = _sorted(listing)
         names = [listing.names[i] for i in order]
         part, offset, size = np.asarray(listing.numbers, np.int64).reshape(-1, 3)[order].T
@@ -152,15 +152,15 @@ class Index:
 
     @classmethod
     def open(cls, path: Path) -> Index:
-        """Map the file. Raises DamagedIndex, or OSError if it is not there."""
+        """Map the file into memory. Raises DamagedIndex, or OSError if the file cannot be opened."""
         with path.open("rb") as file:
             header, start, checksum = _read_header(file.read(HEAD.size), file)
             sizes = {name: count * np.dtype(COLUMNS[name]).itemsize for name, count in _counts(header).items()}
             if os.fstat(file.fileno()).st_size != start + sum(sizes.values()):
-                raise DamagedIndex("of another length than its header says")
-            file.seek(start)  # read, not touched through the map: that would count as memory of this process
+                raise DamagedIndex("its length differs from the length in its header")
+            file.seek(start)  # the checksum reads the file; reading through the map would count as resident memory
             if _crc(file) != checksum:
-                raise DamagedIndex("its columns have changed")
+                raise DamagedIndex("the checksum of its columns is wrong")
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         columns = {}
         for name, count in _counts(header).items():
@@ -169,7 +169,7 @@ class Index:
         return cls(header, columns, path)
 
     def save(self, path: Path) -> None:
-        """Write the file, all or nothing. Raises OSError."""
+        """Write the file atomically. Raises OSError."""
         text = json.dumps(self._header).encode()
         text += b" " * (-(HEAD.size + len(text)) % ALIGNMENT)
         checksum = 0
@@ -186,7 +186,7 @@ class Index:
         atomic.replace(path, write)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Another process maps the same file, rather than be sent 80 MB."""
+        """Pickle the path, so that another process maps the same file instead of receiving 80 MB."""
         return (Index.open, (self._path,)) if self._path else (Index, (self._header, self._columns))
 
     def __len__(self) -> int:
@@ -197,66 +197,66 @@ class Index:
         return Entry(self.name(number), part, offset, size)
 
     def name(self, number: int) -> bytes:
-        """The name as it stands in the folder or archive."""
+        """Return the name as stored in the folder or archive."""
         first, last = self._columns["start"][number : number + 2]
         return self._columns["text"][first:last].tobytes()
 
     @property
     def sizes(self) -> npt.NDArray[np.int64]:
-        """(n,) bytes of each picture, as the walk found them."""
+        """(n,) size of each image in bytes, as indexed."""
         return self._columns["size"]
 
     @property
     def part_numbers(self) -> npt.NDArray[np.uint32]:
-        """(n,) which of the parts each picture is in."""
+        """(n,) number of the part that contains each image."""
         return self._columns["part"]
 
     @property
     def offsets(self) -> npt.NDArray[np.int64]:
-        """(n,) where each picture lies, as its reader understands it."""
+        """(n,) offset of each image; its meaning depends on the reader."""
         return self._columns["offset"]
 
     def below(self, folder: bytes) -> npt.NDArray[np.int64]:
-        """Numbers of the entries whose names begin with ``folder``, which ends in a slash."""
+        """Return the numbers of the entries whose names begin with ``folder``, which must end in a slash."""
         first, last = (
             bisect_left(range(len(self)), bound, key=self.name) for bound in (folder, folder[:-1] + b"0")
-        )  # 0 follows the slash
+        )  # "0" is the character after the slash
         return np.arange(first, last)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all columns."""
+        """Total size of the columns in bytes."""
         return sum(column.nbytes for column in self._columns.values())
 
 
 def name_hash(name: bytes) -> int:
-    """64 bits that depend on the name alone."""
+    """Return 64 bits that depend only on the name."""
     return int.from_bytes(blake2b(name, digest_size=8).digest(), "big")
 
 
 def _sorted(listing: Listing) -> list[int]:
-    """Order of the entries by name, without those that a later entry of the same archive replaces."""
+    """Return the order of the entries by name, without entries that a later entry of the same archive replaces."""
     names, parts = listing.names, listing.numbers[::3]
     order = sorted(range(len(names)), key=names.__getitem__)
     return [i for i, j in zip_longest(order, order[1:]) if j is None or (names[i], parts[i]) != (names[j], parts[j])]
 
 
 def _counts(header: dict[str, Any]) -> dict[str, int]:
-    """Elements of each column."""
+    """Return the number of elements of each column."""
     entries = header["entries"]
     return dict.fromkeys(COLUMNS, entries) | {"start": entries + 1, "text": header["letters"]}
 
 
 def _read_header(head: bytes, file: Any) -> tuple[dict[str, Any], int, int]:
-    """The header, where the columns begin, and their CRC-32."""
+    """Return the header, the offset of the columns, and their CRC-32."""
     if len(head) < HEAD.size:
         raise DamagedIndex("cut short")
     magic, version, length, header_checksum, checksum = HEAD.unpack(head)
     if (magic, version) != (MAGIC, VERSION):
-        raise DamagedIndex("no index, or of another version")
+        raise DamagedIndex("not an index, or of another version")
     text = file.read(min(length, os.fstat(file.fileno()).st_size))
     if zlib.crc32(text) != header_checksum:
-        raise DamagedIndex("its header has changed")
+        raise DamagedIndex("the checksum of its header is wrong")
     return json.loads(text), HEAD.size + length, checksum
 
 

@@ -1,4 +1,4 @@
-"""Pictures as numbered bytes with names: an index of where they lie, and a reader that fetches them."""
+"""Images as numbered byte strings with names: an index of their locations and a reader that fetches them."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from lic_train.errors import DataError
 
 @contextmanager
 def reading(what: str = "data.root") -> Iterator[None]:
-    """Tell a disk's or a network's refusal as a DataError. Also a decorator, for functions that open collections."""
+    """Convert OSError into DataError. Also usable as a decorator of functions that open collections."""
     try:
         yield
     except OSError as error:
         where = printable(str(error.filename)) if error.filename else what
         raise DataError(
-            f"cannot read {where}: {error.strerror or error}.\n  to do     mend its permissions, or correct data.root"
+            f"Cannot read {where}: {error.strerror or error}.", to_do="correct its permissions, or data.root"
         ) from error
 
 
 class Cache(NamedTuple):
-    """Where indexes are kept (None: nowhere), and how many bytes fetched from afar may lie beside them."""
+    """Directory of the indexes (None disables it), and the limit in bytes of the cache of remote data in it."""
 
     folder: Path | None = None
     limit: int = 0
 
     def pieces(self) -> ByteCache | None:
-        """Keeps what is fetched, None if nothing is to be kept."""
+        """Return the cache of remote data, or None if it is disabled."""
         return ByteCache(self.folder / "fetched", self.limit) if self.folder and self.limit else None
 
 
@@ -43,11 +43,11 @@ class Reader(Protocol):
     """Fetches the bytes of one entry."""
 
     def read(self, entry: Entry) -> bytes:
-        """The encoded picture. Raises OSError if it cannot be read."""
+        """Return the encoded image. Raises OSError if it cannot be read."""
 
 
 class Indexed:
-    """Pictures that an index knows and a reader fetches."""
+    """Images that are listed in an index and fetched by a reader."""
 
     def __init__(self, index: Index, reader: Reader) -> None:
         self.index, self.reader = index, reader
@@ -56,19 +56,19 @@ class Indexed:
         return len(self.index)
 
     def read(self, number: int) -> bytes:
-        """The encoded file. Raises OSError if it cannot be read."""
+        """Return the encoded file. Raises OSError if it cannot be read."""
         return self.reader.read(self.index[number])
 
     def name(self, number: int) -> str:
-        """The path below the root or in the archive, printable."""
+        """Return the printable path, relative to the root or in the archive."""
         return printable(self.index.name(number))
 
 
 class FolderSource(Indexed):
-    """Every picture in the tree below ``root``, sorted by name; hidden and system files are left out.
+    """All images in the tree below ``root``, sorted by name; hidden and system files are ignored.
 
     Raises:
-        DataError: ``root`` is missing, is no folder, cannot be listed or holds no picture.
+        DataError: ``root`` is missing, is not a folder, cannot be listed or contains no image.
     """
 
     def __init__(self, root: str | os.PathLike[str] | None, cache: Cache = Cache()) -> None:  # noqa: B008  # immutable
@@ -83,26 +83,28 @@ class FolderSource(Indexed):
 
 
 def require_folder(root: str | os.PathLike[str] | None) -> Path:
-    """``root`` as a path, with ``~`` replaced. Raises DataError if it is not given, not there, or no folder."""
+    """Return ``root`` as a path, with ``~`` expanded. Raises DataError if it is None, missing, or not a folder."""
     if root is None:
-        raise DataError("data.root is not given.\n  to do     add data.root=/where/the/photographs/are")
+        raise DataError("data.root is not set.", to_do="add data.root=/path/to/the/images")
     path = Path(root).expanduser()
     if path.is_dir():
         return path
     if path.exists():
-        raise DataError(f"expected a folder, got the file {path}.\n  to do     unpack it, or give the folder around it")
+        raise DataError(
+            f"{path} cannot be used.", expected="a folder", got="a file", to_do="unpack it, or use its parent folder"
+        )
     raise nothing_there(path)
 
 
 def listing_of(path: Path, most: int = 6) -> str:
-    """The first names of a folder, for messages."""
+    """Return the first ``most`` names of a folder, for messages."""
     names = sorted(printable(entry.name) for entry in os.scandir(path) if not entry.name.startswith("."))
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "nothing"
 
 
 def nothing_there(path: Path) -> DataError:
-    """The error for a path that does not exist."""
+    """Return the error for a path that does not exist."""
     parent = next((p for p in path.absolute().parents if p.is_dir()), Path("/"))
     return DataError(
-        f"no folder or archive {path}.\n  got       {parent} with {listing_of(parent)}\n  to do     correct data.root"
+        f"No folder or archive {path}.", got=f"{parent} contains {listing_of(parent)}", to_do="correct data.root"
     )

@@ -1,4 +1,4 @@
-"""Which files count as pictures, which as the leavings of an operating system, and how a name is shown."""
+"""File names: which files are images, which belong to an operating system, and how a name is printed."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ SYSTEM_NAMES = frozenset({"__macosx", "@eadir", "#recycle", "$recycle.bin", "sys
 
 
 def is_picture(path: str) -> bool:
-    """Whether the name ends as a picture's does; what is inside is seen when it is decoded."""
+    """Return whether the name has the suffix of an image format; the content is not inspected."""
     return os.path.splitext(path)[1].lower() in SUFFIXES
 
 
 def is_hidden(part: str) -> bool:
-    """Whether one part of a path is hidden or a system's own: ``.git``, ``._x.jpg``, ``__MACOSX``; not ``..``."""
+    """Return whether one part of a path is hidden or a system folder: ``.git``, ``._x.jpg``, ``@eaDir``; not ``..``."""
     return (part.startswith(".") and part not in (".", "..")) or part.lower() in SYSTEM_NAMES
 
 
 def has_hidden_part(path: str) -> bool:
-    """Whether any part of a path with forward slashes is hidden."""
+    """Return whether any part of a path with forward slashes is hidden."""
     return any(map(is_hidden, path.split("/")))
 
 
 def text(name: bytes) -> str:
-    """The name as Python spells file names: every sequence of bytes has one, and it is turned back by `raw`."""
+    """Decode a file name as Python does: every byte string has a result, and `raw` inverts it."""
     return name.decode("utf-8", "surrogateescape")
 
 
 def raw(name: str) -> bytes:
-    """The inverse of `text`."""
+    """Encode a file name; the inverse of `text`."""
     return name.encode("utf-8", "surrogateescape")
 
 
 def printable(name: str | bytes) -> str:
-    """The name for the eye: what is no text, or would move the cursor, becomes U+FFFD."""
+    """Return the name for display: bytes that are not UTF-8 and control characters are replaced by U+FFFD."""
     shown = (raw(name) if isinstance(name, str) else name).decode("utf-8", "replace")
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in shown)

@@ -1,4 +1,4 @@
-"""Finds out what lies at a root, and opens it: a folder of pictures, tars, zips or Parquet files, here or elsewhere."""
+"""Opens a root of any kind: a folder of images, tars, zips or Parquet files, local or remote."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ KINDS: dict[str, tuple[Walk, Callable[[LocalFiles], Reader]]] = {
 
 @reading()
 def open_source(root: str, cache: Cache) -> Indexed:
-    """The pictures at ``root``: a folder, an archive, a pattern for several archives, or the address of such.
+    """Return the images at ``root``: a folder, an archive, a pattern for several archives, or an address of these.
 
     Raises:
-        DataError: nothing is there, or nothing that can be used.
+        DataError: nothing usable exists there.
     """
     if "://" in root:
         return _open_remote(root, cache)
@@ -51,10 +51,10 @@ def open_source(root: str, cache: Cache) -> Indexed:
 
 
 def open_archives(paths: Sequence[Path], cache: Cache) -> Indexed:
-    """The pictures in archives of one kind; with several, each gives its pictures a folder of its name.
+    """Return the images in archives of one kind; with several archives, names start with the name of the archive.
 
     Raises:
-        DataError: a file is not there, is no archive or of another kind; too much is damaged; there is no picture.
+        DataError: a file is missing, is not an archive or of another kind; too much is damaged; there is no image.
     """
     kind, files = _kind(paths), LocalFiles(local_parts([path.resolve() for path in paths]))
     walk, reader = KINDS[kind]
@@ -62,7 +62,7 @@ def open_archives(paths: Sequence[Path], cache: Cache) -> Indexed:
 
 
 def exists(root: str) -> bool:
-    """Whether there is a file or folder at this path or address. Raises DataError if the address gives no answer."""
+    """Return whether a file or folder exists at a path or address. Raises DataError if the server does not answer."""
     if "://" not in root:
         return Path(root).expanduser().exists()
     remote = Remote(root)
@@ -70,7 +70,7 @@ def exists(root: str) -> bool:
 
 
 def _open_remote(root: str, cache: Cache) -> Indexed:
-    """The pictures of a remote folder, or of the tars that a remote folder or a pattern means."""
+    """Return the images of a remote folder, or of the tars in a remote folder or matched by a pattern."""
     remote = Remote(root)
     paths = [remote.path(address) for address in expand(root, remote.glob)]
     if len(paths) == 1 and remote.kind(paths[0]) == "directory":
@@ -81,8 +81,10 @@ def _open_remote(root: str, cache: Cache) -> Indexed:
         paths = sorted(path for path in files if path.lower().endswith(".tar"))
         if not paths:
             raise DataError(
-                f"no picture and no tar below {root}.\n  expected  files ending in {' '.join(SUFFIXES)} .tar\n"
-                f"  got       {len(files)} files\n  to do     correct data.root"
+                f"No image and no tar below {root}.",
+                expected=f"files ending in {' '.join(SUFFIXES)} .tar",
+                got=f"{len(files)} files",
+                to_do="correct data.root",
             )
     parts = remote_parts(remote, paths)
     index = index_archives(walk_tar, RemoteFiles(remote, parts, None), cache, f"tar of {root}")
@@ -90,16 +92,23 @@ def _open_remote(root: str, cache: Cache) -> Indexed:
 
 
 def _kind(paths: Sequence[Path]) -> str:
-    """One of "tar", "zip", "parquet", by how the files begin: a damaged one among others is found by its walk."""
+    """Return "tar", "zip" or "parquet" by the first bytes of the files; damaged files are reported later."""
     kinds = {kind for path in paths if (kind := _kind_of(path))}
     if len(kinds) == 1:
         return kinds.pop()
     named = places([str(path) for path in paths])
     if kinds:
-        raise DataError(f"expected archives of one kind, got {', '.join(sorted(kinds))} in {named}")
+        raise DataError(
+            f"Different kinds of archives in one root: {named}.",
+            expected="archives of one kind",
+            got=", ".join(sorted(kinds)),
+            to_do="use one root for each kind: data.root=[...,...]",
+        )
     raise DataError(
-        f"expected a folder, a tar, a zip or a Parquet file, got {named}: {_content(paths[0])}.\n"
-        "  to do     correct data.root; for single pictures give the folder around them"
+        f"{named} cannot be used as data.root.",
+        expected="a folder, a tar, a zip or a Parquet file",
+        got=_content(paths[0]),
+        to_do="correct data.root; for single images use their folder",
     )
 
 
@@ -109,7 +118,8 @@ def _kind_of(path: Path) -> str | None:
         for magic, program in COMPRESSED.items():
             if start.startswith(magic):
                 raise DataError(
-                    f"{path} is compressed as a whole: no place in it can be found.\n  to do     {program} it"
+                    f"{path} is compressed as a whole, so single files cannot be read.",
+                    to_do=f"decompress it with {program}",
                 )
         if start.startswith(b"PAR1"):
             return "parquet"
@@ -120,7 +130,7 @@ def _kind_of(path: Path) -> str | None:
 
 
 def _begins_as_tar(read: ReadAt, size: int) -> bool:
-    """Whether the first header is whole."""
+    """Return whether the first header is valid."""
     try:
         next(members(read, 0, size), None)
     except Damage as damage:
@@ -129,11 +139,11 @@ def _begins_as_tar(read: ReadAt, size: int) -> bool:
 
 
 def _content(path: Path) -> str:
-    return "a picture" if is_picture(path.name) else "an empty file" if not path.stat().st_size else "something else"
+    return "an image" if is_picture(path.name) else "an empty file" if not path.stat().st_size else "an unknown format"
 
 
 def _files(path: Path) -> list[Path]:
-    """The files that a root without folder means. Raises DataError for missing ones."""
+    """Return the files of a root that is not a folder. Raises DataError for missing files."""
     if path.exists() or not is_pattern(str(path)):
         files = [path]
     else:
@@ -143,5 +153,5 @@ def _files(path: Path) -> list[Path]:
         raise nothing_there(path)
     if missing:
         named = places([printable(str(file)) for file in missing])
-        raise DataError(f"{len(missing)} of {len(files)} files are not there: {named}.\n  to do     correct data.root")
+        raise DataError(f"{len(missing)} of {len(files)} files do not exist: {named}.", to_do="correct data.root")
     return files

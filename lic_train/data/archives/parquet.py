@@ -1,7 +1,7 @@
-"""Parquet files with a column of encoded pictures, as Hugging Face writes them: ``image: {bytes, path}``.
+"""Parquet files with a column of encoded images in the format of Hugging Face: ``image: {bytes, path}``.
 
-Parquet can only be read a row group at a time. One holds a hundred pictures or so; the groups read last stay in memory
-up to a limit, and `lic_train.data.stream.draws` visits the pictures of a few groups together.
+Parquet can only be read one row group at a time. A row group contains about a hundred images. Recently used row groups
+stay in memory up to a limit, and `lic_train.data.stream.draws` visits the images of a few row groups together.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from lic_train.data.archives.scan import Scan
 from lic_train.data.archives.storage import LocalFiles, require_unchanged
 from lic_train.errors import DataError
 
-MAX_GROUP = 2**29  # bytes of the pictures of one row group
-KEPT = 2**28  # bytes of row groups that a process keeps
+MAX_GROUP = 2**29  # bytes of the images of one row group
+KEPT = 2**28  # bytes of row groups that a process keeps in memory
 BATCH = 16  # rows that are decoded at once
-NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes")  # the first that is there
+NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes")  # the first one that exists is used
 ROW_BITS = 32  # an entry's offset is (row group, row in it)
 
 
 class ParquetReader:
-    """Reads pictures by row group and row; each process opens the files for itself.
+    """Reads images by row group and row; each process opens its own files.
 
     Args:
-        files: of this machine; their paths are all that is taken from here.
+        files: local files; only their paths are used.
     """
 
     def __init__(self, files: LocalFiles) -> None:
@@ -38,19 +38,19 @@ class ParquetReader:
         self._forget()
 
     def read(self, entry: Entry) -> bytes:
-        """The bytes that the row holds. Raises OSError, or DataError if the file has changed."""
+        """Return the bytes in the row. Raises OSError, or DataError if the file has changed."""
         if self._process != os.getpid():
             self._forget()
         group, row = divmod(entry.offset, 2**ROW_BITS)
         batch = self._group(entry.part, group)[row // BATCH]
         values = batch.field("bytes") if hasattr(batch, "field") else batch
         if (data := values[row % BATCH].as_py()) is None:
-            raise OSError("its row holds no bytes, only a path")
+            raise OSError("its row contains only a path and no bytes")
         return data
 
     def _forget(self) -> None:
         self._process = os.getpid()
-        self._groups: OrderedDict[tuple[int, int], list[Any]] = OrderedDict()  # the one used last at the end
+        self._groups: OrderedDict[tuple[int, int], list[Any]] = OrderedDict()  # the most recently used one is last
 
     def _group(self, part: int, group: int) -> list[Any]:
         key = part, group
@@ -62,7 +62,7 @@ class ParquetReader:
         return self._groups[key]
 
     def _batches(self, part: int, group: int) -> list[Any]:
-        """The pictures of one row group in arrays of BATCH rows."""
+        """Read the images of one row group as arrays of BATCH rows."""
         require_unchanged(self.parts[part])
         arrow, batches, size = _pyarrow(), [], 0
         try:
@@ -72,7 +72,7 @@ class ParquetReader:
                     batches.append(batch.column(0))
                     size += batch.nbytes
                     if size > MAX_GROUP:
-                        raise OSError("it holds more than it declares")
+                        raise OSError("it contains more bytes than its metadata declare")
         except (arrow.ArrowException, OSError) as error:
             raise OSError(f"its row group is damaged: {error}") from error
         return batches
@@ -82,12 +82,12 @@ class ParquetReader:
 
 
 def walk_parquet(scan: Scan) -> None:
-    """Put the rows of a file into the listing by its footer alone; a row's name is its number.
+    """Add the rows of a file to the listing, using only its footer; the name of a row is its number.
 
-    The size of a row, which only tells whether the data set is the same, is its share of its row group.
+    The size of a row is its share of the row group. It is only used to detect another data set.
 
     Raises:
-        DataError: no column of pictures, or row groups that are too large for the memory.
+        DataError: there is no column of images, or a row group is too large for memory.
     """
     arrow, path, first = _pyarrow(), scan.part.path, 0
     try:
@@ -96,7 +96,7 @@ def walk_parquet(scan: Scan) -> None:
             for group in range(file.metadata.num_row_groups):
                 rows, content = _extent(file.metadata.row_group(group), column)
                 if content > MAX_GROUP:
-                    raise DataError(_too_large(path, content))
+                    raise _too_large(path, content)
                 for row in range(rows):
                     name = scan.prefix + b"%08d" % (first + row)
                     scan.listing.add(name, scan.number, (group << ROW_BITS) + row, content // rows)
@@ -107,18 +107,18 @@ def walk_parquet(scan: Scan) -> None:
 
 
 def row_groups(index: Index) -> npt.NDArray[np.int64]:
-    """(n,) a number for the row group of each picture."""
+    """Return (n,) a number for the row group of each image."""
     return (index.part_numbers.astype(np.int64) << ROW_BITS) + (index.offsets >> ROW_BITS)
 
 
 def _extent(group: Any, column: str) -> tuple[int, int]:
-    """Rows of a row group, and the bytes of its pictures."""
+    """Return the number of rows of a row group, and the bytes of its images."""
     chunks = (group.column(i) for i in range(group.num_columns))
     return group.num_rows, sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column)
 
 
 def _column(file: Any, path: str) -> str:
-    """Path of the column that holds the pictures' bytes."""
+    """Return the path of the column that contains the bytes of the images."""
     schema = file.metadata.schema
     columns = [schema.column(i) for i in range(len(schema))]
     binary = [c.path for c in columns if c.physical_type == "BYTE_ARRAY" and c.logical_type.type != "STRING"]
@@ -128,16 +128,19 @@ def _column(file: Any, path: str) -> str:
         if candidates:
             return candidates[0]
     raise DataError(
-        f"{path} has no column of pictures.\n  expected  a column image with bytes in it, or with {{bytes, path}}\n"
-        f"  got       {', '.join(column.path for column in columns)}\n  to do     rename the column"
+        f"{path} has no column of images.",
+        expected="a column named image that contains bytes or {bytes, path}",
+        got=", ".join(column.path for column in columns),
+        to_do="rename the column",
     )
 
 
-def _too_large(path: str, content: int) -> str:
-    return (
-        f"{path} holds {content:,} bytes of pictures in one row group, and a row group must be read as a whole.\n"
-        f"  expected  at most {MAX_GROUP:,} bytes\n"
-        "  to do     write it again with small groups: pyarrow.parquet.write_table(..., row_group_size=100)"
+def _too_large(path: str, content: int) -> DataError:
+    return DataError(
+        f"A row group of {path} is too large to be read as a whole.",
+        expected=f"at most {MAX_GROUP:,} bytes of images",
+        got=f"{content:,} bytes",
+        to_do="write the file with smaller groups: pyarrow.parquet.write_table(..., row_group_size=100)",
     )
 
 
@@ -145,5 +148,5 @@ def _pyarrow() -> ModuleType:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise DataError("Parquet files need pyarrow.\n  to do     pip install 'lic-train[parquet]'") from error
+        raise DataError("Parquet files need pyarrow.", to_do="pip install 'lic-train[parquet]'") from error
     return pyarrow

@@ -1,4 +1,4 @@
-"""Progress bars of the long walks over folders and archives."""
+"""Progress bars for indexing folders and archives."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-STEPS = 500  # redraws of a bar: each takes a lock, and there are a million entries
+STEPS = 500  # maximum number of updates of a bar: each takes a lock, and a set may have a million entries
 
 
 @contextmanager
 def share_done(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar with the time left; the function that it gives takes how much more of ``total`` has been done."""
+    """Show a bar with the remaining time; the yielded function takes how much more of ``total`` is done."""
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
     with Progress(*columns, transient=True) as bar:
         task, since = bar.add_task(title, total=total), 0
@@ -29,7 +29,7 @@ def share_done(title: str, total: int) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def number_found(title: str) -> Iterator[Callable[[int], None]]:
-    """A spinner for a walk whose end nobody knows; the function that it gives takes the number found so far."""
+    """Show a spinner for work of unknown length; the yielded function takes the number of items found so far."""
     with Progress(SpinnerColumn(), TextColumn("{task.description}: {task.completed:,}"), transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda found: bar.update(task, completed=found)

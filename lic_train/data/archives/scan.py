@@ -1,4 +1,4 @@
-"""One archive on its way into an index: what every kind of walk shares."""
+"""State of one archive while it is indexed, shared by all formats."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from lic_train.data.archives.storage import MAX_BYTES, ReadAt, too_large
 
 @dataclass
 class Scan:
-    """The archive, and what has been found in it so far.
+    """One archive and the images found in it so far.
 
     Attributes:
-        read: gives pieces of the archive.
-        number: of the archive among its parts.
+        read: reads a byte range of the archive.
+        number: number of the archive among its parts.
         part: its path and size.
-        prefix: is put before the names of its pictures.
-        advance: is told how many more bytes have been walked over.
+        prefix: put in front of the names of its images.
+        advance: called with the number of additional bytes that have been processed.
     """
 
     read: ReadAt
@@ -29,27 +29,27 @@ class Scan:
     prefix: bytes
     advance: Callable[[int], None]
     listing: Listing = field(default_factory=Listing)
-    _told: int = 0
+    _position: int = 0
 
     @property
     def label(self) -> str:
-        """The archive's name in problems."""
+        """Name of the archive in problem reports."""
         return printable(os.path.basename(self.part.path))
 
     def tell(self, position: int) -> None:
-        """The walk has come to this byte."""
-        self.advance(position - self._told)
-        self._told = position
+        """Report that indexing has reached byte ``position``."""
+        self.advance(position - self._position)
+        self._position = position
 
     def take(self, name: bytes, offset: int, size: int, *, folder: bytes = b"", unusable: str = "") -> None:
-        """Sort one file of the archive in: among the pictures, the problems, or those that are only counted.
+        """Add one file of the archive to the images, the problems, or the counts.
 
         Args:
             name: its path in the archive, or in the inner archive.
-            offset: where it lies, as its reader understands it.
-            size: its bytes when it is unpacked.
-            folder: the inner archive that holds it, as a path that ends in a slash.
-            unusable: why it cannot be read, if it cannot.
+            offset: its location, as defined by the reader.
+            size: its size in bytes when unpacked.
+            folder: path of the inner archive that contains it, ending in a slash.
+            unusable: why it cannot be read, empty if it can.
         """
         path = text(name)
         if size > MAX_BYTES:
@@ -64,7 +64,7 @@ class Scan:
             self.listing.add(self.prefix + folder + name, self.number, offset, size)
 
     def lose(self, reason: str, start: int, end: int, folder: bytes = b"") -> None:
-        """Note damage because of which the bytes from ``start`` to ``end`` cannot be reached."""
+        """Report damage that makes bytes ``start`` to ``end`` unreachable."""
         where = f"{self.label}: {printable(folder)}" if folder else self.label
         lost = end - start
-        self.listing.report(where, f"{reason}; {lost:,} bytes from there on are not used" if lost else reason, lost)
+        self.listing.report(where, f"{reason}; the following {lost:,} bytes are not used" if lost else reason, lost)

@@ -1,4 +1,4 @@
-"""Reads pieces of the files of this machine; the files stay open, in each process for itself."""
+"""Byte ranges of local files, which stay open in each process."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from lic_train.errors import DataError
 
 ReadAt = Callable[[int, int], bytes]  # (offset, size) -> bytes, fewer at the end of the file
 
-MAX_BYTES = 2**30  # of one picture file: more is no photograph, and would have to lie in memory
-MAX_OPEN = 128  # a process may often have no more than 1024
+MAX_BYTES = 2**30  # of one image file, which is read into memory as a whole
+MAX_OPEN = 128  # open files of one process; the limit of the system is often 1024
 
 
 class Files(Protocol):
-    """Numbered files, wherever they lie; ``remote`` tells whether reading costs a journey."""
+    """Numbered files, local or remote; ``remote`` is True if a read is a network request."""
 
     parts: Sequence[Part]
     remote: bool
 
     def read(self, part: int, offset: int, size: int) -> bytes:
-        """``size`` bytes from ``offset`` on of file ``part``; fewer at its end. Raises OSError."""
+        """Return ``size`` bytes at ``offset`` of file ``part``; fewer at its end. Raises OSError."""
 
 
 class LocalFiles:
-    """Files of this machine, as they were when they were indexed.
+    """Local files in the state in which they were indexed.
 
     Args:
         parts: their paths, sizes and time stamps.
@@ -39,10 +39,10 @@ class LocalFiles:
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self.parts = parts
-        self._open: OrderedDict[int, int] = OrderedDict()  # handles, the one used last at the end
+        self._open: OrderedDict[int, int] = OrderedDict()  # handles, the most recently used one is last
 
     def read(self, part: int, offset: int, size: int) -> bytes:
-        """See `Files`. Raises DataError if the file is not the one that was indexed: its pictures lie elsewhere."""
+        """See `Files`. Raises DataError if the file has changed since it was indexed: its offsets are invalid then."""
         handle = self._handle(part)
         _require_same(self.parts[part], os.fstat(handle))
         data = os.pread(handle, size, offset)
@@ -60,7 +60,7 @@ class LocalFiles:
         return handle
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"parts": self.parts, "_open": OrderedDict()}  # another process opens them for itself
+        return {"parts": self.parts, "_open": OrderedDict()}  # another process opens its own handles
 
     def __del__(self) -> None:
         while self._open:
@@ -68,11 +68,11 @@ class LocalFiles:
 
 
 class Buffered:
-    """Reads large blocks and gives pieces of them: for walks over what lies far away, or close together.
+    """Reads large blocks and returns parts of them; for sequential reads of remote files and of small adjacent ranges.
 
     Args:
-        read: gives pieces of the file.
-        block: bytes of one request.
+        read: reads a byte range of the file.
+        block: minimum number of bytes of one request.
     """
 
     def __init__(self, read: ReadAt, block: int) -> None:
@@ -80,19 +80,19 @@ class Buffered:
         self._start, self._data = 0, b""
 
     def __call__(self, offset: int, size: int) -> bytes:
-        """``size`` bytes from ``offset`` on; fewer at the end of the file. Raises OSError."""
+        """Return ``size`` bytes at ``offset``; fewer at the end of the file. Raises OSError."""
         if not self._start <= offset <= offset + size <= self._start + len(self._data):
             self._start, self._data = offset, self._read(offset, max(size, self._block))
         return self._data[offset - self._start : offset - self._start + size]
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of a regular file of at most MAX_BYTES. Raises OSError, also for pipes and devices."""
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would wait for its writer
+    """Return the content of a regular file of at most MAX_BYTES. Raises OSError, also for pipes and devices."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a pipe would block
     try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
-            raise OSError("a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device, no file")
+            raise OSError("a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device, not a file")
         if status.st_size > MAX_BYTES:
             raise OSError(too_large(status.st_size))
         with open(handle, "rb", closefd=False) as file:
@@ -102,25 +102,27 @@ def read_file(path: Path) -> bytes:
 
 
 def too_large(size: int) -> str:
-    """What is said of a picture file above the limit."""
+    """Return the message for an image file above the limit."""
     return f"{size:,} bytes are more than the limit of {MAX_BYTES:,}"
 
 
 def local_parts(paths: Sequence[Path]) -> list[Part]:
-    """What identifies these files. Raises OSError."""
+    """Return what identifies these files. Raises OSError."""
     return [_part(str(path), path.stat()) for path in paths]
 
 
 def require_unchanged(part: Part) -> None:
-    """Raises DataError if the archive is not the one that was indexed, OSError if it is gone."""
+    """Raise DataError if the archive has changed since it was indexed, OSError if it does not exist."""
     _require_same(part, os.stat(part.path))
 
 
 def _require_same(part: Part, now: os.stat_result) -> None:
     if _part(part.path, now) != part:
         raise DataError(
-            f"{part.path} has changed since this run began.\n  expected  the archive as it was indexed\n"
-            "  got       another size or time of change\n  to do     start again: it is then indexed anew"
+            f"{part.path} has changed since this run began.",
+            expected="the archive as it was indexed",
+            got="another size or modification time",
+            to_do="start again: the archive is indexed again then",
         )
 
 

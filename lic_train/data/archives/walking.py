@@ -1,4 +1,4 @@
-"""Makes the index of archives: walks over each, with a progress bar, and judges what is left of damaged ones."""
+"""Builds the index of archives, with a progress bar, and rejects archives with too much damage."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from lic_train.data.archives.scan import Scan
 from lic_train.data.archives.storage import Buffered, Files
 from lic_train.errors import DataError
 
-MAX_LOST = 0.05  # share of the archives' bytes that damage may make unreachable
+MAX_LOST = 0.05  # fraction of the bytes of the archives that damage may make unreachable
 REMOTE_BLOCK = 2**22  # bytes of one request for a part of a remote archive
-REMOTE_AT_ONCE = 8  # archives
+REMOTE_AT_ONCE = 8  # remote archives that are indexed in parallel
 
 Walk = Callable[[Scan], None]
 
 
 def index_archives(walk: Walk, files: Files, cache: Cache, key: str) -> Index:
-    """The index of these archives, from disk if there is a current one.
+    """Return the index of these archives, from disk if a current one exists.
 
     Args:
-        walk: finds the pictures of one archive.
+        walk: finds the images of one archive.
         files: the archives.
-        cache: where the index is kept.
-        key: tells these archives from others: their kind, and how they were named.
+        cache: directory of the index.
+        key: identifies these archives: their kind, and the root that the user typed.
 
     Raises:
-        DataError: an archive cannot be read, too much is damaged, or there is no picture.
+        DataError: an archive cannot be read, too much is damaged, or there is no image.
     """
     paths = [part.path for part in files.parts]
 
@@ -41,23 +41,25 @@ def index_archives(walk: Walk, files: Files, cache: Cache, key: str) -> Index:
 
     index = cached(cache.folder, "\n".join([key, *paths]), is_current, lambda: _build(walk, files))
     if index.lost > MAX_LOST * sum(part.size for part in index.parts):
-        raise DataError(_too_much_lost(index))
+        raise _too_much_lost(index)
     if not len(index):
         raise DataError(
-            f"no picture in {places(paths)}.\n  expected  files ending in {' '.join(SUFFIXES)}\n"
-            f"  got       {index.others} other files\n  to do     correct data.root"
+            f"No image in {places(paths)}.",
+            expected=f"files ending in {' '.join(SUFFIXES)}",
+            got=f"{index.others} other files",
+            to_do="correct data.root",
         )
     return index
 
 
 def places(paths: Sequence[str]) -> str:
-    """One path, or the first of several, for messages."""
+    """Return one path, or the first of several and their number, for messages."""
     first, *rest = paths
     return printable(first) + (f" and {len(rest)} more" if rest else "")
 
 
 def _build(walk: Walk, files: Files) -> Index:
-    """Walk over all archives, with a progress bar."""
+    """Index all archives, with a progress bar."""
     paths = [part.path for part in files.parts]
     prefixes, listing = _prefixes(paths), Listing()
 
@@ -82,22 +84,18 @@ def _build(walk: Walk, files: Files) -> Index:
 
 
 def _prefixes(paths: list[str]) -> list[bytes]:
-    """What is put before the names in each archive: nothing for a single one, else its path without suffix."""
+    """Return the prefix of the names in each archive: empty for a single archive, otherwise its path without suffix."""
     if len(paths) == 1:
         return [b""]
     base = os.path.commonpath([os.path.dirname(path) for path in paths])
     return [raw(os.path.splitext(os.path.relpath(path, base))[0]) + b"/" for path in paths]
 
 
-def _too_much_lost(index: Index) -> str:
+def _too_much_lost(index: Index) -> DataError:
     total = sum(part.size for part in index.parts)
-    lines = [f"    {file}: {reason}" for file, reason in index.problems[:5]]
-    return "\n".join(
-        [
-            f"too much of the archives is damaged: {index.lost:,} of {total:,} bytes cannot be reached.",
-            f"  expected  at most {MAX_LOST:.0%}",
-            "  got",
-            *lines,
-            "  to do     fetch the archives again",
-        ]
+    return DataError(
+        f"Too much of the archives is damaged: {index.lost:,} of {total:,} bytes cannot be reached.",
+        expected=f"at most {MAX_LOST:.0%}",
+        got="\n".join(f"{file}: {reason}" for file, reason in index.problems[:5]),
+        to_do="download the archives again",
     )

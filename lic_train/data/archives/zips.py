@@ -1,6 +1,6 @@
-"""Zip archives read in place: stored and deflated members (PKWARE's APPNOTE 6.3.3, sections 4.3 to 4.5).
+"""Zip archives that are read in place: stored and deflated members (PKWARE's APPNOTE 6.3.3, sections 4.3 to 4.5).
 
-An entry of the index points at the member's record in the central directory, which says the rest.
+An index entry is the offset of the member's record in the central directory, which contains all other fields.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LOCATOR = struct.Struct("<4sLQL")  # of the ZIP64 end record: signature, disk, o
 END_64 = struct.Struct("<4sQ2H2L4Q")
 RECORD = struct.Struct("<4s6H3L5H2L")  # of the central directory, without name, extra field and comment
 LOCAL = struct.Struct("<4s5H3L2H")
-ABSENT_32 = 0xFFFFFFFF  # the number stands in the ZIP64 extra field
+ABSENT_32 = 0xFFFFFFFF  # the number is in the ZIP64 extra field
 ZIP64 = 1
 STORED, DEFLATED = 0, 8
 ENCRYPTED = 1  # flag
@@ -27,7 +27,7 @@ BUFFER = 2**20
 
 
 class Member(NamedTuple):
-    """What the central directory says of one file."""
+    """Fields of one record of the central directory."""
 
     name: bytes
     method: int
@@ -40,27 +40,27 @@ class Member(NamedTuple):
 
 
 class NoZip(Exception):
-    """The archive has no whole central directory, without which nothing in it can be found."""
+    """The archive has no complete central directory, which is needed to find any member."""
 
 
 class ZipReader:
-    """Reads and unpacks members by the places of their records."""
+    """Reads and unpacks members by the offsets of their records."""
 
     def __init__(self, files: Files) -> None:
         self.files = files
 
     def read(self, entry: Entry) -> bytes:
-        """The unpacked bytes, no more of them than the archive declares. Raises OSError for damage of any kind."""
+        """Return the unpacked bytes, at most as many as the archive declares. Raises OSError for damage of any kind."""
         try:
             return self._read(entry)
         except (struct.error, zlib.error, NoZip) as error:
-            raise OSError(f"its zip is damaged there: {error}") from error
+            raise OSError(f"its part of the zip is damaged: {error}") from error
 
     def _read(self, entry: Entry) -> bytes:
         member = record(lambda offset, size: self.files.read(entry.part, offset, size), entry.offset)
         local = LOCAL.unpack(self.files.read(entry.part, member.header, LOCAL.size))
         if local[0] != b"PK\3\4":
-            raise NoZip("no header where the directory points")
+            raise NoZip("no local header at the offset in the directory")
         start = member.header + LOCAL.size + local[-2] + local[-1]
         packed = self.files.read(entry.part, start, member.packed)
         data = _inflated(packed, member.size) if member.method == DEFLATED else packed
@@ -70,7 +70,7 @@ class ZipReader:
 
 
 def walk_zip(scan: Scan) -> None:
-    """Put the pictures of a zip into the listing."""
+    """Add the images of a zip to the listing."""
     try:
         for place, member in members(Buffered(scan.read, BUFFER), scan.part.size):
             scan.tell(place)
@@ -81,7 +81,7 @@ def walk_zip(scan: Scan) -> None:
 
 
 def members(read: ReadAt, size: int) -> Iterator[tuple[int, Member]]:
-    """The records of the central directory with their places. Raises NoZip or struct.error."""
+    """Yield the records of the central directory with their offsets. Raises NoZip or struct.error."""
     place, end = _directory(read, size)
     while place < end:
         member = record(read, place)
@@ -90,7 +90,7 @@ def members(read: ReadAt, size: int) -> Iterator[tuple[int, Member]]:
 
 
 def record(read: ReadAt, place: int) -> Member:
-    """The record of the central directory at ``place``. Raises NoZip or struct.error."""
+    """Return the record of the central directory at offset ``place``. Raises NoZip or struct.error."""
     (signature, _, _, flags, method, _, _, crc, packed, size, name, extra, comment, _, _, _, header) = RECORD.unpack(
         read(place, RECORD.size)
     )
@@ -98,12 +98,12 @@ def record(read: ReadAt, place: int) -> Member:
         raise NoZip("a record of its directory has no signature")
     data = read(place + RECORD.size, name + extra)
     size, packed, header = _widened(data[name:], [size, packed, header])
-    path = data[:name].replace(b"\\", b"/")  # some writers on Windows
+    path = data[:name].replace(b"\\", b"/")  # some writers on Windows use backslashes
     return Member(path, method, flags, crc, packed, size, header, RECORD.size + name + extra + comment)
 
 
 def _directory(read: ReadAt, size: int) -> tuple[int, int]:
-    """Where the central directory begins and ends."""
+    """Return the first and last offset of the central directory."""
     start = max(size - END.size - 2**16, 0)
     tail = read(start, size - start)
     if (at := tail.rfind(b"PK\5\6")) < 0:
@@ -113,12 +113,12 @@ def _directory(read: ReadAt, size: int) -> tuple[int, int]:
         _, _, place, _ = LOCATOR.unpack_from(tail, at - LOCATOR.size)
         length, offset = END_64.unpack(read(place, END_64.size))[8:10]
     if offset + length > start + at:
-        raise NoZip("its directory would lie behind its end")
+        raise NoZip("its directory ends after the end of the file")
     return offset, offset + length
 
 
 def _widened(fields: bytes, numbers: list[int]) -> list[int]:
-    """The numbers, those that did not fit into 32 bits from the ZIP64 extra field, where they stand in this order."""
+    """Return the numbers; those that do not fit into 32 bits are in the ZIP64 extra field, in this order."""
     while len(fields) >= 4:
         kind, length = struct.unpack_from("<2H", fields)
         if kind == ZIP64:
@@ -129,14 +129,14 @@ def _widened(fields: bytes, numbers: list[int]) -> list[int]:
 
 
 def _unusable(member: Member) -> str:
-    """Why this member cannot be read, empty if it can."""
+    """Return why this member cannot be read, empty if it can."""
     if member.flags & ENCRYPTED:
         return "encrypted"
     if member.method not in (STORED, DEFLATED):
-        return f"packed by method {member.method}; only stored and deflated files are read"
+        return f"compression method {member.method} is not supported, only stored and deflated files are"
     return ""
 
 
 def _inflated(packed: bytes, size: int) -> bytes:
-    """At most ``size`` + 1 bytes: a bomb that declares less than it holds ends here."""
+    """Unpack at most ``size`` + 1 bytes, which stops a zip bomb that declares less than it contains."""
     return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, size + 1)

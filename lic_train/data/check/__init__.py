@@ -1,1 +1,1 @@
-"""``python -m lic_train.data.check``: decode a data set before training on it."""
+"""``lic data check``: decode a data set before training on it."""

@@ -1,8 +1,8 @@
-"""See what is in a collection before a GPU does: ``python -m lic_train.data.check ROOT``.
+"""Check a data set before training: ``lic data check ROOT``.
 
-Every picture is read and decoded as training would. A table tells what was found, ``report.json`` names every damaged
-file, and one HTML page shows the worst. Exit status: 0 if everything can be trained on, 1 if some of it is damaged, 2
-if so much is that training would stop, or nothing can be opened.
+Every image is read and decoded as in training. A table shows the counts, ``report.json`` lists every damaged file, and
+an HTML page shows the worst images. Exit status: 0 if every image is usable, 1 if some images are damaged, 2 if
+training would stop because of too much damage, or if nothing can be opened.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from lic_train.errors import DataError
 from lic_train.system import atomic
 from lic_train.system.screen import errors_without_traceback, ruled_table
 
-CHUNK = 32  # pictures of one task: they travel as numbers, only what was seen comes back
+CHUNK = 32  # images of one task
 NAMED = 10  # damaged files in the table
 
-_source: Indexed  # set before the workers are forked, which share its index
+_source: Indexed  # set before the workers are forked, so that they share its index
 
 
 class Result(NamedTuple):
-    """A checked collection: where it lies, its pictures, and what they add up to."""
+    """A checked collection: its root, its images, and the summary."""
 
     root: str
     source: Indexed
@@ -49,7 +49,7 @@ class Result(NamedTuple):
 
     @property
     def status(self) -> int:
-        """The exit status."""
+        """The exit status of the command."""
         damaged = len(self.summary.damaged)
         if damaged > LIMIT * len(self.source) or not self.summary.whole:
             return 2
@@ -57,7 +57,7 @@ class Result(NamedTuple):
 
 
 def check(root: str, crop: int, jobs: int) -> Result:
-    """Look at every picture of a collection, in ``jobs`` processes, with a progress bar.
+    """Check every image of a collection in ``jobs`` processes, with a progress bar.
 
     Raises:
         DataError: nothing can be opened there, or a process died.
@@ -77,9 +77,9 @@ def check(root: str, crop: int, jobs: int) -> Result:
 def show(result: Result) -> None:
     """Print the table."""
     summary, index = result.summary, result.source.index
-    table = ruled_table("found", "number")
+    table = ruled_table("images", "number")
     table.columns[0].overflow, table.columns[1].justify = "fold", "right"
-    table.add_row("pictures that can be trained on", f"{summary.whole:,}", style="green")
+    table.add_row("usable for training", f"{summary.whole:,}", style="green")
     table.add_row("damaged", f"{len(summary.damaged):,}", style="red" if summary.damaged else "")
     for number, reason in sorted(summary.damaged.items())[:NAMED]:
         table.add_row(Text(f"  {result.source.name(number)}: {reason}"), "")
@@ -90,9 +90,9 @@ def show(result: Result) -> None:
             table.add_row(meaning, f"{summary.notes[kind]:,}")
     if copies := len(summary.copies()):
         table.add_row("exact copies of others", f"{copies:,}")
-    table.add_row("passed over: hidden and system files", f"{index.hidden:,}")
-    table.add_row("passed over: no pictures by their names", f"{index.others:,}")
-    table.add_row("shorter side, pixels: smallest, median, largest", "{:,}, {:,}, {:,}".format(*summary.sides()))
+    table.add_row("ignored: hidden and system files", f"{index.hidden:,}")
+    table.add_row("ignored: not images by their names", f"{index.others:,}")
+    table.add_row("shorter side in pixels: minimum, median, maximum", "{:,}, {:,}, {:,}".format(*summary.sides()))
     get_console().print(table)
 
 
@@ -118,11 +118,11 @@ def write(result: Result, folder: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m lic_train.data.check", description=__doc__)
-    parser.add_argument("root", help="whatever data.root= takes: a folder, an archive, a pattern, an address")
-    parser.add_argument("--crop", type=int, default=256, help="side of the training crops, pixels (256)")
-    parser.add_argument("--jobs", type=int, default=available_cores(), help="processes (one for each core)")
+    """Run the command line and return the exit status."""
+    parser = argparse.ArgumentParser(prog="lic data check", description=__doc__)
+    parser.add_argument("root", help="any value of data.root=: a folder, an archive, a pattern, an address")
+    parser.add_argument("--crop", type=int, default=256, help="side of the training crops in pixels (default: 256)")
+    parser.add_argument("--jobs", type=int, default=available_cores(), help="processes (default: all cores)")
     parser.add_argument("--to", type=Path, default=Path("outputs/data_check"), help="folder of report and page")
     options = parser.parse_args(arguments)
     with errors_without_traceback():
@@ -130,8 +130,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = options.to / (Path(options.root.rstrip("/")).name or "root")
         write(result, folder)
     show(result)
-    said = {0: "Everything can be trained on.", 1: "Training goes on: it replaces what is damaged and says so."}
-    verdict = said.get(result.status, f"Training would stop: more than {LIMIT:.0%} is damaged, or nothing is whole.")
+    verdicts = {0: "Every image is usable.", 1: "Training continues: damaged files are replaced and reported."}
+    too_much = f"Training would stop: more than {LIMIT:.0%} of the images are damaged, or none is usable."
+    verdict = verdicts.get(result.status, too_much)
     get_console().print(verdict, style=("green", "yellow", "red")[result.status])
     for what, name in (("page", "index.html"), ("report", "report.json")):
         get_console().print(f"{what:8}{folder / name}", markup=False, highlight=False, soft_wrap=True)
@@ -139,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _looks(total: int, crop: int, jobs: int) -> Iterator[list[Look]]:
-    """What was seen, chunk by chunk as they are done; few chunks wait at any time, however many there are."""
+    """Yield the results of each chunk when it is done; the number of queued chunks is bounded."""
     chunks = iter(range(0, total, CHUNK))
     with ProcessPoolExecutor(jobs, get_context("fork"), os.nice, (5,)) as pool:
         pending: set[Future[list[Look]]] = set()
@@ -154,8 +155,9 @@ def _looks(total: int, crop: int, jobs: int) -> Iterator[list[Look]]:
                     yield future.result()
         except BrokenProcessPool as error:
             raise DataError(
-                "a process that decoded pictures died.\n  expected  memory for one large picture in each process\n"
-                f"  to do     take fewer than --jobs {jobs}"
+                "A decoding process died.",
+                expected="enough memory for one large image in each process",
+                to_do=f"use fewer than --jobs {jobs}",
             ) from error
 
 

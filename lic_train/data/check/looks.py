@@ -1,4 +1,4 @@
-"""What one look at a picture shows, and what all looks at a collection add up to."""
+"""Results of the check: of one image, and of the whole collection."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from lic_train.data.decode.images import ORIENTATION, UPRIGHT, UnreadableImage, open_header, open_rgb
+from lic_train.data.decode.images import UPRIGHT, UnreadableImage, open_header, open_rgb, orientation
 from lic_train.data.sets.splits import Source
 
-WORST = 24  # pictures that are kept of each kind of badness
-FLAT = 2.0  # levels: a picture whose 32 x 32 means spread less is of nearly one colour
+WORST = 24  # images on the page for each kind of problem
+FLAT = 2.0  # levels: below this standard deviation of the 32 x 32 means, an image has nearly one colour
 FORMAT_OF = {
     **dict.fromkeys((".jpg", ".jpeg", ".jpe"), "JPEG"),
     **dict.fromkeys((".tif", ".tiff"), "TIFF"),
@@ -25,29 +25,29 @@ FORMAT_OF = {
     **{f".{name.lower()}": name for name in ("PNG", "WEBP", "AVIF", "BMP", "GIF")},
     ".jp2": "JPEG2000",
 }
-KINDS = {  # of what is read all the same, and how
-    "small": "smaller than the crop: reflected at the borders, or left out with data.small=skip",
+KINDS = {  # unusual images that are usable, and how training reads them
+    "small": "smaller than the crop: padded by reflection, or skipped with data.small=skip",
     "grey": "grey: three equal channels",
     "CMYK": "CMYK: converted",
     "16 bits": "16 bits: divided by 257",
     "palette": "palette: looked up",
-    "transparent": "transparent: put on white",
-    "animated": "animated: the first frame is taken",
-    "turned": "turned by EXIF: put upright",
-    "misnamed": "another format than the name says: read as what it is",
+    "transparent": "transparent: composited on white",
+    "animated": "animated: the first frame is used",
+    "turned": "rotated or mirrored by EXIF: turned upright",
+    "misnamed": "another format than the suffix of the name: read by its content",
     "flat": "nearly one colour",
 }
 
 
 class Look(NamedTuple):
-    """One picture.
+    """Result of the check of one image.
 
     Attributes:
-        damage: why it cannot be trained on, empty if it can.
+        damage: why it cannot be used for training, empty if it can.
         notes: keys of KINDS.
-        bits: of the file, per pixel.
+        bits: bits of the file per pixel.
         spread: standard deviation of its 32 x 32 mean colours, in levels.
-        content: 64 bits that differ with the file's content.
+        content: 64-bit hash of the content of the file.
     """
 
     number: int
@@ -61,7 +61,7 @@ class Look(NamedTuple):
 
 
 def look_at(source: Source, number: int, crop: int) -> Look:
-    """Read and decode one picture, exactly as training does."""
+    """Read and decode one image exactly as in training."""
     try:
         data = source.read(number)
         image = open_rgb(data)
@@ -78,21 +78,21 @@ def look_at(source: Source, number: int, crop: int) -> Look:
 
 
 class Summary:
-    """Counts of a collection, and the worst of it; a million pictures need some 20 MB. The order of looks is nothing.
+    """Counts of a collection, and its worst images, independent of the order of `add`; 20 MB for a million images.
 
     Attributes:
-        damaged: the reason for each damaged picture, by its number.
-        notes: how many whole pictures each key of KINDS fits.
+        damaged: the reason for each damaged image, by its number.
+        notes: number of usable images for each key of KINDS.
     """
 
     def __init__(self) -> None:
         self.damaged: dict[int, str] = {}
         self.notes: Counter[str] = Counter()
         self._worst: dict[str, list[tuple[float, int]]] = {"small": [], "flat": [], "bits": []}  # badness, number
-        self._sides, self._numbers, self._contents = array("I"), array("Q"), array("Q")  # of whole pictures
+        self._sides, self._numbers, self._contents = array("I"), array("Q"), array("Q")  # of usable images
 
     def add(self, look: Look) -> None:
-        """Take note of one picture."""
+        """Add the result of one image."""
         if look.damage:
             self.damaged[look.number] = look.damage
             return
@@ -106,28 +106,32 @@ class Summary:
 
     @property
     def whole(self) -> int:
-        """Pictures that can be trained on."""
+        """Number of images that are usable for training."""
         return len(self._numbers)
 
     def copies(self) -> list[tuple[int, int]]:
-        """Pairs of a picture and the first one with the same content."""
+        """Return pairs of an image and the first image with the same content."""
         numbers, contents = np.asarray(self._numbers, np.int64), np.asarray(self._contents, np.uint64)
         order = np.lexsort((numbers, contents))
         numbers, contents = numbers[order], contents[order]
-        begins = np.flatnonzero(np.r_[True, contents[1:] != contents[:-1]])  # of each run of the same content
+        begins = np.flatnonzero(np.r_[True, contents[1:] != contents[:-1]])  # first of each run of equal hashes
         firsts = np.repeat(numbers[begins], np.diff(np.r_[begins, len(numbers)]))
         again = numbers != firsts
         return sorted(zip(numbers[again].tolist(), firsts[again].tolist(), strict=True))
 
     def sides(self) -> tuple[int, int, int]:
-        """Smallest, median and largest shorter side, in pixels; zeros if no picture is whole."""
+        """Return minimum, median and maximum of the shorter sides in pixels; zeros if no image is usable."""
         if not self.whole:
             return 0, 0, 0
         shorter = np.asarray(self._sides).reshape(-1, 2).min(1)
         return int(shorter.min()), int(np.median(shorter)), int(shorter.max())
 
     def worst(self, kind: str) -> list[tuple[int, float]]:
-        """The worst pictures of a kind, worst first: by shorter side ("small"), spread ("flat"), or bits per pixel."""
+        """Return the worst images of a kind, worst first, each with its value.
+
+        Args:
+            kind: "small" (value: shorter side), "flat" (spread), or "bits" (bits per pixel).
+        """
         return [(number, -badness) for badness, number in sorted(self._worst[kind], reverse=True)]
 
     def _keep(self, kind: str, badness: float, number: int) -> None:
@@ -137,7 +141,7 @@ class Summary:
 
 
 def _kinds(data: bytes, name: str) -> Iterable[str]:
-    """What is unusual about the file, without its pixels."""
+    """Yield what is unusual about the file, without decoding its pixels."""
     image = open_header(data)
     mode, kind = image.mode, "JPEG" if image.format == "MPO" else image.format
     tiles = getattr(image, "tile", None)
@@ -154,14 +158,7 @@ def _kinds(data: bytes, name: str) -> Iterable[str]:
         yield "transparent"
     if kind != "JPEG" and getattr(image, "is_animated", False):
         yield "animated"
-    if _orientation(image) in UPRIGHT:
+    if orientation(image) in UPRIGHT:
         yield "turned"
     if FORMAT_OF.get(os.path.splitext(name)[1].lower(), kind) != kind:
         yield "misnamed"
-
-
-def _orientation(image: Image.Image) -> int | None:
-    try:
-        return image.getexif().get(ORIENTATION)
-    except Exception:  # a broken EXIF block counts as none, as when training
-        return None

@@ -1,1 +1,1 @@
-"""Decoding of picture files."""
+"""Decoding of image files."""

@@ -1,4 +1,4 @@
-"""From the bytes of an image file to upright 8-bit RGB, and back to PNG."""
+"""Decoding of image files to upright 8-bit RGB, and writing of PNG files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lic_train.errors import DataError
 from lic_train.system import atomic
 
 MAX_PIXELS = 178_956_970  # 512 MiB as 8-bit RGB; also the number above which Pillow itself refuses to open a file
-# Pillow would also hand PostScript to an interpreter, whatever the name of the file.
+# Without this list Pillow also runs a PostScript interpreter on files of any name.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
 ORIENTATION = 0x0112  # EXIF tag
 UPRIGHT = {
@@ -37,36 +37,39 @@ UPRIGHT = {
 
 
 class UnreadableImage(DataError):
-    """These bytes are no image that can be trained on; the message is the reason."""
+    """The bytes are not an image that can be used for training; the message is the reason."""
 
 
 def decode(data: bytes) -> Tensor:
-    """Decode to uint8 (3, H, W). See `Picture` for what is done, and for the errors."""
+    """Decode to uint8 (3, H, W). See `Picture` for the conversion and the errors."""
     return to_tensor(open_rgb(data))
 
 
 def open_rgb(data: bytes) -> Image.Image:
-    """Decode the whole picture, see `Picture`. Raises UnreadableImage."""
+    """Decode the whole image, see `Picture`. Raises UnreadableImage."""
     return Picture(data).rgb()
 
 
 class Picture:
-    """A picture of which the header was read, and which becomes an upright Pillow image of mode RGB.
+    """An image file with a parsed header, which decodes to an upright Pillow image of mode RGB.
 
     - EXIF orientation is applied.
     - Transparency is composited on white.
-    - 16 bits are divided by 257 and rounded, which maps 65535 to 255. (Two rare kinds lose up to one level more:
-      16-bit grey with alpha, and 16-bit colour outside PNG, of which Pillow only gives the high byte.)
-    - CMYK goes through R = (255 - C)(255 - K)/255; its JPEGs hold complements, as Adobe writes them. No colour profile
-      is applied.
-    - Of an animation the first frame is taken. The transparent colour (not alpha) of a 16-bit PNG is ignored.
+    - 16 bits are divided by 257 and rounded, which maps 65535 to 255. (Two rare kinds lose up to one level more: 16-bit
+      grey with alpha, and 16-bit colour outside PNG, of which Pillow only returns the high byte.)
+    - CMYK is converted by R = (255 - C)(255 - K)/255; CMYK JPEGs store complements, as Adobe writes them. Colour
+      profiles are ignored.
+    - The first frame of an animation is used. The transparent colour (not alpha) of a 16-bit PNG is ignored.
 
     Args:
         data: the encoded file.
 
+    Attributes:
+        size: height and width in pixels, upright.
+
     Raises:
         UnreadableImage: empty, truncated, foreign or damaged bytes; more than MAX_PIXELS pixels; a format without a
-            defined white (floating point, 32-bit integers). Here, or by `rgb`.
+            defined white (floating point, 32-bit integers). Raised here or by `rgb`.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -78,25 +81,25 @@ class Picture:
             _check_size(image)
             self._plain, self._opened = image.mode in ("RGB", "L"), image
             if isinstance(image, JpegImageFile):
-                self._turned = _orientation(image)
+                self._turned = orientation(image)
                 width, height = image.size[:: -1 if self._turned >= 5 else 1]
-            else:  # of other formats, the orientation may stand behind the pixels
+            else:  # in other formats, the orientation may be stored after the pixels
                 self._done = _decoded(image, data)
                 width, height = self._done.size
         self.size: tuple[int, int] = (height, width)
 
     @property
     def is_plain_jpeg(self) -> bool:
-        """An upright JPEG of three colours or of grey, with its end mark: what every decoder understands alike."""
+        """Whether this is an upright JPEG, colour or grey, with its end marker: all decoders agree on such files."""
         return self._done is None and self._turned == 1 and self._plain and self.data.endswith(END)
 
     def rgb(self, rows: int | None = None) -> Image.Image:
-        """The picture; with ``rows``, at least that many of them: what is below has no meaning where it saves time."""
+        """Decode the image. With ``rows``, only that many upper rows are guaranteed; the rest may be undefined."""
         if self._done is not None:
             return self._done
         upper = jpeg_until(self.data, rows) if rows is not None and self._turned <= 2 else None
         if upper is not None and self._opened.tile:
-            with contextlib.suppress(UnreadableImage), _reasons():  # else the whole file tells what is wrong
+            with contextlib.suppress(UnreadableImage), _reasons():  # on failure, decode the whole file for the reason
                 return _decoded(_of_rows(self._opened, *upper), self.data, self._turned)
         with _reasons():
             image = self._opened if self._opened.tile else open_header(self.data)
@@ -104,7 +107,7 @@ class Picture:
 
 
 def _of_rows(image: ImageFile.ImageFile, data: bytes, rows: int) -> ImageFile.ImageFile:
-    """The opened JPEG, to be decoded from ``data``, which has its upper ``rows`` rows only."""
+    """Modify the opened JPEG so that it is decoded from ``data``, which contains only its upper ``rows`` rows."""
     image.fp = io.BytesIO(data)
     image.tile = [tile._replace(extents=(0, 0, image.width, rows)) for tile in image.tile]
     return image
@@ -112,9 +115,9 @@ def _of_rows(image: ImageFile.ImageFile, data: bytes, rows: int) -> ImageFile.Im
 
 @contextlib.contextmanager
 def _reasons() -> Iterator[None]:
-    """Whatever Pillow raises, as UnreadableImage."""
+    """Convert every exception of Pillow into UnreadableImage."""
     try:
-        with warnings.catch_warnings():  # workers would repeat Pillow's hints on EXIF and size for ever
+        with warnings.catch_warnings():  # Pillow's warnings on EXIF and size would be repeated by every worker
             warnings.simplefilter("ignore")
             yield
     except UnreadableImage:
@@ -124,13 +127,13 @@ def _reasons() -> Iterator[None]:
     except Image.UnidentifiedImageError as error:
         raise UnreadableImage("not an image, or of an unknown format") from error
     except MemoryError as error:
-        raise UnreadableImage("too large for the memory") from error
-    except Exception as error:  # Pillow's decoders raise whatever the damaged bytes lead to
+        raise UnreadableImage("not enough memory") from error
+    except Exception as error:  # Pillow's decoders raise many exception types for damaged bytes
         raise UnreadableImage(str(error) or type(error).__name__) from error
 
 
 def read_image(path: str | os.PathLike[str]) -> Tensor:
-    """Read a file as uint8 (3, H, W). Raises UnreadableImage, which names the file and the reason."""
+    """Read a file as uint8 (3, H, W). Raises UnreadableImage with the file name and the reason."""
     try:
         return decode(Path(path).read_bytes())
     except OSError as error:
@@ -140,14 +143,14 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
 
 
 def save_png(path: str | os.PathLike[str], x: Tensor) -> None:
-    """Write (3, H, W) or (1, 3, H, W) as an 8-bit PNG, all or nothing; floats are clamped to [0, 1] and rounded.
+    """Write (3, H, W) or (1, 3, H, W) as an 8-bit PNG, atomically; floats are clamped to [0, 1] and rounded.
 
     Raises:
         ValueError: another shape.
     """
     picture = x.detach().squeeze(0).cpu() if x.dim() == 4 else x.detach().cpu()
     if picture.dim() != 3 or picture.shape[0] != 3:
-        raise ValueError(f"expected (3, H, W) or (1, 3, H, W), got {tuple(x.shape)}")
+        raise ValueError(f"x: expected (3, H, W) or (1, 3, H, W), got {tuple(x.shape)}")
     if picture.is_floating_point():
         picture = picture.float().clamp(0, 1).mul(255).round().to(torch.uint8)
     file = io.BytesIO()
@@ -156,40 +159,40 @@ def save_png(path: str | os.PathLike[str], x: Tensor) -> None:
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """A Pillow RGB image as uint8 (3, H, W)."""
+    """Convert a Pillow RGB image to uint8 (3, H, W)."""
     return torch.from_numpy(np.array(np.asarray(image).transpose(2, 0, 1), order="C"))
 
 
 def open_header(data: bytes) -> ImageFile.ImageFile:
-    """The picture before any of its pixels is decoded. Raises what Pillow raises."""
+    """Open an image without decoding its pixels. Raises the exceptions of Pillow."""
     return Image.open(io.BytesIO(data), formats=_known_formats())
 
 
 @functools.cache
 def _known_formats() -> tuple[str, ...]:
-    """Those of FORMATS that this build of Pillow reads."""
+    """Return the formats of FORMATS that this build of Pillow supports."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _check_size(image: Image.Image) -> None:
-    if image.width * image.height > MAX_PIXELS:  # Pillow's own limit may be switched off by somebody else
+    if image.width * image.height > MAX_PIXELS:  # other code may have disabled Pillow's own limit
         raise UnreadableImage(f"{image.width}x{image.height} is more than the limit of {MAX_PIXELS:,} pixels")
 
 
-def _decoded(image: Image.Image, data: bytes, orientation: int | None = None) -> Image.Image:
-    """Upright RGB pixels of an opened file; None looks for the orientation."""
+def _decoded(image: Image.Image, data: bytes, turned: int | None = None) -> Image.Image:
+    """Return upright RGB pixels of an opened file; ``turned`` is the EXIF orientation, None reads it from the file."""
     low = _low_bytes(image, data)
     image.load()
     image = image if low is None else _rounded(image, low)
-    turn = UPRIGHT.get(orientation or _orientation(image))
+    turn = UPRIGHT.get(turned or orientation(image))
     return _to_rgb(image if turn is None else image.transpose(turn))
 
 
 def _low_bytes(image: Image.Image, data: bytes) -> Image.Image | None:
-    """The low bytes of a 16-bit colour PNG, None for everything else.
+    """Return the low bytes of a 16-bit colour PNG, None for all other images.
 
-    Pillow keeps the high byte of big-endian samples. Told that they are little-endian, it keeps the low one.
+    Pillow keeps the high byte of big-endian samples. If the samples are declared little-endian, it keeps the low byte.
     """
     if not isinstance(image, PngImageFile) or not image.tile or image.tile[0].args not in ("RGB;16B", "RGBA;16B"):
         return None
@@ -202,22 +205,23 @@ def _low_bytes(image: Image.Image, data: bytes) -> Image.Image | None:
 def _rounded(high: Image.Image, low: Image.Image) -> Image.Image:
     samples = np.asarray(high).astype(np.uint32) * 256 + np.asarray(low)
     image = Image.fromarray(_sixteen_to_eight(samples))
-    image.info = {name: value for name, value in high.info.items() if name != "transparency"}  # a 16-bit colour
+    # The transparent colour has 16 bits and cannot be applied to 8-bit samples.
+    image.info = {name: value for name, value in high.info.items() if name != "transparency"}
     return image
 
 
 def _sixteen_to_eight(samples: np.ndarray) -> np.ndarray:
-    """round(v / 257): 0 stays 0, and 65535 becomes 255."""
+    """Return round(v / 257): 0 stays 0, and 65535 becomes 255."""
     return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def _orientation(image: Image.Image) -> int:
-    """1 to 8, 1 for upright; a broken EXIF block counts as none."""
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8; 1 (upright) for a broken EXIF block."""
     try:
-        orientation = image.getexif().get(ORIENTATION)
-    except Exception:  # as for the pixels, anything may be raised; the picture itself is good
+        value = image.getexif().get(ORIENTATION)
+    except Exception:  # damaged EXIF data raise many exception types; the pixels can still be decoded
         return 1
-    return orientation if orientation in UPRIGHT else 1
+    return value if value in UPRIGHT else 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -234,7 +238,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _integers_to_rgb(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits: mode I;16 (PNG, TIFF) or I (PGM)."""
+    """Convert 16-bit grey of mode I;16 (PNG, TIFF) or I (PGM)."""
     samples = np.asarray(image)
     if samples.min() < 0 or samples.max() > 65535:
         raise UnreadableImage("32-bit integer samples have no defined white")

@@ -1,7 +1,7 @@
-"""The upper rows of a JPEG, for a decoder that would else decode all of it.
+"""Partial decoding of JPEG files: only the upper rows that a crop needs.
 
-A crop needs the rows down to its lower border only. What lies below cannot be skipped by asking Pillow, but by telling
-the decoder that the picture ends there: a JPEG is coded from top to bottom, and its height stands in one place.
+Pillow cannot skip the rows below a crop. A JPEG is coded from top to bottom and stores its height in one header field,
+so a smaller height makes the decoder stop early.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from __future__ import annotations
 START, END = b"\xff\xd8", b"\xff\xd9"
 # Markers of ITU-T T.81, table B.1.
 SEQUENTIAL, PROGRESSIVE = (0xC0, 0xC1), 0xC2  # frames by Huffman codes
-TABLES = (0xC4, 0xCC)  # in the middle of the markers of other frames
+TABLES = (0xC4, 0xCC)  # table segments with codes in the range of the frame markers
 SCAN = 0xDA
 
 
 def jpeg_until(data: bytes, rows: int) -> tuple[bytes, int] | None:
-    """The same JPEG with a lower height, and that height; its upper ``rows`` rows decode to the same pixels.
+    """Return the same JPEG with a smaller height, and that height; its upper ``rows`` rows decode to the same pixels.
 
-    The new height is a whole number of block rows and leaves room below for what the decoder's filters see: one row for
-    the interpolation of colour, two block rows for the smoothing of unfinished progressive files.
+    The new height is a multiple of the block height, with a margin for the filters of the decoder: one row for chroma
+    upsampling, two block rows for the smoothing of incomplete progressive files.
 
     Returns:
-        None where that saves nothing, or is not sure to be right: a file that does not end in an end mark may be cut
-        short, which only the whole of it shows.
+        None if this saves nothing or may be wrong: a file without an end marker may be truncated, which is only
+        detected by decoding the whole file.
     """
     frame = _frame(data) if data.startswith(START) and data.endswith(END) else None
     if frame is None:
@@ -37,7 +37,7 @@ def jpeg_until(data: bytes, rows: int) -> tuple[bytes, int] | None:
 
 
 def _frame(data: bytes) -> int | None:
-    """Where the frame header begins; None for what is coded in another way, or not by the rules."""
+    """Return the offset of the frame header; None for other codings and for invalid files."""
     at = 2
     while at + 12 < len(data) and data[at] == 0xFF:
         kind = data[at + 1]
@@ -45,5 +45,5 @@ def _frame(data: bytes) -> int | None:
             return at if data[at + 9] and at + 11 + 3 * data[at + 9] < len(data) else None
         if kind == SCAN or (0xC0 <= kind <= 0xCF and kind not in TABLES):
             return None
-        at += 1 if kind == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4])  # fill bytes, or a segment
+        at += 1 if kind == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4])  # a fill byte, or a segment
     return None

@@ -1,8 +1,8 @@
-"""``python -m lic_train.data.prepare ROOT OUT``: cut large photographs once, so that training reads small pieces.
+"""Cut large photographs into tiles once, so that training reads small images: ``lic data prepare ROOT OUT``.
 
-The training photographs become tar shards of lossless tiles, the validation photographs a tar of the files as they are:
-``data=folder data.root=OUT`` trains on them. A shard is written whole or not at all and read back before it counts, so
-the same command goes on after any interruption.
+The training photographs become tar shards of lossless tiles, the validation photographs become a tar of the original
+files; ``data=folder data.root=OUT`` trains on them. Each shard is written atomically and verified by reading it back,
+so an interrupted command can be repeated.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ RECORD = "prepared.json"
 
 
 def prepare(root: str, out: Path, how: Preparation, jobs: int, console: Console) -> dict[str, Any]:
-    """Write all shards that are not there yet, ``jobs`` at a time. Returns the content of ``OUT/prepared.json``.
+    """Write all missing shards, ``jobs`` at a time. Returns the content of ``OUT/prepared.json``.
 
     Raises:
-        ConfigError: an option without meaning.
-        DataError: no photograph, or nothing usable among them.
+        ConfigError: an invalid option.
+        DataError: there is no usable photograph.
     """
     _check(how)
     split = folder(root, how.val_ratio)
@@ -54,30 +54,32 @@ def prepare(root: str, out: Path, how: Preparation, jobs: int, console: Console)
         else:
             todo.append(shard)
     if records:
-        console.print(f"{len(records)} of {len(job.shards())} shards are there already", highlight=False)
+        console.print(f"{len(records)} of {len(job.shards())} shards exist already", highlight=False)
     records |= _write_all(job, todo, jobs, console)
     result = _summary(root, how, [records[shard.name] for shard in job.shards()])
     atomic.replace_text(out / RECORD, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     if not result["tiles"]:
-        raise DataError(f"expected photographs that can be cut in {root}, got none; see left_out in {out / RECORD}")
+        raise DataError(
+            f"No photograph in {root} can be cut into tiles.", to_do=f"see the reasons in left_out in {out / RECORD}"
+        )
     return result
 
 
 def verify(out: Path) -> int:
-    """Read every shard below ``out`` again. Returns the number of files.
+    """Read every shard below ``out`` again and return the number of files.
 
     Raises:
-        DataError: a shard is missing or is not what was written.
+        DataError: a shard is missing or damaged.
     """
     records = sorted(path for path in out.glob("*.json") if path.name != RECORD)
     if not records:
-        raise DataError(f"expected shards in {out}, got none; prepare them first")
+        raise DataError(f"No shards in {out}.", to_do="run the command without --verify first")
     files = 0
     for path in records:
         record = json.loads(path.read_bytes())
         shard = path.with_suffix(".tar")
         if not shard.is_file() or sha256(shard) != record["sha256"]:
-            raise DataError(f"{shard} is missing or damaged: delete {path} and start the preparation again")
+            raise DataError(f"{shard} is missing or damaged.", to_do=f"delete {path} and repeat the preparation")
         files += record["files"]
     return files
 
@@ -91,19 +93,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     try:
         if arguments.verify:
-            console.print(f"{verify(arguments.out):,} files are as they were written", highlight=False)
+            console.print(f"{verify(arguments.out):,} files verified", highlight=False)
             return 0
         _show(prepare(arguments.root, arguments.out, how, arguments.jobs, console), arguments.out, console)
     except (LicError, OSError) as error:
         say_error(error)
         return 2
     except KeyboardInterrupt:
-        say_warning("stopped; the same command goes on where it stopped")
+        say_warning("interrupted; the same command continues the preparation")
         return 130
     return 0
 
 
-_job: Job | None = None  # of the worker processes, which are forked: sources are not pickled
+_job: Job | None = None  # set before the workers are forked, so that sources are not pickled
 
 
 def _write(shard: Shard) -> tuple[str, dict[str, Any]]:
@@ -126,7 +128,7 @@ def _write_all(job: Job, shards: Sequence[Shard], jobs: int, console: Console) -
 
 
 def _key(train: Source, val: Source, how: Preparation) -> str:
-    """SHA-256 over the options and the names of all photographs."""
+    """Return the SHA-256 over the options and the names of all photographs."""
     digest = hashlib.sha256(json.dumps(asdict(how), sort_keys=True).encode())
     for source in (train, val):
         for number in range(len(source)):
@@ -150,40 +152,42 @@ def _summary(root: str, how: Preparation, records: Sequence[dict[str, Any]]) -> 
 
 def _show(result: dict[str, Any], out: Path, console: Console) -> None:
     table = Table(show_header=False, box=None, padding=(0, 1))
-    table.add_row("photographs", f"{result['photographs']:,}, of which {len(result['left_out'])} left out")
+    table.add_row("photographs", f"{result['photographs']:,}, {len(result['left_out'])} of them left out")
     table.add_row("tiles", f"{result['tiles']:,} in {result['shards'] - 1} shards, {result['bytes'] / 2**20:,.0f} MiB")
-    table.add_row("validation", f"{result['validation']:,} photographs as they were")
+    table.add_row("validation", f"{result['validation']:,} unchanged photographs")
     console.print(table)
     for name, reason in result["left_out"][:10]:
         console.print(Text(f"left out: {name} ({reason})", "yellow"), soft_wrap=True)
     console.print(Text(f"record    {out / RECORD}"), soft_wrap=True)
-    console.print(Text(f"train     python train.py data=folder data.root={out}"), soft_wrap=True)
+    console.print(Text(f"train     lic train data=folder data.root={out}"), soft_wrap=True)
 
 
 def _check(how: Preparation) -> None:
     for name, value, known in (("cut", how.cut, CUTS), ("format", how.format, FORMATS)):
         if value not in known:
-            raise ConfigError(f"--{name}: expected one of {', '.join(known)}, got {value!r}")
+            raise ConfigError(f"Invalid value of --{name}.", expected=f"one of {', '.join(known)}", got=repr(value))
     for name, number in (("side", how.side), ("per-shard", how.per_shard)):
         if number < 1:
-            raise ConfigError(f"--{name}: expected at least 1, got {number}")
+            raise ConfigError(f"Invalid value of --{name}.", expected="at least 1", got=str(number))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m lic_train.data.prepare", description="Cut large photographs into lossless tiles in tar shards."
+        prog="lic data prepare", description="Cut large photographs into lossless tiles in tar shards."
     )
-    parser.add_argument("root", help="photographs: whatever data=folder data.root= takes")
+    parser.add_argument("root", help="photographs, any value of data.root= with data=folder")
     parser.add_argument("out", type=Path, help="folder for the shards; then data=folder data.root=OUT")
     cuts = "grid: tiles that cover each photograph (default); patches: random 256-pixel patches of photographs scaled "
-    parser.add_argument("--cut", default="grid", help=cuts + "down by 0.6 to 1.0, as GCAB and GAACNN had them")
-    parser.add_argument("--side", type=int, default=384, help="of the tiles in pixels (default 384)")
+    parser.add_argument("--cut", default="grid", help=cuts + "down by 0.6 to 1.0, as used for GCAB and GAACNN")
+    parser.add_argument("--side", type=int, default=384, help="side of the tiles in pixels (default: 384)")
     parser.add_argument("--format", default="ppm", help="ppm: raw, fastest (default); webp or png: half the size, slow")
-    parser.add_argument("--per-shard", type=int, default=64, help="photographs of one shard (default 64)")
-    parser.add_argument("--seed", type=int, default=0, help="of the random patches")
-    parser.add_argument("--val-ratio", type=float, default=0.01, help="validation photographs, if ROOT has no val/")
+    parser.add_argument("--per-shard", type=int, default=64, help="photographs of one shard (default: 64)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random patches")
+    parser.add_argument(
+        "--val-ratio", type=float, default=0.01, help="fraction of validation photographs, if ROOT has no val/"
+    )
     parser.add_argument("--jobs", type=int, default=available_cores(), help="processes (default: all cores)")
-    parser.add_argument("--verify", action="store_true", help="only read what is there, and compare")
+    parser.add_argument("--verify", action="store_true", help="only read and verify existing shards")
     return parser
 
 

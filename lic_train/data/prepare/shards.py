@@ -1,4 +1,4 @@
-"""Tar shards of tiles: each is written whole or not at all, read back, and recorded beside itself."""
+"""Tar shards of tiles: each is written atomically, verified by reading it back, and recorded in a JSON file."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ CUTS = ("grid", "patches")
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is made of the photographs.
+    """Options of the preparation.
 
     Attributes:
         cut: "grid" (tiles that cover each photograph) or "patches" (the random patches of GCAB and GAACNN).
-        side: of the tiles in pixels; patches are 256.
+        side: side of the tiles in pixels; patches always have 256.
         format: one of `FORMATS`.
         per_shard: photographs of one tar.
-        seed: of the random patches.
-        val_ratio: share of the photographs that serve as validation where the root has none of its own.
+        seed: seed of the random patches.
+        val_ratio: fraction of the photographs used for validation if the root has no validation photographs.
     """
 
     cut: str
@@ -44,13 +44,13 @@ class Preparation:
     val_ratio: float
 
     def tiles(self, photograph: Image.Image, number: int) -> Iterator[Tile]:
-        """The pieces of photograph ``number``."""
+        """Yield the tiles of photograph ``number``."""
         return grid(photograph, self.side) if self.cut == "grid" else patches(photograph, self.seed, number)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar: photographs ``first`` to ``last`` (exclusive) of the training set, or of the validation set."""
+    """One tar: photographs ``first`` to ``last`` (exclusive) of the training set or of the validation set."""
 
     name: str
     first: int
@@ -60,7 +60,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that a process needs to write shards."""
+    """Inputs of a process that writes shards."""
 
     train: Source
     val: Source
@@ -69,17 +69,17 @@ class Job:
     key: str
 
     def shards(self) -> list[Shard]:
-        """All of them, the validation photographs last."""
+        """Return all shards; the validation photographs are last."""
         per, count = self.how.per_shard, len(self.train)
         cuts = [(first, min(first + per, count)) for first in range(0, count, per)]
         train = [Shard(f"train-{number:06d}.tar", *cut) for number, cut in enumerate(cuts)]
         return [*train, Shard("val-000000.tar", 0, len(self.val), validation=True)]
 
     def done(self, shard: Shard) -> dict[str, Any] | None:
-        """The record of a shard that an earlier start finished.
+        """Return the record of a complete shard of an earlier start, None if it is missing or incomplete.
 
         Raises:
-            ConfigError: it was of other photographs, or had other options.
+            ConfigError: the shard was made of other photographs or with other options.
         """
         path = self.out / shard.name
         try:
@@ -89,8 +89,8 @@ class Job:
             return None
         if record["key"] != self.key:
             raise ConfigError(
-                f"{self.out} holds other photographs or a preparation with other options; "
-                "give this one another folder, or delete that one"
+                f"{self.out} contains shards of other photographs or with other options.",
+                to_do="choose another output folder, or delete this one",
             )
         return record if whole else None
 
@@ -98,8 +98,8 @@ class Job:
         """Write one shard, read it back, and record it.
 
         Raises:
-            DataError: what was read back is not what was cut.
-            OSError: the disk is full, or the folder not writable.
+            DataError: the pixels that were read back differ from the tiles.
+            OSError: the disk is full, or the folder is not writable.
         """
         path = self.out / shard.name
         record: dict[str, Any] = {"key": self.key, "files": 0, "photographs": shard.last - shard.first, "left_out": []}
@@ -122,10 +122,13 @@ class Job:
                 assert file is not None
                 found.update(_pixels(open_rgb(file.read())))
         if found.digest() != expected.digest():
-            raise DataError(f"{path.name}: what was read back is not what was written; check the disk, and start again")
+            raise DataError(
+                f"{path.name}: the data read back differ from the data written.",
+                to_do="check the disk, and start again",
+            )
 
     def _files(self, shard: Shard, left_out: list[list[str]]) -> Iterator[tuple[str, bytes, bytes]]:
-        """Name, bytes and pixels of every file of a shard; photographs that give none are noted with the reason."""
+        """Yield name, bytes and pixels of every file of a shard; unusable photographs are added to ``left_out``."""
         source = self.val if shard.validation else self.train
         for number in range(shard.first, shard.last):
             name = source.name(number)
@@ -153,11 +156,11 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def _pixels(image: Image.Image) -> bytes:
-    """What tells two pictures apart: size and 8-bit RGB."""
+    """Return size and 8-bit RGB values of an image, for comparison."""
     return b"%d %d " % image.size + np.asarray(image).tobytes()
 
 
 def sha256(path: Path) -> str:
-    """Of the whole file, in hexadecimal."""
+    """Return the SHA-256 of the file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""What large photographs are cut into before training, and how the pieces are stored without loss."""
+"""Tiles and patches of large photographs, and the lossless formats in which they are stored."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from PIL import Image
 
 from lic_train.data.stream.crops import key, splitmix64
 
-PATCHES = 4  # first number of every key: which decision it is for; 1 to 3 are those of lic_train.data.stream.crops
+PATCHES = 4  # first number of every random key; 1 to 3 are used in lic_train.data.stream.crops
 PATCH = 256
 SCALES = (0.6, 1.0)
 
 
 class Tile(NamedTuple):
-    """A piece of a photograph: what its file name ends in, and an RGB image."""
+    """Part of a photograph: the last component of its file name, and an RGB image."""
 
     label: str
     image: Image.Image
 
 
 def grid(photograph: Image.Image, side: int) -> Iterator[Tile]:
-    """Squares of ``side`` pixels that cover the photograph; the last row and column lie flush with its border.
+    """Yield squares of ``side`` pixels that cover the photograph; the last row and column touch its border.
 
-    Every crop of up to ``side`` pixels that a grid of squares can hold stays possible; a photograph with a shorter side
-    gives tiles that are that short.
+    Every crop of up to ``side`` pixels inside a square of the grid remains possible. Tiles are smaller where a side of
+    the photograph is shorter than ``side``.
     """
     for top in starts(photograph.height, side):
         for left in starts(photograph.width, side):
@@ -36,22 +36,22 @@ def grid(photograph: Image.Image, side: int) -> Iterator[Tile]:
 
 
 def starts(length: int, side: int) -> list[int]:
-    """Where ceil(length / side) intervals of ``side`` begin that cover 0 .. length evenly."""
+    """Return the first positions of ceil(length / side) evenly spaced intervals of ``side`` that cover 0 .. length."""
     count = -(-length // side)
     return [round(number * (length - side) / (count - 1)) for number in range(count)] if count > 1 else [0]
 
 
 def patches(photograph: Image.Image, seed: int, number: int) -> Iterator[Tile]:
-    """4 * floor(H * W / 65536) random squares of 256 / f pixels, f even in [0.6, 1], scaled to 256 (bicubic).
+    """Yield 4 * floor(H * W / 65536) random squares of 256 / f pixels, f uniform in [0.6, 1], scaled to 256 (bicubic).
 
-    The preparation of the Flickr photographs of Liu et al. 2020, on which GAACNN was trained and GCAB most likely
-    (specifications of both). Where 256 / f exceeds the shorter side, that side is taken. A photograph with a side
-    below 256 gives none.
+    This is the preparation of the Flickr photographs of Liu et al. 2020, on which GAACNN was trained and probably GCAB
+    (specifications of both). If 256 / f exceeds the shorter side, that side is used. A photograph with a side below 256
+    has no patches.
 
     Args:
         photograph: RGB.
-        seed: with ``number``, decides every square.
-        number: of the photograph in its data set.
+        seed: determines every square, together with ``number``.
+        number: number of the photograph in its data set.
     """
     width, height = photograph.size
     if min(width, height) < PATCH:
@@ -67,17 +67,17 @@ def patches(photograph: Image.Image, seed: int, number: int) -> Iterator[Tile]:
 
 
 def as_ppm(image: Image.Image) -> bytes:
-    """Raw pixels behind a line of text: as large as in memory, and as fast to read."""
+    """Encode as PPM: raw pixels after a one-line header, the fastest to read."""
     return b"P6 %d %d 255\n" % image.size + image.tobytes()
 
 
 def as_png(image: Image.Image) -> bytes:
-    """Compressed, slow to read."""
+    """Encode as PNG: compressed, slow to read."""
     return _saved(image, "PNG")
 
 
 def as_webp(image: Image.Image) -> bytes:
-    """Compressed without loss, smaller and a little faster to read than PNG."""
+    """Encode as lossless WebP: smaller and slightly faster to read than PNG."""
     return _saved(image, "WEBP", lossless=True, quality=20, method=1, exact=True)
 
 

@@ -1,1 +1,1 @@
-"""Data sets: where pictures come from and how they are split."""
+"""Data sets: sources of images and their splits."""

@@ -1,9 +1,9 @@
-"""ILSVRC 2012 in the ways in which it lies on disks: in folders, in tars inside a tar, in tars of classes, in a zip.
+"""Layouts of ILSVRC 2012 on disk: folders, tars inside a tar, tars of classes, or a zip.
 
 train/<wnid>/*.JPEG, val/             unpacked; val/ flat or in class folders; also below Data/CLS-LOC (Kaggle)
-train/<wnid>.tar, val/                the outer tar unpacked, the classes' tars not
-ILSVRC2012_img_train.tar, ..._val.tar as they are shipped; the folder that holds them, or the training tar itself
-<any>.zip                             of the first kind
+train/<wnid>.tar, val/                the outer tar unpacked, the tars of the classes packed
+ILSVRC2012_img_train.tar, ..._val.tar as distributed; either the folder that contains them, or the training tar
+<any>.zip                             of the first layout
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ PLACES = ("", "Data/CLS-LOC", "ILSVRC/Data/CLS-LOC")
 CLASS = r"n\d{8}"
 TRAIN_TAR = re.compile(r"[^/]*train[^/]*\.tar", re.IGNORECASE)
 
-Sides = tuple[Source, Source | None]  # training and validation photographs, these if there are any
+Sides = tuple[Source, Source | None]  # training and validation photographs; None without validation photographs
 
 
 def open_imagenet(root: str, cache: Cache) -> Sides:
-    """Training and validation photographs, these None if there are none.
+    """Return training and validation photographs; the latter are None if there are none.
 
     Raises:
-        DataError: the layout is none of those above.
+        DataError: the layout is not one of those above.
     """
     if exists(root) and not Path(root).expanduser().is_dir():
         return _archive(root, cache)
@@ -43,7 +43,7 @@ def open_imagenet(root: str, cache: Cache) -> Sides:
 
 
 def _train_folder(path: Path, cache: Cache) -> Source | None:
-    """The classes' folders, or their tars; None if there are neither."""
+    """Return the folders of the classes, or their tars; None if neither exists."""
     entries = sorted(path.iterdir()) if path.is_dir() else []
     if any(re.fullmatch(CLASS, entry.name) and entry.is_dir() for entry in entries):
         return FolderSource(path, cache)
@@ -52,14 +52,14 @@ def _train_folder(path: Path, cache: Cache) -> Source | None:
 
 
 def _validation(home: Path, cache: Cache) -> Source | None:
-    """The photographs in val/, None if it is not there or empty."""
+    """Return the photographs in val/, None if it is missing or empty."""
     if not (home / "val").is_dir() or not any((home / "val").iterdir()):
         return None
     return open_source(str(home / "val"), cache)
 
 
 def _archive(root: str, cache: Cache) -> Sides:
-    """A tar of tars with its neighbour for validation, or an archive with train/ and val/ in it."""
+    """Open a tar of tars and the validation tar in the same folder, or an archive that contains train/ and val/."""
     source = open_source(root, cache)
     first = source.index.name(0).decode(errors="replace")
     if re.match(CLASS, first):
@@ -69,11 +69,11 @@ def _archive(root: str, cache: Cache) -> Sides:
         train, val = (Subset(source, source.index.below(f"{home}{side}/".encode())) for side in ("train", "val"))
         if len(train) and re.match(rf"{home}train/{CLASS}/", train.name(0)):
             return train, val if len(val) else None
-    raise _no_imagenet(root, f"{first} first of {len(source):,} pictures")
+    raise _no_imagenet(root, f"{len(source):,} images, the first is {first}")
 
 
 def _neighbour(root: str) -> str | None:
-    """The address of the validation tar that belongs to a training tar."""
+    """Return the address of the validation tar that belongs to a training tar."""
     folder, slash, name = root.rpartition("/")
     other = re.sub("train", "val", name, count=1, flags=re.IGNORECASE)
     return f"{folder}{slash}{other}" if other != name else None
@@ -81,7 +81,8 @@ def _neighbour(root: str) -> str | None:
 
 def _no_imagenet(root: str | Path, got: str) -> DataError:
     return DataError(
-        f"{root} has not ImageNet's layout.\n  expected  train/n01440764/*.JPEG (or Data/CLS-LOC/train/...), "
-        f"train/n01440764.tar or ILSVRC2012_img_train.tar\n  got       {got}\n"
-        "  to do     point data.root at the training tar or at the folder that holds it or train/, or use data=folder"
+        f"{root} does not have the layout of ImageNet.",
+        expected="train/n01440764/*.JPEG (or Data/CLS-LOC/train/...), train/n01440764.tar or ILSVRC2012_img_train.tar",
+        got=got,
+        to_do="set data.root to the training tar or to the folder that contains it or train/, or use data=folder",
     )

@@ -1,4 +1,4 @@
-"""What a run was trained on, in a few lines: enough to see that it would go on with other photographs."""
+"""Manifest of the training data of a run, used to detect that a resumed run would continue with other photographs."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ FORMAT = 1
 
 
 class Side(TypedDict):
-    """One side of the split: how many photographs, and a SHA-256 over their names and sizes."""
+    """One side of the split: the number of photographs, and a SHA-256 over their names and sizes."""
 
     photographs: int
     sha256: str
 
 
 class Manifest(TypedDict):
-    """What ``data_manifest.json`` holds."""
+    """Content of ``data_manifest.json``."""
 
     format: int
     root: str
@@ -33,35 +33,35 @@ class Manifest(TypedDict):
 
 
 def manifest_of(split: Split, root: str) -> Manifest:
-    """The manifest of a data set that lies at ``root``."""
+    """Return the manifest of a data set at ``root``."""
     return {"format": FORMAT, "root": root, "train": _side(split.train), "val": _side(split.val)}
 
 
 def require_same(path: Path, now: Manifest) -> None:
-    """Compare with the manifest that the run began with.
+    """Compare with the manifest of the first start of the run.
 
     Raises:
-        DataError: it tells of other photographs, or cannot be read.
+        DataError: the photographs differ, or the manifest cannot be read.
     """
     before = _read(path)
     lines = [line for side in ("train", "val") for line in _differences(side, before[side], now[side])]
     if lines:
         raise DataError(
-            f"{path.parent} holds a run on other photographs.\n"
-            f"  expected  those that it began with, from {before['root']}\n  got       (began with -> now)\n    "
-            + "\n    ".join(lines)
-            + "\n  to do     bring the old files back; or begin anew with fresh=true; or train on with the new ones\n"
-            f"            by name=... init_from={path.parent}"
+            f"{path.parent} is a run on other photographs.",
+            expected=f"the photographs of the first start, from {before['root']}",
+            got="\n".join(["(first start -> now)", *lines]),
+            to_do="restore the old files, or start again with fresh=true, or continue with the new files in a new run: "
+            f"name=... init_from={path.parent}",
         )
 
 
 def write(path: Path, manifest: Manifest) -> None:
-    """Keep the manifest."""
+    """Write the manifest."""
     atomic.replace_text(path, json.dumps(manifest, indent=1) + "\n")
 
 
 def digest(source: Source) -> str:
-    """SHA-256 over names and sizes, in hexadecimal digits; of names alone for a source without an index."""
+    """Return the SHA-256 over names and sizes in hexadecimal; over names only for a source without an index."""
     if isinstance(source, Indexed):
         return source.index.digest
     if isinstance(source, Subset):
@@ -92,6 +92,7 @@ def _read(path: Path) -> Manifest:
         return content | {"root": str(content["root"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path} cannot be read ({error}).\n  expected  what the run was trained on\n"
-            "  to do     put the file back, or remove it if you know that the photographs are the same"
+            f"{path} cannot be read ({error}).",
+            expected="the manifest of the training data of this run",
+            to_do="restore the file, or remove it if you are sure that the photographs are the same",
         ) from error

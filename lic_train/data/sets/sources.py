@@ -1,7 +1,6 @@
-"""The data sets by name: each function turns ``data.root`` into training and validation photographs.
+"""Data sets by name: each function turns ``data.root`` into training and validation photographs.
 
-Everything above this file sees a `Source` only. What may lie at a root, and how it is read in place, is told by
-`lic_train.data.archives.opening`.
+Other packages only use the `Source` interface. `lic_train.data.archives.opening` lists the supported kinds of roots.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from lic_train.errors import ConfigError, DataError
 
 __all__ = ["SUFFIXES", "FolderSource", "Source", "Split", "demo", "folder", "imagenet"]
 
-VALIDATION = ("val", "valid", "validation")  # names of folders and words in names of archives
+VALIDATION = ("val", "valid", "validation")  # folder names, and words in the names of archives
 
-# scikit-image (skimage/data) and matplotlib (mpl-data/sample_data) carry these inside their wheels.
+# Files inside the wheels of scikit-image (skimage/data) and matplotlib (mpl-data/sample_data).
 DEMO_TRAIN = (
     ("skimage", "data/astronaut.png"),
     ("skimage", "data/hubble_deep_field.jpg"),
@@ -42,7 +41,7 @@ DEMO_VAL = (("skimage", "data/chelsea.png"), ("skimage", "data/coffee.png"))
 
 
 class FileSource:
-    """Files listed one by one, told apart by their file names."""
+    """A list of files, sorted and identified by their file names."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = sorted(paths, key=lambda path: path.name)
@@ -51,11 +50,11 @@ class FileSource:
         return len(self._paths)
 
     def read(self, index: int) -> bytes:
-        """The encoded file."""
+        """Return the encoded file."""
         return self._paths[index].read_bytes()
 
     def name(self, index: int) -> str:
-        """The file name."""
+        """Return the file name."""
         return printable(self._paths[index].name)
 
 
@@ -68,22 +67,22 @@ def folder(
     cache: str | None = None,
     cache_gib: float = 0,
 ) -> Split:
-    """Any photographs: a tree, tars, zips or Parquet files, patterns of such, addresses; or a list of any of these.
+    """Return any photographs: a tree, tars, zips, Parquet files, patterns or addresses of these, or a list of roots.
 
-    Of a root, ``train`` and ``val`` are used if both exist, as folders or in the names of its archives or in an
-    archive; else validation photographs are cut off by ratio (see `divide`).
+    In each root, ``train`` and ``val`` are used if both exist, as folders, in the names of its archives, or in an
+    archive. Otherwise a fraction of the photographs is used for validation (see `divide`).
 
     Args:
-        root: what is typed as data.root.
-        val_ratio: share of the photographs that serve as validation.
+        root: value of data.root.
+        val_ratio: fraction of the photographs used for validation.
         split: "hash" or "sorted", see `divide`.
-        weights: of several roots: shares of the training samples.
-        cache: folder for indexes and fetched bytes; None keeps none.
-        cache_gib: limit of what is fetched from addresses and kept.
+        weights: fractions of the training samples, one for each of several roots.
+        cache: folder for indexes and downloaded data; None disables the cache.
+        cache_gib: limit of the downloaded data in GiB.
 
     Raises:
-        DataError: there is nothing that can be used.
-        ConfigError: an option has no meaning.
+        DataError: there is nothing usable.
+        ConfigError: an option is invalid.
     """
     if not root:
         require_folder(None)
@@ -95,9 +94,9 @@ def folder(
 
 @reading()
 def imagenet(root: str | None, val_ratio: float = 0.01, cache: str | None = None, cache_gib: float = 0) -> Split:
-    """ILSVRC 2012 as folders, or as it is shipped, in tars that stay packed; see `imagenet_layouts`.
+    """Return ILSVRC 2012 as folders, or as distributed, in tars that stay packed; see `imagenet_layouts`.
 
-    Without validation photographs a hash split of the training photographs stands in. For the arguments see `folder`.
+    Without validation photographs, a hash split of the training photographs is used. For the arguments see `folder`.
 
     Raises:
         DataError: the layout is another one.
@@ -111,25 +110,27 @@ def imagenet(root: str | None, val_ratio: float = 0.01, cache: str | None = None
 
 
 def demo(root: str | None = None) -> Split:
-    """The colour photographs inside the installed scikit-image and matplotlib; two are held out for validation.
+    """Return the colour photographs inside the installed scikit-image and matplotlib; two are used for validation.
 
     Raises:
-        DataError: a package or a photograph is not there, or ``root`` was given.
+        DataError: a package or a photograph is missing, or ``root`` is set.
     """
     if root is not None:
-        raise DataError(f"data=demo takes no data.root, got {root!r}; say data=folder data.root={root}")
+        raise DataError(
+            "data=demo has no data.root.", expected="null", got=repr(root), to_do=f"use data=folder data.root={root}"
+        )
     return Split(FileSource([_packaged(*entry) for entry in DEMO_TRAIN]), FileSource([_packaged(*e) for e in DEMO_VAL]))
 
 
 def kept_in(cache: str | None, gib: float) -> Cache:
-    """The cache that the configuration means. Raises ConfigError for a limit below 0."""
+    """Return the configured cache. Raises ConfigError for a negative limit."""
     if gib < 0:
-        raise ConfigError(f"data.source.cache_gib: expected 0 or more, got {gib}")
+        raise ConfigError("Invalid value of data.source.cache_gib.", expected="0 or more", got=str(gib))
     return Cache(Path(cache).expanduser() if cache else None, int(gib * 2**30))
 
 
 def _split_of(root: str, cache: Cache, val_ratio: float, split: str) -> Split:
-    """Training and validation photographs of one root."""
+    """Return training and validation photographs of one root."""
     base = Path(root).expanduser()
     if not (base / "train").is_dir():
         source = open_source(root, cache)
@@ -142,27 +143,27 @@ def _split_of(root: str, cache: Cache, val_ratio: float, split: str) -> Split:
 
 
 def _named_split(source: Indexed) -> Split | None:
-    """What a collection calls train and val: archives by their names, or folders inside; None if it does not."""
+    """Split by the names train and val of archives, or of folders inside; None if these names do not exist."""
     has_names = len(source.index.parts) > 1 and not isinstance(source, FolderSource)
     sides = (_sides_of_archives if has_names else _sides_of_folders)(source.index)
     if not all(map(len, sides)):
         return None
     train, val = (Subset(source, side) for side in sides)
     left = len(source) - len(train) - len(val)
-    return Split(train, val, f"{left:,} pictures are neither in train nor in val and not used." if left else "")
+    return Split(train, val, f"{left:,} images are neither in train nor in val and are not used." if left else "")
 
 
 def _sides_of_archives(index: Index) -> tuple[Integers, Integers]:
-    """Pictures of the archives whose names hold the word train, and those of val."""
+    """Return the images of the archives whose names contain the word train, and of those with the word val."""
     words = [set(re.split(r"[^a-z]+", Path(part.path).stem.lower())) for part in index.parts]
-    train = [number for number, said in enumerate(words) if "train" in said]
-    val = [number for number, said in enumerate(words) if said & set(VALIDATION)]
+    train = [number for number, found in enumerate(words) if "train" in found]
+    val = [number for number, found in enumerate(words) if found & set(VALIDATION)]
     return np.flatnonzero(np.isin(index.part_numbers, train)), np.flatnonzero(np.isin(index.part_numbers, val))
 
 
 def _sides_of_folders(index: Index) -> tuple[Integers, Integers]:
-    """Pictures below train/ and those below val/, in the folder that holds everything."""
-    first, last = (os.path.dirname(index.name(number)) for number in (0, len(index) - 1))  # in order
+    """Return the images below train/ and below val/, in the innermost folder that contains all images."""
+    first, last = (os.path.dirname(index.name(number)) for number in (0, len(index) - 1))  # the index is sorted
     home = os.path.join(os.path.commonpath([first, last]), b"")
     val = [index.below(home + name.encode() + b"/") for name in VALIDATION]
     return index.below(home + b"train/"), max(val, key=len)
@@ -170,21 +171,25 @@ def _sides_of_folders(index: Index) -> tuple[Integers, Integers]:
 
 def _check_weights(weights: Sequence[float] | None, roots: int) -> None:
     if weights is not None and (len(weights) != roots or not all(weight > 0 for weight in weights)):
-        raise ConfigError(f"data.source.weights: expected {roots} numbers above 0, one for each root, got {weights}")
+        raise ConfigError(
+            "Invalid value of data.source.weights.",
+            expected=f"{roots} numbers above 0, one for each root",
+            got=str(weights),
+        )
 
 
 def _labels(roots: Sequence[str]) -> list[str]:
-    """The last parts of the roots, with a number where several have the same."""
+    """Return the last components of the roots, with a number where several are equal."""
     names = [printable(root.rstrip("/").rpartition("/")[2]) for root in roots]
-    often = Counter(names)
-    return [name if often[name] == 1 else f"{name}({number})" for number, name in enumerate(names)]
+    counts = Counter(names)
+    return [name if counts[name] == 1 else f"{name}({number})" for number, name in enumerate(names)]
 
 
 def _packaged(package: str, below: str) -> Path:
-    """A file inside an installed package, without importing it."""
+    """Return the path of a file inside an installed package, without importing the package."""
     spec = importlib.util.find_spec(package)
     places = list(spec.submodule_search_locations or []) if spec else []
     found = next((Path(place, below) for place in places if Path(place, below).is_file()), None)
     if found is None:
-        raise DataError(f"data=demo needs {package}/{below}, which is not installed.\n  to do     pip install -e .")
+        raise DataError(f"data=demo needs {package}/{below}, which is not installed.", to_do="pip install lic-train")
     return found

@@ -1,4 +1,4 @@
-"""What a data set is made of: sources, pieces and joins of them, and the cut into training and validation."""
+"""Building blocks of data sets: sources, subsets and joins of them, and the split into training and validation."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Integers = npt.NDArray[np.int64]
 
 
 class Source(Protocol):
-    """Photographs as numbered byte strings. Worker processes get their own copy by fork."""
+    """Photographs as numbered byte strings. Worker processes get a copy by fork."""
 
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> bytes:
-        """The encoded file. Raises OSError if it cannot be read."""
+        """Return the encoded file. Raises OSError if it cannot be read."""
 
     def name(self, index: int) -> str:
-        """A printable name, unique in this source and the same on every machine."""
+        """Return a printable name, unique in this source and the same on every machine."""
 
 
 class Subset:
-    """Some items of another source, in the given order."""
+    """Selected items of another source, in the given order."""
 
     def __init__(self, source: Source, indices: Sequence[int] | Integers) -> None:
         self.source, self.indices = source, np.asarray(indices, np.int64)
@@ -37,21 +37,21 @@ class Subset:
         return len(self.indices)
 
     def read(self, index: int) -> bytes:
-        """The encoded file."""
+        """Return the encoded file."""
         return self.source.read(int(self.indices[index]))
 
     def name(self, index: int) -> str:
-        """The name that the whole source gives it."""
+        """Return the name in the whole source."""
         return self.source.name(int(self.indices[index]))
 
 
 class Joined:
-    """Several sources one after the other; each puts its photographs' names into a folder.
+    """Several sources one after the other; the label of a source is the first folder of its names.
 
     Args:
-        sources: in order.
-        labels: the folders, different from each other.
-        weights: shares of the training samples, by source; None: every photograph as often as any other.
+        sources: the sources in order.
+        labels: a unique label for each source.
+        weights: fraction of the training samples for each source; None uses all photographs equally often.
     """
 
     def __init__(self, sources: Sequence[Source], labels: Sequence[str], weights: Sequence[float] | None) -> None:
@@ -62,23 +62,23 @@ class Joined:
         return int(self.starts[-1])
 
     def read(self, index: int) -> bytes:
-        """The encoded file."""
+        """Return the encoded file."""
         number, inside = self._place(index)
         return self.sources[number].read(inside)
 
     def name(self, index: int) -> str:
-        """The label of the source, and the name that it gives."""
+        """Return the label of the source and the name in it."""
         number, inside = self._place(index)
         return f"{self.labels[number]}/{self.sources[number].name(inside)}"
 
     def _place(self, index: int) -> tuple[int, int]:
-        """Which source, and which of its items."""
+        """Return the number of the source, and the index in it."""
         number = int(np.searchsorted(self.starts, index, side="right")) - 1
         return number, index - int(self.starts[number])
 
 
 class Split(NamedTuple):
-    """Training and validation photographs, and what the user should be told once about them."""
+    """Training and validation photographs, and a note that is printed once for the user."""
 
     train: Source
     val: Source
@@ -86,7 +86,7 @@ class Split(NamedTuple):
 
     @property
     def problems(self) -> list[Problem]:
-        """What is wrong with the archives, as far as making their index has shown."""
+        """Damage in the archives that was found when they were indexed."""
         found = [
             problem for side in (self.train, self.val) for leaf in _leaves(side) for problem in leaf.index.problems
         ]
@@ -94,7 +94,7 @@ class Split(NamedTuple):
 
 
 def join(splits: Sequence[Split], labels: Sequence[str], weights: Sequence[float] | None) -> Split:
-    """Several data sets as one. Their validation photographs alternate, so that the first few are from all of them."""
+    """Join several data sets. Their validation photographs alternate, so that the first few include all sets."""
     val = Joined([split.val for split in splits], labels, None)
     places = np.concatenate([(np.arange(len(split.val)) + 0.5) / len(split.val) for split in splits])
     train = Joined([split.train for split in splits], labels, weights)
@@ -103,33 +103,37 @@ def join(splits: Sequence[Split], labels: Sequence[str], weights: Sequence[float
 
 
 def divide(source: Source, val_ratio: float, split: str = "hash", note: str = "") -> Split:
-    """Cut ``source`` into training and validation photographs; both get at least one.
+    """Split ``source`` into training and validation photographs; both sides get at least one.
 
-    ``split="hash"`` looks at each name alone, so adding files moves none of the others to the other side.
-    ``split="sorted"`` takes the last ones by name: the split of CWAM and of InvCompress at ``val_ratio=0.01``.
+    ``split="hash"`` depends only on each name, so new files do not move others to the other side. ``split="sorted"``
+    uses the last names for validation: the split of CWAM and of InvCompress at ``val_ratio=0.01``.
 
     Raises:
         ConfigError: an unknown ``split``, or a ratio outside (0, 1).
     """
     if split not in SPLITS:
-        raise ConfigError(f"data.source.split: expected one of {', '.join(SPLITS)}, got {split!r}")
+        raise ConfigError(
+            "Invalid value of data.source.split.", expected=f"one of {', '.join(SPLITS)}", got=repr(split)
+        )
     if not 0 < val_ratio < 1:
-        raise ConfigError(f"data.source.val_ratio: expected a number between 0 and 1, got {val_ratio}")
+        raise ConfigError(
+            "Invalid value of data.source.val_ratio.", expected="a number between 0 and 1", got=str(val_ratio)
+        )
     chosen = SPLITS[split](source, val_ratio)
     rest = np.setdiff1d(np.arange(len(source)), chosen, assume_unique=True)
-    told = f"{note}{len(chosen)} of its {len(source)} photographs serve as validation." if note else ""
-    return Split(Subset(source, rest if len(rest) else chosen), Subset(source, chosen), told)
+    note = f"{note}{len(chosen)} of its {len(source)} photographs are used for validation." if note else ""
+    return Split(Subset(source, rest if len(rest) else chosen), Subset(source, chosen), note)
 
 
 def split_by_hash(source: Source, ratio: float) -> Integers:
-    """Items whose name's hash lies in the lowest ``ratio`` of all hashes; the lowest one if there is none."""
+    """Return the items whose name hash is in the lowest ``ratio`` of all values, or the lowest one if there is none."""
     hashes = name_hashes(source)
     chosen = np.flatnonzero(hashes < np.uint64(ratio * 2**64))
     return chosen if len(chosen) else np.argmin(hashes, keepdims=True)
 
 
 def split_sorted(source: Source, ratio: float) -> Integers:
-    """The last ``ratio`` of the items (sources are sorted by name), at least one."""
+    """Return the last ``ratio`` of the items (sources are sorted by name), at least one."""
     first = min(int(len(source) * (1 - ratio)), len(source) - 1)
     return np.arange(first, len(source))
 
@@ -138,14 +142,14 @@ SPLITS: dict[str, Callable[[Source, float], Integers]] = {"hash": split_by_hash,
 
 
 def name_hashes(source: Source) -> npt.NDArray[np.uint64]:
-    """(n,) 64 bits that depend on each name alone."""
+    """Return (n,) 64-bit hashes that depend only on each name."""
     if isinstance(source, Indexed):
         return source.index.hashes
     return np.array([name_hash(source.name(i).encode()) for i in range(len(source))], np.uint64)
 
 
 def _leaves(source: Source) -> Iterator[Indexed]:
-    """The indexed sources that this one is made of."""
+    """Yield the indexed sources that this source consists of."""
     if isinstance(source, Indexed):
         yield source
     elif isinstance(source, Subset):

@@ -1,1 +1,1 @@
-"""The training stream: order, crops, flips and buffers as pure functions of the seed."""
+"""Training stream: order, crops, flips and buffers as pure functions of the seed."""

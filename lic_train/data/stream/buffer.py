@@ -1,9 +1,9 @@
-"""Several crops of one decode: each waits in the main process until the batch that it belongs to.
+"""Several crops of each decoded photograph: crops wait in the main process until the batch that uses them.
 
-The content of a batch is decided by `lic_train.data.stream.draws.Spread` alone. This file only decides when a
-photograph is decoded: once, for the first batch that has a crop of it, whatever the number of workers, ranks or
-micro-batches. So there is no
-state to be saved: a run that goes on decodes the photographs again of which crops are still to come.
+`lic_train.data.stream.draws.Spread` alone determines the content of a batch. This file only decides when a photograph
+is
+decoded: once, for the first batch that contains a crop of it, for any number of workers, ranks or micro-batches. There
+is no state to save: a resumed run decodes again the photographs whose crops are still needed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from lic_train.data.stream.loader import Batch, CropLoader, Crops, StreamSampler
 
 
 class FirstUses(Sampler[list[Sample]]):
-    """For each batch of a stream, the photographs that it is the first to use: all of their crops still to come.
+    """For each batch of a stream, all remaining crops of the photographs that it is the first to use.
 
     Args:
-        stream: batches in which the crops of a photograph come in the order of their numbers.
-        crops: of each photograph.
+        stream: batches in which the crops of a photograph appear in the order of their numbers.
+        crops: number of crops of each photograph.
     """
 
     def __init__(self, stream: StreamSampler, crops: int) -> None:
@@ -43,17 +43,17 @@ class FirstUses(Sampler[list[Sample]]):
 
 
 class BufferedLoader(CropLoader):
-    """The batches of ``stream``, each photograph decoded once.
+    """The batches of ``stream``, with each photograph decoded once.
 
-    Holds about 16 * (crops - 1) crops for every sample of a batch (see `APART` of `draws`), in the main process
-    and not in shared memory.
+    The main process stores about 16 * (crops - 1) crops for every sample of a batch (see `APART` of `draws`), outside
+    of shared memory.
 
     Args:
         crops: the dataset.
         stream: the batches.
-        count: crops of each photograph.
-        num_workers: processes that decode.
-        pin_memory: give batches that a GPU can fetch by itself.
+        count: number of crops of each photograph.
+        num_workers: decoding processes.
+        pin_memory: return batches in pinned memory.
     """
 
     def __init__(self, crops: Crops, stream: StreamSampler, count: int, num_workers: int, pin_memory: bool) -> None:
@@ -65,7 +65,7 @@ class BufferedLoader(CropLoader):
         waiting: dict[Sample, tuple[Tensor, Tensor]] = {}
         for decoded, samples, wanted in zip(super().__iter__(), self.uses, self.stream, strict=False):
             for sample, x, flip in zip(samples, decoded["x"], decoded["flip"], strict=True):
-                waiting[sample] = x.clone(), flip.clone()  # out of the memory shared with the worker
+                waiting[sample] = x.clone(), flip.clone()  # releases the memory shared with the worker
             batch = empty_batch(len(wanted), self._crop, self._pinned)
             batch["failures"], batch["small"] = decoded["failures"], decoded["small"]
             for row, sample in enumerate(wanted):

@@ -1,7 +1,7 @@
-"""Order, place and flip of every crop: pure functions of (seed, epoch, index), the same on every machine.
+"""Order, position and flip of every crop: pure functions of (seed, epoch, index), identical on every machine.
 
 The random numbers are SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA
-2014): integer arithmetic written out here, so that no library's next release changes what a resumed run sees.
+2014), implemented here in integer arithmetic, so that no new release of a library changes the data of a resumed run.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from PIL import Image
 GAMMA = 0x9E3779B97F4A7C15
 MASK = 2**64 - 1
 
-# First number of every key: which decision it is for.
+# First number of every key: the purpose of the random numbers.
 ORDER, WINDOW, REPLACEMENT = 1, 2, 3
 
 
 class Sample(NamedTuple):
-    """One draw from the data set: photograph number ``item``, in pass number ``epoch``, and which of its crops."""
+    """One draw from the data set: photograph number ``item`` in pass number ``epoch``, and the number of its crop."""
 
     epoch: int
     item: int
@@ -28,7 +28,7 @@ class Sample(NamedTuple):
 
 
 class Window(NamedTuple):
-    """Upper left corner in pixels (negative: the photograph is smaller than the crop), and whether to mirror."""
+    """Upper left corner in pixels (negative if the photograph is smaller than the crop), and whether to mirror."""
 
     top: int
     left: int
@@ -36,19 +36,19 @@ class Window(NamedTuple):
 
 
 def splitmix64(state: int, count: int) -> npt.NDArray[np.uint64]:
-    """The first ``count`` outputs of the generator that starts at ``state``."""
+    """Return the first ``count`` outputs of the generator with initial state ``state``."""
     return _mixed(np.uint64(state) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GAMMA))
 
 
 def _mixed(z: Any) -> Any:
-    """What the generator makes of its 64-bit state: an integer, or an array of uint64."""
+    """Apply the output function to 64-bit states: an integer, or an array of uint64."""
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
     return z ^ (z >> 31)
 
 
 def key(*parts: int) -> int:
-    """A 64-bit state that depends on all parts and on their order."""
+    """Return a 64-bit state that depends on all parts and on their order."""
     state = 0
     for part in parts:
         state = _output(state ^ part, 1)
@@ -56,30 +56,30 @@ def key(*parts: int) -> int:
 
 
 def _output(state: int, number: int) -> int:
-    """Output ``number`` of `splitmix64`, from 1 on: for a single one, Python's integers are faster than an array."""
+    """Return output ``number`` of `splitmix64`, counted from 1; a Python integer is faster than a short array."""
     return _mixed((state + number * GAMMA) & MASK)
 
 
 def order(size: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """The permutation of ``range(size)`` in which this epoch visits the data set."""
+    """Return the permutation of ``range(size)`` in which this epoch visits the data set."""
     return np.argsort(splitmix64(key(ORDER, seed, epoch), size), kind="stable")
 
 
 def replacement(sample: Sample, attempt: int, size: int, seed: int) -> int:
-    """The index that stands in for ``sample`` at the given attempt (0 is the sample itself), for all of its crops."""
+    """Return the index used for all crops of ``sample`` at the given attempt; attempt 0 is the sample itself."""
     return key(REPLACEMENT, seed, sample.epoch, sample.item, attempt) % size if attempt else sample.item
 
 
 def random_window(size: tuple[int, int], crop: int, sample: Sample, attempt: int, *, seed: int, flip: bool) -> Window:
-    """A window drawn evenly over all places (the modulo's bias is below 1e-14); mirrored half of the time if ``flip``.
+    """Return a uniformly distributed window (the bias of the modulo is below 1e-14), mirrored with probability 1/2.
 
     Args:
         size: height and width of the photograph.
         crop: side of the window.
-        sample: what is drawn.
-        attempt: how many photographs were passed over before this one.
-        seed: of the run.
-        flip: mirror left and right half of the time.
+        sample: the sample.
+        attempt: number of photographs that were skipped before this one.
+        seed: seed of the run.
+        flip: mirror half of the windows left to right; False mirrors none.
     """
     state = key(WINDOW, seed, sample.epoch, sample.item, attempt)
     top, left, coin = (_output(state, 3 * sample.crop + draw) for draw in (1, 2, 3))
@@ -87,14 +87,14 @@ def random_window(size: tuple[int, int], crop: int, sample: Sample, attempt: int
 
 
 def centre_window(size: tuple[int, int], crop: int, sample: Sample, attempt: int) -> Window:
-    """The window in the middle, never mirrored; the arguments are those of `random_window`."""
+    """Return the window in the middle, not mirrored; the arguments are those of `random_window`."""
     return Window((size[0] - crop) // 2, (size[1] - crop) // 2, False)
 
 
 def cut(image: Image.Image, window: Window, crop: int) -> npt.NDArray[np.uint8]:
-    """Cut (3, crop, crop), not mirrored, out of an RGB image; what lies outside is its reflection, repeated if need be.
+    """Cut (3, crop, crop), not mirrored, out of an RGB image; pixels outside are filled by repeated reflection.
 
-    The array is a view of one whose colours lie together, as Pillow keeps them.
+    The array is a view of an interleaved (crop, crop, 3) array, the memory layout of Pillow.
     """
     top, left, _ = window
     if top >= 0 and left >= 0 and top + crop <= image.height and left + crop <= image.width:
@@ -107,13 +107,13 @@ def cut(image: Image.Image, window: Window, crop: int) -> npt.NDArray[np.uint8]:
 
 
 def reflected(start: int, count: int, length: int) -> npt.NDArray[np.int64]:
-    """Positions start, start + 1, ... folded back into range(length) at its first and last element."""
+    """Return the positions start, start + 1, ... folded back into range(length) at its first and last element."""
     period = max(2 * (length - 1), 1)
     positions = np.arange(start, start + count) % period
     return np.minimum(positions, period - positions) if length > 1 else np.zeros(count, np.int64)
 
 
 def _start(slack: int, draw: int) -> int:
-    """One of the abs(slack) + 1 possible starts: 0 ... slack, or slack ... 0 when the photograph is too small."""
+    """Return one of the abs(slack) + 1 possible starts: 0 ... slack, or slack ... 0 if the photograph is too small."""
     offset = draw % (abs(slack) + 1)
     return offset if slack >= 0 else -offset

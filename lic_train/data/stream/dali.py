@@ -1,8 +1,8 @@
-"""Decoding by NVIDIA DALI (``data.decoder=dali``): of each JPEG, only the blocks that the crop needs.
+"""Decoding by NVIDIA DALI (``data.decoder=dali``): only the blocks of each JPEG that the crop needs.
 
-The crops are those of Pillow, placed by the same keys. Workers read files and place the crops; what is no plain,
-upright JPEG they decode themselves. DALI decodes the rest in the main process: with threads of the processor, where the
-pixels equal Pillow's (same library), or on the GPU, whose decoder rounds in its own way.
+The crops are the same as with Pillow, as their positions have the same keys. Workers read the files, place the crops,
+and decode everything that is not a plain, upright JPEG. DALI decodes the rest in the main process: on the CPU, where
+the pixels equal those of Pillow (same library), or on the GPU, whose decoder rounds differently.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lic_train.errors import ConfigError, DataError
 
 
 class File(NamedTuple):
-    """An encoded photograph, the upper left corner of its crop, and the row of the batch where the crop goes."""
+    """An encoded photograph, the upper left corner of its crop, and the row of the batch for the crop."""
 
     data: bytes
     top: int
@@ -31,17 +31,17 @@ class File(NamedTuple):
 
 
 class HalfBatch(Batch):
-    """A batch of which some crops are still to be decoded."""
+    """A batch in which some crops are not decoded yet."""
 
     files: list[File]
     samples: list[Sample]
 
 
 class Undecoded(Crops):
-    """Crops whose plain JPEGs are left as they are, for somebody else to decode."""
+    """Crops in which plain JPEGs are left encoded."""
 
     def __getitems__(self, samples: Sequence[Sample]) -> Batch | DataError:
-        """One batch; the rows that its ``files`` name are not filled."""
+        """Return one batch; the rows listed in its ``files`` are not filled."""
         self._files: list[File] = []
         batch = super().__getitems__(samples)
         return batch if isinstance(batch, DataError) else HalfBatch(**batch, files=self._files, samples=list(samples))
@@ -58,14 +58,14 @@ class Undecoded(Crops):
 class DaliLoader(CropLoader):
     """The batches of a stream, decoded by DALI.
 
-    A batch in which DALI finds a damaged file is decoded again by Pillow, whose rule replaces it.
+    If DALI fails on a damaged file, Pillow decodes the batch again and replaces the file by the usual rule.
 
     Args:
-        crops: the dataset as Pillow would decode it.
+        crops: the dataset for decoding with Pillow.
         batches: samples of each batch.
         num_workers: processes that read, and threads that decode.
-        pin_memory: give batches that a GPU can fetch by itself.
-        gpu: number of the GPU that decodes; None for the processor.
+        pin_memory: return batches in pinned memory.
+        gpu: index of the GPU that decodes; None for the CPU.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class DaliLoader(CropLoader):
         files, samples, x = half["files"], half["samples"], half["x"]
         try:
             decoded = self._decode(files, len(samples)) if files else x[:0].permute(0, 2, 3, 1)
-        except RuntimeError:  # DALI does not say which file it was, and its pipeline is lost
+        except RuntimeError:  # DALI does not report which file failed, and its pipeline is unusable afterwards
             self._pipeline = None
             batch = self._crops.__getitems__(samples)
             if isinstance(batch, DataError):
@@ -96,29 +96,29 @@ class DaliLoader(CropLoader):
         return Batch(x=x, flip=half["flip"], failures=half["failures"], small=half["small"])
 
     def _decode(self, files: Sequence[File], most: int) -> Tensor:
-        """(n, crop, crop, 3) of the files. The pipeline is made after the workers were forked: it has threads."""
+        """Return (n, crop, crop, 3). The pipeline has threads, so it is created after the workers are forked."""
         self._pipeline = self._pipeline or _pipeline(most, self._crops.crop, self._threads, self._gpu)
         self._pipeline.feed_input("files", [np.frombuffer(file.data, np.uint8) for file in files])
         self._pipeline.feed_input("start", [np.array([file.top, file.left], np.int32) for file in files])
-        return torch.from_dlpack(self._pipeline.run()[0].as_tensor()).clone()  # DALI takes its memory back
+        return torch.from_dlpack(self._pipeline.run()[0].as_tensor()).clone()  # DALI reuses its memory
 
 
 def require_dali() -> None:
-    """Raises ConfigError where DALI is not installed."""
+    """Raise ConfigError if DALI is not installed."""
     if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
         raise ConfigError(
-            "data.decoder=dali needs NVIDIA DALI, which is not installed.\n"
-            '  to do     pip install -e ".[dali]" (600 MB), or take data.decoder=pillow'
+            "data.decoder=dali needs NVIDIA DALI, which is not installed.",
+            to_do="pip install 'lic-train[dali]' (600 MB), or use data.decoder=pillow",
         )
 
 
 def _pipeline(most: int, crop: int, threads: int, gpu: int | None) -> Any:
-    """Decodes crops of up to ``most`` files at a time."""
+    """Return a pipeline that decodes crops of up to ``most`` files at a time."""
     from nvidia.dali import Pipeline, fn, types
 
     pipeline = Pipeline(
         most, threads, gpu, prefetch_queue_depth=1, exec_async=False, exec_pipelined=False
-    )  # what is fed is what is run
+    )  # each run decodes exactly the files that were fed before it
     with pipeline:
         files = fn.external_source(name="files", dtype=types.UINT8, ndim=1)
         start = fn.external_source(name="start", dtype=types.INT32, ndim=1)

@@ -1,4 +1,4 @@
-"""Which photograph is sample number k of the endless stream: a pure function of k, the seed and the collection."""
+"""Which photograph is sample k of the endless stream: a pure function of k, the seed and the collection."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from lic_train.data.stream.crops import ORDER, Sample, key, order, splitmix64
 
 WINDOW = 8  # row groups whose photographs are visited together
 ROOT, GROUP, TURN = 11, 12, 13  # first numbers of keys, see `lic_train.data.stream.crops.key`
-APART = 32  # batches from one crop of a photograph to its next
-EPOCHS = 3  # that are kept sorted: `Spread` looks at several
+APART = 32  # batches between two crops of a photograph
+EPOCHS = 3  # permutations that are cached; `Spread` alternates between several epochs
 
 
 class Draws(Protocol):
     """The endless stream of samples, addressed by number. A run begins at 0."""
 
     def __call__(self, k: int) -> Sample:
-        """Sample number ``k``, of any sign. No two samples of a stream are equal."""
+        """Return sample number ``k``, which may be negative. All samples of a stream are different."""
 
 
 class Shuffled:
-    """One pass over the collection after the other, each in an order of its own.
+    """One pass over the collection after the other, each in its own order.
 
     Args:
-        size: photographs.
-        seed: of the run.
-        groups: (size,) numbers of groups that are dear to open: the photographs of WINDOW of them, chosen at random,
+        size: number of photographs.
+        seed: seed of the run.
+        groups: (size,) numbers of groups that are expensive to open. The photographs of WINDOW randomly chosen groups
             are visited together, in random order. None: all photographs in random order.
     """
 
@@ -56,15 +56,15 @@ class Shuffled:
 
 
 class Mixed:
-    """Several streams in fixed shares: each goes on where it stands, so that nothing of a small source is left out.
+    """Several streams in fixed proportions; each continues where it stopped, so that all its photographs are used.
 
-    An epoch has as many samples as there are photographs, and gives each source the nearest whole number to its share.
+    An epoch has as many samples as there are photographs, and each source gets its proportion as a whole number.
 
     Args:
-        sizes: photographs of each source.
-        weights: shares, of any sum.
-        streams: of each source; item numbers count from 0 in each.
-        seed: of the run.
+        sizes: number of photographs of each source.
+        weights: proportions, with any sum.
+        streams: stream of each source; item numbers start at 0 in each.
+        seed: seed of the run.
     """
 
     def __init__(self, sizes: Sequence[int], weights: Sequence[float], streams: Sequence[Draws], seed: int) -> None:
@@ -74,7 +74,7 @@ class Mixed:
         self._turns = functools.lru_cache(EPOCHS)(self._visits)
 
     def __call__(self, k: int) -> Sample:
-        """See `Draws`. The sample's epoch is the number of the pass over its own source."""
+        """See `Draws`. The epoch of the sample is the number of the pass over its own source."""
         epoch, position = divmod(k, self.size)
         turns, numbers = self._turns(epoch)
         source = int(turns[position])
@@ -82,7 +82,7 @@ class Mixed:
         return Sample(drawn.epoch, int(self._starts[source]) + drawn.item)
 
     def _visits(self, epoch: int) -> tuple[Integers, Integers]:
-        """(size,) which source has its turn at each position, and the number of that turn in the source's stream."""
+        """Return (size,) the source at each position, and the number of that sample in the stream of the source."""
         turns = np.repeat(np.arange(len(self._counts)), self._counts)[order(self.size, key(ROOT, self.seed), epoch)]
         numbers = np.empty(self.size, np.int64)
         for source, count in enumerate(self._counts):
@@ -91,18 +91,19 @@ class Mixed:
 
 
 class Spread:
-    """Several crops of each photograph, about APART batches from one to the next.
+    """Several crops of each photograph, about APART batches apart.
 
-    A batch has a lane for each of its samples. In a block of ``crops`` batches, every lane gives the first crop of its
-    next photograph, the second crop of the photograph that it began so many blocks before, and so on; the order of
-    these is drawn for each lane and block. So a photograph stays in one lane, and with it in one process, however the
-    batch is divided; and a run begins as if it had been going on before, with photographs of passes below 0.
+    A batch has a lane for each of its samples. In a block of ``crops`` batches, every lane returns the first crop of
+    its next photograph, the second crop of a photograph that started a fixed number of blocks before, and so on; the
+    order of these crops is random for each lane and block. A photograph therefore stays in one lane, and in one
+    process, however the batch is divided. A run begins as if it had been running before, with photographs of negative
+    epochs.
 
     Args:
         draws: the stream of photographs.
         lanes: samples of one optimiser step.
-        crops: of each photograph, up to APART.
-        seed: of the run.
+        crops: number of crops of each photograph, up to APART.
+        seed: seed of the run.
     """
 
     def __init__(self, draws: Draws, lanes: int, crops: int, seed: int) -> None:
@@ -110,7 +111,7 @@ class Spread:
         self._turns = functools.lru_cache(2 * APART)(self._turns_of)
 
     def __call__(self, k: int) -> Sample:
-        """See `Draws`. The crops of a photograph come in the order of their numbers."""
+        """See `Draws`. The crops of a photograph appear in the order of their numbers."""
         batch, lane = divmod(k, self.lanes)
         block, turn = divmod(batch, self.crops)
         crop = self._turns(block)[lane][turn]
@@ -118,13 +119,13 @@ class Spread:
         return self.draws(begun * self.lanes + lane)._replace(crop=crop)
 
     def _turns_of(self, block: int) -> list[list[int]]:
-        """(lanes, crops) whose crop it is, in the batches of a block."""
+        """Return (lanes, crops) the crop number of each lane in the batches of a block."""
         draws = splitmix64(key(TURN, self.seed, block), self.lanes * self.crops)
         return np.argsort(draws.reshape(self.lanes, self.crops), axis=1, kind="stable").tolist()
 
 
 def draws_of(source: Source, seed: int) -> Draws:
-    """The stream of a source: in shares for one that is joined with weights, else shuffled."""
+    """Return the stream of a source: mixed for a join with weights, otherwise shuffled."""
     if isinstance(source, Joined) and source.weights is not None:
         streams = [draws_of(each, key(ROOT, seed, number)) for number, each in enumerate(source.sources)]
         return Mixed([len(each) for each in source.sources], source.weights, streams, seed)
@@ -132,7 +133,7 @@ def draws_of(source: Source, seed: int) -> Draws:
 
 
 def whole_shares(total: int, weights: Sequence[float]) -> Integers:
-    """Whole numbers of sum ``total`` in proportion to the weights: rounded down, the rest to the largest remainders."""
+    """Return integers with sum ``total`` in proportion to the weights, by the largest-remainder method."""
     exact = np.asarray(weights, np.float64) / sum(weights) * total
     counts = np.floor(exact).astype(np.int64)
     largest = np.argsort(counts - exact, kind="stable")[: total - int(counts.sum())]
@@ -141,7 +142,7 @@ def whole_shares(total: int, weights: Sequence[float]) -> Integers:
 
 
 def _groups(source: Source) -> npt.NDArray[np.int64] | None:
-    """Groups of a source that is read in groups, as Parquet is; None for others."""
+    """Return the group of each item for a source that is read in groups (Parquet); None for others."""
     if isinstance(source, Subset):
         groups = _groups(source.source)
         return None if groups is None else groups[source.indices]

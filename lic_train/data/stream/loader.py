@@ -1,7 +1,8 @@
-"""Training as one endless stream of samples, cut into batches that do not know of epochs, workers or restarts.
+"""Training as one endless stream of samples, cut into batches independently of epochs, workers and restarts.
 
-`lic_train.data.stream.draws` says which photograph is sample number k = 0, 1, 2, ...; batch number b of B samples is
-k = b*B ... (b+1)*B - 1, wherever the epochs end. Rank r of W takes every W-th sample of a batch, from the r-th on.
+`lic_train.data.stream.draws` defines the photograph of sample number k = 0, 1, 2, ...; batch number b of B samples
+consists of k = b*B ... (b+1)*B - 1, across the boundaries of epochs. Rank r of W gets every W-th sample of a batch,
+beginning with the r-th.
 """
 
 from __future__ import annotations
@@ -24,34 +25,34 @@ from lic_train.data.stream.crops import Sample, Window, centre_window, cut, rand
 from lic_train.data.stream.draws import Draws
 from lic_train.errors import DataError
 
-MAX_ATTEMPTS = 32  # photographs that may be unusable in a row before training stops
+MAX_ATTEMPTS = 32  # training stops after this number of unusable photographs in a row
 SMALL = ("reflect", "skip")
 
 
 class Batch(TypedDict):
-    """What the loaders give: crops, and what happened on the way to them."""
+    """Output of the loaders: crops, and the failures that occurred."""
 
-    x: Tensor  # uint8 (B, 3, crop, crop), colours together in memory (channels_last), as they are decoded
-    flip: Tensor  # bool (B,), which ones are to be mirrored left to right: see `lic_train.data.stream.on_device`
-    failures: list[tuple[str, str]]  # (file, reason) of each unreadable photograph that was met
-    small: int  # photographs smaller than the crop that were met: reflected, or passed over
+    x: Tensor  # uint8 (B, 3, crop, crop) in channels_last memory format, as decoded
+    flip: Tensor  # bool (B,), crops to be mirrored left to right by `lic_train.data.stream.on_device`
+    failures: list[tuple[str, str]]  # (file, reason) of each unreadable photograph
+    small: int  # number of photographs smaller than the crop, reflected or skipped
 
 
 class WindowRule(Protocol):
-    """Chooses the window of one sample: `random_window` with its seed bound, or `centre_window`."""
+    """Places the window of one sample: `random_window` with a fixed seed, or `centre_window`."""
 
     def __call__(self, size: tuple[int, int], crop: int, sample: Sample, attempt: int) -> Window:  # noqa: D102
         ...
 
 
 class StreamSampler(Sampler[list[Sample]]):
-    """One rank's share of the endless stream of batches, from batch number ``start`` on. It has no length.
+    """One rank's part of the endless stream of batches, beginning with batch number ``start``. It has no length.
 
     Args:
         draws: the stream of samples.
         batch_size: samples of one batch over all ranks, a multiple of ``world``.
         start: number of the first batch.
-        rank: of this process.
+        rank: rank of this process.
         world: number of processes.
     """
 
@@ -62,20 +63,20 @@ class StreamSampler(Sampler[list[Sample]]):
         return map(self.batch, itertools.count(self.start))
 
     def batch(self, number: int) -> list[Sample]:
-        """This rank's samples of batch ``number``."""
+        """Return this rank's samples of batch ``number``."""
         first = number * self.batch_size
         return [self.draws(k) for k in range(first + self.rank, first + self.batch_size, self.world)]
 
 
 class Crops(Dataset[Batch]):
-    """Crops by `Sample`; a photograph that cannot be used is replaced by a rule that depends on the sample alone.
+    """Dataset of crops, indexed by `Sample`; the replacement of an unusable photograph depends only on the sample.
 
     Args:
         source: the photographs.
         crop: side of the crops in pixels.
-        seed: of the run.
-        small: what happens to photographs smaller than the crop: "reflect" or "skip".
-        window: the rule that places the crops.
+        seed: seed of the run.
+        small: treatment of photographs smaller than the crop: "reflect" or "skip".
+        window: places the crops.
     """
 
     def __init__(self, source: Source, crop: int, seed: int, small: str, window: WindowRule) -> None:
@@ -85,9 +86,9 @@ class Crops(Dataset[Batch]):
         return len(self.source)
 
     def __getitems__(self, samples: Sequence[Sample]) -> Batch | DataError:
-        """One batch. An error is returned, not raised: a worker's exception would arrive as a wall of traceback.
+        """Return one batch, or an error: an exception raised in a worker would arrive with a long traceback.
 
-        Samples of one photograph that follow each other share its decoding.
+        Consecutive samples of one photograph share its decoding.
         """
         batch = empty_batch(len(samples), self.crop)
         try:
@@ -98,7 +99,7 @@ class Crops(Dataset[Batch]):
         return batch
 
     def _fill(self, rows: Sequence[int], samples: Sequence[Sample], batch: Batch) -> None:
-        """The rows of one photograph or of its first usable replacement; notes what was passed over."""
+        """Fill the rows of one photograph or of its first usable replacement, and record the skipped ones."""
         for attempt in range(MAX_ATTEMPTS):
             index = replacement(samples[rows[0]], attempt, len(self.source), self.seed)
             try:
@@ -113,11 +114,11 @@ class Crops(Dataset[Batch]):
             batch["small"] += is_small * len(rows)
             if not (is_small and self.small == "skip"):
                 return
-        raise DataError(self._nothing_usable(batch))
+        raise self._nothing_usable(batch)
 
     def _place(self, picture: Picture, windows: Sequence[Window], rows: Sequence[int], batch: Batch) -> None:
-        """Cut the windows out of the picture, into rows of the batch. Raises UnreadableImage before any is filled."""
-        x, flip = batch["x"].numpy(), batch["flip"].numpy()  # torch would wake all its threads
+        """Cut the windows out of the image into rows of the batch. Raises UnreadableImage before any row is filled."""
+        x, flip = batch["x"].numpy(), batch["flip"].numpy()  # torch operations would use a thread pool
         image = picture.rgb(max(window.top for window in windows) + self.crop)
         for window, row in zip(windows, rows, strict=True):
             x[row], flip[row] = cut(image, window, self.crop), window.flip
@@ -128,21 +129,19 @@ class Crops(Dataset[Batch]):
         except OSError as error:
             raise UnreadableImage(error.strerror or str(error)) from error
 
-    def _nothing_usable(self, batch: Batch) -> str:
+    def _nothing_usable(self, batch: Batch) -> DataError:
         named = dict(batch["failures"])
-        lines = [f"    {name}: {reason}" for name, reason in itertools.islice(named.items(), 5)]
-        return "\n".join(
-            [
-                f"{MAX_ATTEMPTS} photographs in a row are unreadable or smaller than the crop of {self.crop}.",
-                f"  got       {len(named)} unreadable files, {batch['small']} small photographs",
-                *lines,
-                "  to do     check data.root; for small photographs take a smaller crop, or data.small=reflect",
-            ]
+        counts = f"{len(named)} unreadable files, {batch['small']} small photographs"
+        lines = [f"{name}: {reason}" for name, reason in itertools.islice(named.items(), 5)]
+        return DataError(
+            f"{MAX_ATTEMPTS} photographs in a row are unreadable or smaller than the crop of {self.crop}.",
+            got="\n".join([counts, *lines]),
+            to_do="check data.root; for small photographs use a smaller crop, or data.small=reflect",
         )
 
 
 class CropLoader(DataLoader[Batch]):
-    """A DataLoader that raises in the main process the DataError that a worker handed over."""
+    """DataLoader that raises, in the main process, a DataError that a worker returned."""
 
     def __init__(self, crops: Crops, batches: Iterable[list[Sample]], num_workers: int, pin_memory: bool) -> None:
         super().__init__(
@@ -157,7 +156,7 @@ class CropLoader(DataLoader[Batch]):
             prefetch_factor=4 if num_workers else None,
         )
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a generator is all that anyone needs
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # only iteration is used
         for batch in super().__iter__():
             if isinstance(batch, DataError):
                 self.close()
@@ -165,29 +164,29 @@ class CropLoader(DataLoader[Batch]):
             yield batch
 
     def close(self) -> None:
-        """End the workers now. Left to the garbage collector, a loader in a reference cycle waits 5 s for each."""
+        """Stop the workers; if the garbage collector does it, a loader in a reference cycle waits 5 s per worker."""
         if self.num_workers and self._iterator is not None:
-            self._iterator._shutdown_workers()  # type: ignore[attr-defined]  # as Lightning does it
+            self._iterator._shutdown_workers()  # type: ignore[attr-defined]  # Lightning does the same
             self._iterator = None
 
 
 def training_crops(source: Source, crop: int, seed: int, small: str = "reflect", flip: bool = True) -> Crops:
-    """Random crops keyed by (seed, epoch, index)."""
+    """Return random crops with keys (seed, epoch, index)."""
     return Crops(source, crop, seed, small, partial(random_window, seed=seed, flip=flip))
 
 
 def validation_crops(source: Source, crop: int, seed: int, small: str = "reflect") -> Crops:
-    """Centre crops."""
+    """Return centre crops."""
     return Crops(source, crop, seed, small, centre_window)
 
 
 def available_cores() -> int:
-    """Processor cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def empty_batch(count: int, crop: int, pinned: bool = False) -> Batch:
-    """Room for ``count`` crops."""
+    """Return a batch with memory for ``count`` crops."""
     x = torch.empty(count, crop, crop, 3, dtype=torch.uint8, pin_memory=pinned).permute(0, 3, 1, 2)
     return Batch(x=x, flip=torch.zeros(count, dtype=torch.bool, pin_memory=pinned), failures=[], small=0)
 
@@ -197,9 +196,9 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _settle(worker: int) -> None:
-    """Make a forked worker leave alone what belongs to the main process: its garbage and its signals."""
-    gc.freeze()  # collecting an inherited loader would disturb its queues; it also keeps shared memory shared
-    # The main process wants its data until it has saved its checkpoint.
+    """Configure a forked worker to ignore the garbage and the signals of the main process."""
+    gc.freeze()  # collecting an inherited loader would disturb its queues and copy shared pages
+    # The main process needs data until it has saved its checkpoint.
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
