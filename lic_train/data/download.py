@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import NamedTuple
 import rich
 from rich.progress import track
 
+from lic_train.data.arguments import download_parser
 from lic_train.errors import DataError, LicError
 from lic_train.system import atomic
 from lic_train.system.screen import say_error
@@ -126,15 +126,7 @@ def from_folder(folder: Path) -> Callable[[str], bytes]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="lic data download", description="Download a public evaluation set and verify every file."
-    )
-    parser.add_argument("set", choices=sorted(SETS))
-    parser.add_argument("--to", type=Path, help="destination folder (default: data/<set>)")
-    origin = parser.add_mutually_exclusive_group()
-    origin.add_argument("--base", help="address of the folder that contains the files")
-    origin.add_argument("--from", dest="folder", type=Path, help="copy and verify from this folder instead")
-    options = parser.parse_args(arguments)
+    options = download_parser().parse_args(arguments)
     wanted = SETS[options.set]
     to = options.to or Path("data", options.set)
     try:

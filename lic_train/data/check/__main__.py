@@ -7,7 +7,6 @@ training would stop because of too much damage, or if nothing can be opened.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -25,6 +24,7 @@ from rich.text import Text
 
 from lic_train.data.archives.indexed import Cache, Indexed
 from lic_train.data.archives.opening import open_source
+from lic_train.data.arguments import check_parser
 from lic_train.data.check.looks import KINDS, Look, Summary, look_at
 from lic_train.data.check.page import page
 from lic_train.data.damage import LIMIT
@@ -119,14 +119,9 @@ def write(result: Result, folder: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
-    parser = argparse.ArgumentParser(prog="lic data check", description=__doc__)
-    parser.add_argument("root", help="any value of data.root=: a folder, an archive, a pattern, an address")
-    parser.add_argument("--crop", type=int, default=256, help="side of the training crops in pixels (default: 256)")
-    parser.add_argument("--jobs", type=int, default=available_cores(), help="processes (default: all cores)")
-    parser.add_argument("--to", type=Path, default=Path("outputs/data_check"), help="folder of report and page")
-    options = parser.parse_args(arguments)
+    options = check_parser().parse_args(arguments)
     with errors_without_traceback():
-        result = check(options.root, options.crop, max(options.jobs, 1))
+        result = check(options.root, options.crop, max(options.jobs or available_cores(), 1))
         folder = options.to / (Path(options.root.rstrip("/")).name or "root")
         write(result, folder)
     show(result)

@@ -251,5 +251,5 @@ def from_pillow(image: Image.Image) -> Tensor:
     Raises:
         UnreadableImage: floating-point or 32-bit integer samples.
     """
-    turn = UPRIGHT.get(_orientation(image))
+    turn = UPRIGHT.get(orientation(image))
     return to_tensor(_to_rgb(image if turn is None else image.transpose(turn)))

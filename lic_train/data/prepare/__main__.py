@@ -7,7 +7,6 @@ so an interrupted command can be repeated.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -24,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from lic_train.data.arguments import prepare_parser
 from lic_train.data.prepare.shards import CUTS, Job, Preparation, Shard, sha256
 from lic_train.data.prepare.tiles import FORMATS
 from lic_train.data.sets.sources import Source, folder
@@ -86,7 +86,7 @@ def verify(out: Path) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns 0, 2 after an error, 130 after Ctrl-C."""
-    arguments = _parser().parse_args(argv)
+    arguments = prepare_parser().parse_args(argv)
     console = Console()
     how = Preparation(
         arguments.cut, arguments.side, arguments.format, arguments.per_shard, arguments.seed, arguments.val_ratio
@@ -95,7 +95,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.verify:
             console.print(f"{verify(arguments.out):,} files verified", highlight=False)
             return 0
-        _show(prepare(arguments.root, arguments.out, how, arguments.jobs, console), arguments.out, console)
+        _show(
+            prepare(arguments.root, arguments.out, how, arguments.jobs or available_cores(), console),
+            arguments.out,
+            console,
+        )
     except (LicError, OSError) as error:
         say_error(error)
         return 2
@@ -169,26 +173,6 @@ def _check(how: Preparation) -> None:
     for name, number in (("side", how.side), ("per-shard", how.per_shard)):
         if number < 1:
             raise ConfigError(f"Invalid value of --{name}.", expected="at least 1", got=str(number))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="lic data prepare", description="Cut large photographs into lossless tiles in tar shards."
-    )
-    parser.add_argument("root", help="photographs, any value of data.root= with data=folder")
-    parser.add_argument("out", type=Path, help="folder for the shards; then data=folder data.root=OUT")
-    cuts = "grid: tiles that cover each photograph (default); patches: random 256-pixel patches of photographs scaled "
-    parser.add_argument("--cut", default="grid", help=cuts + "down by 0.6 to 1.0, as used for GCAB and GAACNN")
-    parser.add_argument("--side", type=int, default=384, help="side of the tiles in pixels (default: 384)")
-    parser.add_argument("--format", default="ppm", help="ppm: raw, fastest (default); webp or png: half the size, slow")
-    parser.add_argument("--per-shard", type=int, default=64, help="photographs of one shard (default: 64)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the random patches")
-    parser.add_argument(
-        "--val-ratio", type=float, default=0.01, help="fraction of validation photographs, if ROOT has no val/"
-    )
-    parser.add_argument("--jobs", type=int, default=available_cores(), help="processes (default: all cores)")
-    parser.add_argument("--verify", action="store_true", help="only read and verify existing shards")
-    return parser
 
 
 if __name__ == "__main__":
