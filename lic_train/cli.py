@@ -13,32 +13,71 @@ class Command(NamedTuple):
     """One subcommand.
 
     Attributes:
-        module: it has a function ``main(argv)`` that returns an exit code or None.
         summary: one line for ``lic --help``.
+        module: it has a function ``main(argv)`` that returns an exit code or None.
+        parser: ``module:function`` that returns the parser for ``--help`` without importing PyTorch; empty where
+            ``module`` itself does not import it before it has read its arguments.
         prefix: arguments that go before those of the user.
     """
 
-    module: str
     summary: str
+    module: str
+    parser: str = ""
     prefix: tuple[str, ...] = ()
 
 
 COMMANDS = {
-    "train": Command("lic_train.train", "train a model, or a sweep of models with -m"),
-    "evaluate": Command("lic_train.evaluate.__main__", "code sets of pictures with a run's model and measure them"),
-    "compress": Command("lic_train.codec.__main__", "write a picture as a .lic file", ("compress",)),
-    "decompress": Command("lic_train.codec.__main__", "write a .lic file as a PNG", ("decompress",)),
-    "report": Command("lic_train.report.__main__", "write one HTML page about all runs below a folder"),
-    "card": Command("lic_train.report.card", "write the reproduction card of every run"),
-    "anchors": Command("lic_train.anchors.__main__", "measure classical codecs on a set of pictures"),
-    "complexity": Command("lic_train.complexity.__main__", "count parameters and multiply-adds, measure times"),
-    "data check": Command("lic_train.data.check.__main__", "decode a data set before training on it"),
-    "data prepare": Command("lic_train.data.prepare.__main__", "cut large pictures into tiles for training"),
-    "data download": Command("lic_train.data.download", "download a set of evaluation pictures"),
-    "zoo": Command("lic_train.files.zoo", "convert weights that CompressAI published"),
-    "export": Command("lic_train.codec.__main__", "write a run's model as one .safetensors file", ("export",)),
-    "show": Command("lic_train.codec.__main__", "list what a model file contains", ("show",)),
-    "dashboard": Command("lic_train.training.dashboard", "save the workspace of the W&B dashboard"),
+    "train": Command(
+        "train a model, or a sweep of models with -m", "lic_train.train", "lic_train.config.arguments:train_parser"
+    ),
+    "evaluate": Command(
+        "code sets of pictures with a run's model and measure them",
+        "lic_train.evaluate.__main__",
+        "lic_train.evaluate.arguments:evaluate_parser",
+    ),
+    "compress": Command("write a picture as a .lic file", "lic_train.codec.__main__", prefix=("compress",)),
+    "decompress": Command("write a .lic file as a PNG", "lic_train.codec.__main__", prefix=("decompress",)),
+    "report": Command(
+        "write one HTML page about all runs below a folder",
+        "lic_train.report.__main__",
+        "lic_train.report.arguments:report_parser",
+    ),
+    "card": Command(
+        "write the reproduction card of every run", "lic_train.report.card", "lic_train.report.arguments:card_parser"
+    ),
+    "anchors": Command(
+        "measure classical codecs on a set of pictures",
+        "lic_train.anchors.__main__",
+        "lic_train.anchors.arguments:anchors_parser",
+    ),
+    "complexity": Command(
+        "count parameters and multiply-adds, measure times",
+        "lic_train.complexity.__main__",
+        "lic_train.complexity.arguments:complexity_parser",
+    ),
+    "data check": Command(
+        "decode a data set before training on it",
+        "lic_train.data.check.__main__",
+        "lic_train.data.arguments:check_parser",
+    ),
+    "data prepare": Command(
+        "cut large pictures into tiles for training",
+        "lic_train.data.prepare.__main__",
+        "lic_train.data.arguments:prepare_parser",
+    ),
+    "data download": Command(
+        "download a set of evaluation pictures", "lic_train.data.download", "lic_train.data.arguments:download_parser"
+    ),
+    "zoo": Command(
+        "convert weights that CompressAI published", "lic_train.files.zoo", "lic_train.files.arguments:zoo_parser"
+    ),
+    "export": Command("write a run's model as one .safetensors file", "lic_train.codec.__main__", prefix=("export",)),
+    "show": Command("list what a model file contains", "lic_train.codec.__main__", prefix=("show",)),
+    "dashboard": Command(
+        "save the workspace of the W&B dashboard",
+        "lic_train.training.dashboard",
+        "lic_train.training.arguments:dashboard_parser",
+    ),
 }
 EXAMPLES = """examples:
   lic train model=cwam lambda=0.0067
@@ -69,10 +108,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         return _unknown(name)
     command, arguments = COMMANDS[name], words[len(name.split()) :]
-    if name == "train" and not {"-h", "--help"}.isdisjoint(arguments):  # without importing PyTorch
-        from lic_train.config.help import train_help
-
-        print(train_help())
+    if command.parser and not {"-h", "--help"}.isdisjoint(arguments):
+        module, _, function = command.parser.partition(":")
+        getattr(importlib.import_module(module), function)().print_help()
         return 0
     sys.argv = [f"lic {name}", *arguments]
     return importlib.import_module(command.module).main([*command.prefix, *arguments]) or 0
