@@ -21,7 +21,7 @@ from lic_train.files.bitstream import decode, estimate
 from lic_train.files.checkpoint import load_model, move
 from lic_train.models.base import Codec
 from lic_train.rd import metrics
-from lic_train.report.results import Row
+from lic_train.evaluate.results import Row
 from lic_train.report.runs import Run
 from lic_train.runs import layout
 from lic_train.system.reading import Unreadable, read_bytes, slug
