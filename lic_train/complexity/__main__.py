@@ -36,7 +36,7 @@ def count_model(name: str, options: Options) -> results.Complexity:
         config=options.model,
         parameters=count_parameters(codec),
         quantiles=count_quantiles(codec),
-        macs=[results.Macs(height=h, width=w, **count_macs(codec, h, w)) for h, w in sizes],
+        macs=[results.Macs.model_validate({"height": h, "width": w, **count_macs(codec, h, w)}) for h, w in sizes],
         environment={"processor": cpu_model(), **environment(torch.device(options.device))},
         definitions=results.DEFINITIONS,
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
 
 from lic_train.complexity import count, measure
 from lic_train.complexity.options import Variants
@@ -84,10 +84,10 @@ class Complexity(Record):
     parameters: dict[str, NonNegativeInt]
     quantiles: NonNegativeInt
     macs: list[Macs]
-    environment: dict[str, Any] = {}
+    environment: dict[str, Any] = Field(default_factory=dict)
     time: Times | None = None
     peak_bytes: NonNegativeInt | None = None
-    definitions: dict[str, Any] = {}
+    definitions: dict[str, Any] = Field(default_factory=dict)
 
     def costs(self) -> Iterator[Cost]:
         """Yield the costs of the model."""
@@ -105,7 +105,7 @@ class VariantTable(Record):
     width: PositiveInt
     note: str
     rows: list[Row]
-    definitions: dict[str, Any] = {}
+    definitions: dict[str, Any] = Field(default_factory=dict)
 
     def costs(self) -> Iterator[Cost]:
         """Yield the costs of the variants; nothing if they were counted at another size than `PAPER_SIZE`."""

@@ -16,7 +16,7 @@ def count_table(result: Complexity) -> Table:
     """Return a table with a row for each sub-network and one for the total: parameters, and GMACs at every size."""
     arguments = ", ".join(f"{name} {value}" for name, value in result.config.items() if name != "_target_")
     table = ruled_table(title=f"{result.model}: {arguments}")
-    table.caption = f"{result.quantiles:,} of the parameters are quantiles of the factorized densities"
+    table.caption = f"{result.quantiles:,} of the parameters are quantiles of the factorised densities"
     table.add_column("sub-network", no_wrap=True)
     sizes = [f"GMAC {macs.width}x{macs.height}" for macs in result.macs]
     for heading in ("parameters", *sizes):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -96,7 +97,7 @@ class Bench:
         return row
 
     def _key(self, task: Task) -> str:
-        """SHA-256 over everything that determines a row: format, model, image, machine, threads, repeats, metrics."""
+        """Return a hash of everything that determines a row: model, image, machine, threads, repeats, metrics."""
         about = {
             "format": results.FORMAT,
             "fingerprint": self._info["fingerprint"],
@@ -147,7 +148,7 @@ class Bench:
             measured.bits,
             title=title,
             bpp=row.bpp_file,
-            psnr=row.psnr,
+            psnr=math.inf if row.psnr is None else row.psnr,
             ms_ssim=row.ms_ssim,
         )
 
@@ -209,7 +210,7 @@ def _in_order(pool: ProcessPoolExecutor, tasks: Iterable[Task], jobs: int) -> It
         yield waiting.popleft().result()
 
 
-_bench: Bench | None = None  # of a worker process
+_bench: Bench | None = None  # set in worker processes only
 
 
 def _start(make: Callable[[], Bench], threads: int) -> None:
