@@ -296,7 +296,7 @@ def test_missing_set_is_an_error(run, tmp_path, capsys):
     assert "The image a.png of the evaluation set cannot be read" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not (SHARED / "kodak").is_dir(), reason="the Kodak photographs are not beside the repository")
+@pytest.mark.skipif(not (SHARED / "kodak").is_dir(), reason="the Kodak images are not available")
 def test_kodak(run):
     assert main([str(run), "eval=kodak", f"eval.root={SHARED / 'kodak'}", "eval.limit=1", "panels=0"]) == 0
     row = json.loads((run / "eval" / "kodak.json").read_text())["rows"][0]

@@ -141,9 +141,9 @@ def test_result_file_and_tables_contain_the_metrics(run):
     console.print(overview([("a/run", result), ("b/run", result)]))
     lines = [line.split() for line in console.export_text().splitlines()]
     assert lines.count(["picture", "ssim", "vif", "ergas"]) == 1
-    assert ["large", f"{large['ssim']:.4f}", f"{large['vif']:.4f}", f"{large['sam']:.4f}"] in lines
-    assert ["dot", "-", "-", f"{dot['sam']:.4f}"] in lines
-    assert ["b/run", "more", "-", "-", f"{stored['mean']['sam']:.4f}"] in lines
+    assert ["large", f"{large['ssim']:.4f}", f"{large['vif']:.4f}", f"{large['ergas']:.4f}"] in lines
+    assert ["dot", "-", "-", f"{dot['ergas']:.4f}"] in lines
+    assert ["b/run", "more", "-", "-", f"{stored['mean']['ergas']:.4f}"] in lines
 
 
 def test_tables_of_all_metrics_fit_80_columns(run):
