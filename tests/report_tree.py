@@ -157,9 +157,16 @@ def write_complexity(outputs: Path) -> None:
         content = {
             "format": 1,
             "model": model,
+            "config": {"N": 128},
+            "quantiles": 384,
             "parameters": {"total": 14_000_000 * number, "g_a": 5_000_000 * number, "g_s": 6_000_000 * number},
             "macs": [{"height": 512, "width": 768, "total": 170_000_000_000 * number, "g_a": 80_000_000_000}],
-            "time": {"forward_ms": 410.0, "encode_ms": 520.0, "decode_ms": 640.0, "height": 512, "width": 768},
+            "time": {
+                **{"height": 512, "width": 768, "device": "cpu"},
+                **{"forward_ms": 410.0, "forward_runs": 9, "forward_peak_bytes": 900_000_000},
+                **{"encode_ms": 520.0, "encode_runs": 9, "encode_peak_bytes": 900_000_000},
+                **{"decode_ms": 640.0, "decode_runs": 9, "decode_peak_bytes": 900_000_000},
+            },
             "peak_bytes": 900_000_000,
             "environment": {"device": "cpu"},
             "definitions": {"macs": "multiply-adds of one forward pass"},

@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds against the specifications, the counter against hand counts, timing, the command."""
+"""Parameters and multiply-adds against the specifications, the counter against hand counts, timing, command line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lic_train.complexity.measure import (
     repeat,
 )
 from lic_train.complexity.options import read_options
-from lic_train.complexity.results import Complexity, load, save, timed
+from lic_train.complexity.results import DEFINITIONS, FORMAT, Complexity, Cost, Macs, counted, load, save, timed
 from lic_train.complexity.table import count_table, time_table
 from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.errors import ConfigError, DataError
@@ -33,12 +33,12 @@ from lic_train.models.base import Codec
 from tests.conftest import ROOT, SMALL, small_config
 from tests.tiny import HYPERPRIOR
 
-# ---- the numbers of the specifications: conf/model as it is shipped, at full width and without memory ----
+# ---- numbers of the specifications: the shipped conf/model at full width, on the meta device ----
 
 WIDE = {"g_a": 3_505_664, "g_s": 3_505_347, "h_a": 2_396_736}
 CONTEXT = {128: 819_456 + 451_697, 192: 1_843_584 + 1_017_344, 320: 5_120_640 + 2_822_257}
 Z = {128: 7_808, 192: 11_712, 320: 19_520}  # the factorised density
-# Overrides; parameters; G multiply-adds to all the digits that are known, at 256x256 and at 768x512.
+# Overrides; parameters; G multiply-adds at 256x256 and at 768x512, with all known digits.
 SPECIFIED = [
     (
         "model=bmshj2018_factorized",
@@ -111,7 +111,7 @@ SPECIFIED = [
         ("69.269454848", "415.62"),
     ),
     ("model=elic2022", {"total": 32_074_200}, (None, None)),
-    # Of the specified 105.9 G, 1.34 are saved: coarse tokens are projected once, before patches of them overlap.
+    # 1.34 G below the specified 105.9 G: coarse tokens are projected once, before overlapping patches are taken.
     (
         "model=cwam",
         {
@@ -125,7 +125,7 @@ SPECIFIED = [
         },
         ("104.55", None),
     ),
-    # 384 quantiles that the authors' density has not; of the specified 212.27 G, 1.57 * 5/11 are taps that see nothing.
+    # 384 quantiles that the authors' density does not have; 1.57 * 5/11 of the specified 212.27 G are masked taps.
     (
         "model=gaacnn model.reparameterize=false model.mean_shift=trainable",
         {
@@ -173,7 +173,7 @@ SIZES = ((256, 256), (512, 768))
 
 
 @pytest.mark.parametrize(("overrides", "parameters", "giga"), SPECIFIED, ids=[row[0] for row in SPECIFIED])
-def test_counts_are_those_of_the_specification(overrides, parameters, giga):
+def test_counts_equal_the_specification(overrides, parameters, giga):
     codec = on_meta(read_options(overrides.split())[1].model)
     found = count_parameters(codec)
     assert {name: found[name] for name in parameters} == parameters
@@ -189,18 +189,18 @@ def test_counts_are_those_of_the_specification(overrides, parameters, giga):
         assert macs["entropy_bottleneck"] == 0
 
 
-def test_every_model_is_counted_here():
+def test_every_model_has_a_specified_count():
     counted = {overrides.split()[0].removeprefix("model=") for overrides, *_ in SPECIFIED}
     assert counted == set(SMALL)
 
 
-def test_quantiles_are_three_for_every_channel_of_a_density():
+def test_density_has_three_quantiles_per_channel():
     codec = on_meta(HYPERPRIOR)
     assert count_quantiles(codec) == 3 * 8
     assert count_parameters(codec)["entropy_bottleneck"] == 61 * 8
 
 
-# ---- the counter, by hand ----
+# ---- the counter against hand counts ----
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_hand_counts(module, shape, expected):
 
 
 class Pieces(Codec):
-    """1x1 convolutions in a list of lists, which nobody calls, and a product and a parameter of the codec's own."""
+    """1x1 convolutions in a list of lists, which is not called, and a product and a parameter of the codec itself."""
 
     downsampling_factor = 4
 
@@ -238,16 +238,16 @@ class Pieces(Codec):
         return {"x_hat": self.mix @ z_hat.flatten(2), "likelihoods": {"z": likelihoods}}
 
 
-def test_lists_repeated_calls_and_the_codecs_own_work():
+def test_lists_repeated_calls_and_work_of_the_codec_itself():
     codec = Pieces().to("meta")
-    of_one = 9 * 8 * 12  # of a 1x1 convolution of 3 channels over 7 x 10 pixels, padded to 8 x 12
+    of_one = 9 * 8 * 12  # 1x1 convolution of 3 channels over 7 x 10 pixels, padded to 8 x 12
     expected = {"nets": 2 * of_one, "twice": 2 * of_one, "entropy_bottleneck": 0, "itself": of_one}
     assert count_macs(codec, 7, 10) == {"total": 5 * of_one, **expected}
     assert count_parameters(codec) == {"total": 228, "nets": 24, "twice": 12, "entropy_bottleneck": 183, "itself": 9}
     assert inside({"": 9, "a": 5, "a.b": 3, "ab": 1}, "a") == 5
 
 
-def test_counting_leaves_the_density_as_it_was():
+def test_counting_does_not_change_the_density():
     density = EntropyBottleneck(3).to("meta")
     assert multiply_adds(density, (1, 3, 4, 4))[""] == 0
     assert "likelihood" not in vars(density)
@@ -276,20 +276,20 @@ def test_counting_leaves_the_density_as_it_was():
         ("cwam", ["KEY=VALUE", "'cwam'"]),
     ],
 )
-def test_options_without_meaning_are_refused(overrides, words):
-    with pytest.raises(ConfigError) as refusal:
+def test_invalid_option_raises(overrides, words):
+    with pytest.raises(ConfigError) as caught:
         read_options([overrides])
-    assert all(word in str(refusal.value) for word in words), str(refusal.value)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
 @pytest.mark.parametrize("override", ["model.N=33", "model.N=abc", "+model.speed=1"])
-def test_a_configuration_that_builds_nothing_is_refused(override):
+def test_configuration_that_builds_no_model_raises(override):
     _, options = read_options(["model=cwam", override])
     with pytest.raises(ConfigError, match="model: "):
         on_meta(options.model)
 
 
-def test_the_file_is_named_after_model_and_name():
+def test_file_name_contains_model_and_name():
     assert read_options(["model=iblic_tiny"])[1].output.as_posix() == "outputs/complexity/iblic_tiny.json"
     name, options = read_options(["model=mbt2018", "name=2", "size=640x480", "lambda=0.025"])
     assert (name, options.output.name, options.size, options.model["M"]) == (
@@ -303,7 +303,7 @@ def test_the_file_is_named_after_model_and_name():
 # ---- time and memory ----
 
 
-def test_repeat_warms_up_and_stops_in_time(monkeypatch):
+def test_repeat_warms_up_and_stops_within_the_budget(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("lic_train.complexity.measure.time.perf_counter", lambda: now[0])
 
@@ -321,13 +321,13 @@ def test_repeat_warms_up_and_stops_in_time(monkeypatch):
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [([9.0, 1.0, 2.0, 4.0], (2000.0, 3)), ([9.0], (9000.0, 0))])
-def test_the_warm_up_counts_only_where_it_is_all_there_is(monkeypatch, seconds, expected):
+def test_warm_up_counts_only_if_it_is_the_only_run(monkeypatch, seconds, expected):
     monkeypatch.setattr("lic_train.complexity.measure.repeat", lambda action: (seconds, action()))
     phase, _ = measure_phase("forward", HYPERPRIOR, 64, 64, "cpu", b"")
     assert (phase.milliseconds, phase.runs) == expected
 
 
-def test_what_is_encoded_here_is_decoded_in_another_process():
+def test_encoded_bytes_are_decoded_in_another_process():
     encoded, data = measure_phase("encode", HYPERPRIOR, 100, 130, "cpu", b"")
     assert data.startswith(b"LIC1")
     assert encoded.milliseconds > 0
@@ -344,7 +344,7 @@ def test_phases_on_a_gpu():
     assert all(phase.milliseconds > 0 and phase.peak_bytes > 4 * 3 * 128 * 192 for phase in phases.values())
 
 
-def test_a_phase_that_dies_is_one_clear_error(monkeypatch):
+def test_phase_that_fails_raises(monkeypatch):
     class Dies:
         def __init__(self, *_):
             pass
@@ -356,21 +356,36 @@ def test_a_phase_that_dies_is_one_clear_error(monkeypatch):
             pass
 
     monkeypatch.setattr("lic_train.complexity.measure.ProcessPoolExecutor", Dies)
-    with pytest.raises(MeasurementError, match=r"cannot measure encode: not enough memory\. .*smaller size"):
+    with pytest.raises(
+        MeasurementError, match=r"encode cannot be measured(.|\n)*got: not enough memory\n.*smaller size"
+    ):
         _in_fresh_process("encode", HYPERPRIOR, 64, 64, "cpu", b"")
 
 
 # ---- the result ----
 
 
-def counted() -> Complexity:
+def small() -> Complexity:
     codec = on_meta(HYPERPRIOR)
-    macs = [{"height": 64, "width": 128, **count_macs(codec, 64, 128)}]
-    return Complexity("small", HYPERPRIOR, count_parameters(codec), count_quantiles(codec), macs, {"device": "cpu"})
+    macs = [Macs.model_validate({"height": 64, "width": 128, **count_macs(codec, 64, 128)})]
+    return complexity("small", HYPERPRIOR, count_parameters(codec), count_quantiles(codec), macs, {"device": "cpu"})
 
 
-def test_a_result_is_read_back_as_it_was(tmp_path):
-    plain = counted()
+def complexity(model, config, parameters, quantiles, macs, environment) -> Complexity:
+    return Complexity(
+        format=FORMAT,
+        model=model,
+        config=config,
+        parameters=parameters,
+        quantiles=quantiles,
+        macs=macs,
+        environment=environment,
+        definitions=DEFINITIONS,
+    )
+
+
+def test_result_is_read_back_unchanged(tmp_path):
+    plain = small()
     phases = {name: Phase(1.5, runs, 2**20) for name, runs in (("forward", 3), ("encode", 0), ("decode", 1))}
     for result in (plain, timed(plain, 64, 128, "cpu", phases)):
         save(tmp_path / "a" / "small.json", result)
@@ -383,13 +398,37 @@ def test_a_result_is_read_back_as_it_was(tmp_path):
     assert {"parameters", "macs", "time", "peak_bytes"} <= content["definitions"].keys()
 
 
+def test_reader_ignores_unknown_fields_and_checks_known_ones(tmp_path):
+    save(tmp_path / "small.json", small())
+    content = json.loads((tmp_path / "small.json").read_text())
+    (tmp_path / "small.json").write_text(json.dumps({**content, "later": {"release": 2}}))
+    assert load(tmp_path / "small.json") == small()
+    for wrong in ({"macs": [{"height": 64, "width": 128}]}, {"parameters": {"total": -1}}, {"config": None}):
+        (tmp_path / "small.json").write_text(json.dumps({**content, **wrong}))
+        with pytest.raises(DataError, match=f"got: {next(iter(wrong))}"):
+            load(tmp_path / "small.json")
+
+
+def test_costs_are_those_of_the_papers_size(tmp_path):
+    plain = small()
+    macs = [Macs(height=512, width=768, total=7, g_a=7), *plain.macs]
+    save(tmp_path / "a.json", plain)
+    save(tmp_path / "b.json", plain.model_copy(update={"model": "b", "macs": macs}))
+    (tmp_path / "c.json").write_text("{")
+    parameters = plain.parameters["total"]
+    assert counted(tmp_path) == [
+        Cost("small", HYPERPRIOR, parameters, None, None),
+        Cost("b", HYPERPRIOR, parameters, 7, None),
+    ]
+
+
 @pytest.mark.parametrize(
     "content", ["", "[]", "{}", '{"format": 2}', '{"format": 1, "model": 3}', "[" * 100_000, '{"format": 1, "x": NaN}']
 )
-def test_a_foreign_file_is_refused(tmp_path, content):
+def test_foreign_file_raises(tmp_path, content):
     path = tmp_path / "small.json"
     path.write_text(content)
-    with pytest.raises(DataError, match="expected the complexity of a model"):
+    with pytest.raises(DataError, match="does not contain the complexity of a model"):
         load(path)
 
 
@@ -397,9 +436,9 @@ def test_tables_fit_80_columns():
     console = Console(width=80, record=True)
     codec = on_meta(small_config("iblic"))
     parameters = count_parameters(codec)
-    macs = [{"height": h, "width": w, **dict.fromkeys(parameters, 10**12)} for h, w in SIZES]
+    macs = [Macs.model_validate({"height": h, "width": w, **dict.fromkeys(parameters, 10**12)}) for h, w in SIZES]
     machine = {"processor": "A Processor With a Long Name @ 2.70 GHz", "threads": 64}
-    result = Complexity("iblic", small_config("iblic"), parameters, 144, macs, machine)
+    result = complexity("iblic", small_config("iblic"), parameters, 144, macs, machine)
     phases = {name: Phase(12345.6, 0, 2**34) for name in ("forward", "encode", "decode")}
     console.print(count_table(result))
     console.print(time_table(timed(result, 512, 768, "cpu", phases)))
@@ -409,10 +448,10 @@ def test_tables_fit_80_columns():
     assert "…" not in text
 
 
-# ---- the command ----
+# ---- the command line ----
 
 
-def test_the_command_counts_and_writes(tmp_path):
+def test_command_counts_and_writes(tmp_path):
     path = tmp_path / "tiny.json"
     overrides = ["model=mbt2018_mean", "model.N=8", "model.M=8", "size=640x480", "time=false", f"output={path}"]
     command = [sys.executable, "-W", "ignore", "-m", "lic_train.complexity", *overrides]
@@ -420,23 +459,23 @@ def test_the_command_counts_and_writes(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     result = load(path)
-    assert [(macs["width"], macs["height"]) for macs in result.macs] == [(256, 256), (640, 480)]
+    assert [(macs.width, macs.height) for macs in result.macs] == [(256, 256), (640, 480)]
     assert f"{result.parameters['total']:,}" in done.stdout
     assert str(path) in done.stdout
     assert result.time is None
     # 480 rows are padded to 512: five times 256x256.
-    assert result.macs[1]["total"] == 5 * result.macs[0]["total"]
+    assert result.macs[1].total == 5 * result.macs[0].total
 
 
-def test_the_command_times_what_it_counts(tmp_path, monkeypatch, capsys):
+def test_command_times_the_model(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("lic_train.complexity.__main__.measure", lambda *_: dict.fromkeys(PHASES, Phase(2.5, 4, 2**20)))
     main(["model=mbt2018_mean", "model.N=8", "model.M=8", "size=64x64", f"output={tmp_path / 'tiny.json'}"])
     time = load(tmp_path / "tiny.json").time
-    assert (time["decode_ms"], time["decode_runs"], time["width"], time["device"]) == (2.5, 4, 64, "cpu")
+    assert (time.decode_ms, time.decode_runs, time.width, time.device) == (2.5, 4, 64, "cpu")
     assert "4 runs" in capsys.readouterr().out
 
 
-def test_the_command_writes_a_table_of_variants(tmp_path, capsys):
+def test_command_writes_a_table_of_variants(tmp_path, capsys):
     rows = "[{name: narrow, paper: 0.001, model: {M: 8}}, {name: wide, paper: null, model: {N: 16}}]"
     overrides = ["model=mbt2018_mean", "model.N=8", "variants=iblic_modules", "variants.unseen=[h_a]"]
     main([*overrides, f"variants.rows={rows}", "variants.size=64x64", f"variants.output={tmp_path / 'table.json'}"])
@@ -446,13 +485,13 @@ def test_the_command_writes_a_table_of_variants(tmp_path, capsys):
     assert narrow["parameters"] < wide["parameters"]
     assert (narrow["paper_macs"], wide["paper_macs"]) == (10**6, None)
     h_a = 4 * 4 * 8 * 8 * 9 + (2 * 2 + 1) * 8 * 8 * 25
-    # g_s and the first two layers of h_s are transposed, of stride 2: a profiler counts them four times.
+    # g_s and the first two layers of h_s are transposed convolutions of stride 2: a profiler counts them four times.
     transposed = 8 * 8 * 25 * (4 * 4 + 8 * 8 + 16 * 16 + 32 * 32 * 3 // 8) + 8 * 8 * 25 * (1 + 4 * 1.5)
     assert narrow["profiler_macs"] == narrow["macs"] - h_a + 3 * transposed
     assert "wide" in capsys.readouterr().out
 
 
-def test_the_command_fails_in_one_line(capsys):
+def test_command_prints_errors_without_traceback(capsys):
     with pytest.raises(SystemExit) as exit_:
         main(["model=cwam", "size=large"])
     assert exit_.value.code == 2

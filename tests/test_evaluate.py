@@ -1,4 +1,4 @@
-"""Evaluation: what it writes is true of the files, the table fits, and a wrong reconstruction is never silent."""
+"""Evaluation: rows and result files agree with the .lic files, tables fit the terminal, differences are reported."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from lic_train.data.decode.images import save_png
 from lic_train.errors import ConfigError, DataError
 from lic_train.evaluate import describe, evaluate, evaluate_run, show
 from lic_train.evaluate.__main__ import main
-from lic_train.evaluate.bench import Wish
+from lic_train.evaluate.bench import Settings
 from lic_train.evaluate.measure import same_picture
+from lic_train.evaluate.results import DEFINITIONS, Result, Row
 from lic_train.evaluate.sets import SetOptions, open_images, read_options
 from lic_train.files.bitstream import decode, estimate
 from lic_train.rd import metrics
@@ -37,10 +38,10 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def result(run):
-    return evaluate_run(run, IMAGES, "three", wish=Wish(panels=2))
+    return evaluate_run(run, IMAGES, "three", settings=Settings(panels=2))
 
 
-def test_rows_are_true_of_the_files(run, result):
+def test_rows_agree_with_the_files(run, result):
     codec, metadata = load_run(run)
     assert [row["name"] for row in result["rows"]] == ["large", "sub_odd", "dot"]
     for row, (_, image) in zip(result["rows"], IMAGES, strict=True):
@@ -63,7 +64,7 @@ def test_rows_are_true_of_the_files(run, result):
     assert [row["ms_ssim"] for row in result["rows"][1:]] == [None, None]
 
 
-def test_json_says_what_was_measured_on_what_with_what(run, result):
+def test_result_file_describes_images_model_and_environment(run, result):
     stored = json.loads((run / "eval" / "three.json").read_text())
     assert stored == result
     rows = stored["rows"]
@@ -86,9 +87,21 @@ def test_json_says_what_was_measured_on_what_with_what(run, result):
     assert str(run) not in json.dumps(stored)
 
 
-def test_the_image_list_hash_follows_names_and_pixels(run, result, tmp_path):
+def test_result_file_validates_as_result(run, result):
+    stored = json.loads((run / "eval" / "three.json").read_text())
+    read = Result.model_validate(stored)
+    assert [row.model_dump() for row in read.rows] == stored["rows"]
+    assert read.mean.model_dump(exclude_unset=True) == {key: stored["mean"][key] for key in read.mean.model_fields_set}
+    assert set(Row.model_fields) - {"name", "width", "height", "bytes"} <= set(DEFINITIONS)
+    assert read.row("dot").width == 1
+    assert read.row("none") is None
+    with pytest.raises(ValueError, match="two rows have the same name"):
+        Result.model_validate({**stored, "rows": [stored["rows"][0]] * 2})
+
+
+def test_image_list_hash_depends_on_names_and_pixels(run, result, tmp_path):
     def list_hash(images):
-        return evaluate_run(run / "checkpoints" / "best.safetensors", images, "x", wish=Wish(panels=0))[
+        return evaluate_run(run / "checkpoints" / "best.safetensors", images, "x", settings=Settings(panels=0))[
             "image_list_sha256"
         ]
 
@@ -100,7 +113,7 @@ def test_the_image_list_hash_follows_names_and_pixels(run, result, tmp_path):
     assert list_hash([("a.png", IMAGES[2][1])]) != list_hash([("b.png", IMAGES[2][1])])
 
 
-def test_panels_of_the_first_pictures(run, result):
+def test_first_images_have_panels(run, result):
     drawn = sorted(path.name for path in (run / "pictures").glob("three_*.png"))
     assert drawn == ["three_large.png", "three_sub_odd.png"]
     assert Image.open(run / "pictures" / drawn[0]).width > 600
@@ -122,13 +135,13 @@ def test_table_fits_80_columns(run, result):
     assert any("eval/three.json" in line for line in lines)
 
 
-def test_a_wrong_reconstruction_is_red_and_fails(run, tmp_path, capsys, monkeypatch):
+def test_wrong_reconstruction_is_red_and_fails(run, tmp_path, capsys, monkeypatch):
     _, metadata = load_run(run)
     wrong = make_codec(HYPERPRIOR)
     with torch.no_grad():
-        wrong.g_s[-1].bias += 2 / 255  # as if another machine had decoded
+        wrong.g_s[-1].bias += 2 / 255  # simulates a decoder on a different machine
     result = evaluate(
-        make_codec(HYPERPRIOR), wrong, IMAGES[:1], tmp_path, "bad", describe(metadata), wish=Wish(panels=0)
+        make_codec(HYPERPRIOR), wrong, IMAGES[:1], tmp_path, "bad", describe(metadata), settings=Settings(panels=0)
     )
     assert result["rows"][0]["equal"] is False
     assert result["mean"]["equal"] is False
@@ -137,13 +150,13 @@ def test_a_wrong_reconstruction_is_red_and_fails(run, tmp_path, capsys, monkeypa
     show(result, tmp_path, console)
     text = console.export_text(styles=True)
     assert "\x1b[1;31mlarge" in text
-    assert "not what the encoder reconstructed: large" in text
+    assert "decoded differently from the encoder: large" in text
     monkeypatch.setattr("lic_train.evaluate.__main__.evaluate_run", lambda *_: result)
     save_png(tmp_path / "set" / "large.png", IMAGES[0][1])
     assert main([str(run), "eval=folder", f"eval.root={tmp_path / 'set'}", "eval.name=bad"]) == 1
 
 
-def test_same_picture_forgives_float_order_only():
+def test_same_picture_ignores_only_float_order():
     a = torch.full((3, 4, 4), 100.5 / 255)
     assert same_picture(a - 1e-6, a + 1e-6)  # on both sides of a rounding boundary
     assert not same_picture(a - 1e-6, a + 1e-3)
@@ -153,7 +166,7 @@ def test_same_picture_forgives_float_order_only():
     assert not same_picture(a, b)
 
 
-def test_equal_pictures_have_no_finite_psnr(run, tmp_path):
+def test_psnr_of_equal_images_is_null(run, tmp_path):
     class Lossless(torch.nn.Module):
         downsampling_factor = 1
 
@@ -171,7 +184,7 @@ def test_equal_pictures_have_no_finite_psnr(run, tmp_path):
             return {"x_hat": torch.tensor(list(strings[0])).view(1, 3, *shape) / 255}
 
     info = describe(load_run(run)[1])
-    result = evaluate(Lossless(), Lossless(), IMAGES[:1], tmp_path, "lossless", info, wish=Wish(panels=1))
+    result = evaluate(Lossless(), Lossless(), IMAGES[:1], tmp_path, "lossless", info, settings=Settings(panels=1))
     row = json.loads((tmp_path / "eval" / "lossless.json").read_text())["rows"][0]
     assert row["psnr"] is None
     assert row["ms_ssim_db"] is None
@@ -179,16 +192,16 @@ def test_equal_pictures_have_no_finite_psnr(run, tmp_path):
     assert result["mean"]["psnr"] is None
 
 
-def test_names_stay_apart(run, tmp_path):
+def test_names_are_unique(run, tmp_path):
     best = run / "checkpoints" / "best.safetensors"
     dot = IMAGES[2][1]
-    result = evaluate_run(best, [("a.png", dot), ("a.jpg", dot), ("../b", dot)], "names", wish=Wish(panels=0))
+    result = evaluate_run(best, [("a.png", dot), ("a.jpg", dot), ("../b", dot)], "names", settings=Settings(panels=0))
     assert [row["name"] for row in result["rows"]] == ["a", "a.jpg", "_b"]
     written = sorted(path.name for path in (best.parent / "eval" / "names").glob("*.lic"))
     assert written == ["_b.lic", "a.jpg.lic", "a.lic"]
-    with pytest.raises(DataError, match=r"got 'a.png' twice"):
-        evaluate_run(best, [("a.png", dot), ("a.png", dot)], "names", wish=Wish(panels=0))
-    with pytest.raises(DataError, match="at least one picture"):
+    with pytest.raises(DataError, match=r"got: 'a\.png' twice"):
+        evaluate_run(best, [("a.png", dot), ("a.png", dot)], "names", settings=Settings(panels=0))
+    with pytest.raises(DataError, match="at least one image"):
         evaluate_run(best, [], "names")
 
 
@@ -202,7 +215,7 @@ def test_command_line_on_a_folder(run, tmp_path, capsys):
     assert "mine.json" in capsys.readouterr().out
 
 
-def test_heldout_are_the_runs_own_photographs(run, tmp_path):
+def test_heldout_set_is_the_validation_set_of_the_run(run, tmp_path):
     folder = tmp_path / "photographs"
     for part, count in (("train", 2), ("val", 3)):
         for number in range(count):
@@ -225,8 +238,23 @@ data:
     assert torch.equal(images[2][1], picture(70, 80, 2))
 
 
+@pytest.mark.parametrize("place", range(4))
+def test_flags_may_be_anywhere_on_the_command_line(run, tmp_path, monkeypatch, place):
+    settings = []
+
+    def stop(*arguments):
+        settings.append(arguments[-1])
+        raise DataError("stopped here")
+
+    monkeypatch.setattr("lic_train.evaluate.__main__.evaluate_run", stop)
+    save_png(tmp_path / "a.png", IMAGES[2][1])
+    words = [str(run), "eval=folder", f"eval.root={tmp_path}", "panels=0"]
+    assert main([*words[:place], "--save-images", *words[place:], "--quality-map"]) == 2
+    assert settings == [Settings(panels=0, save_images=True, quality_map=True)]
+
+
 @pytest.mark.parametrize(
-    ("override", "says"),
+    ("override", "message"),
     [
         ("eval=kodac", "no eval 'kodac', did you mean kodak"),
         ("chekpoint=last", "no key 'chekpoint', did you mean checkpoint"),
@@ -237,10 +265,12 @@ data:
         ("panels=-1", "panels: "),
         ("eval.name=a/b", "eval.name: "),
         ("eval.root=[", "cannot compose"),
+        ("metrics=ssin", r"'ssin'(.|\n)*did you mean ssim"),
+        ("metrics=ssim,ssim", "named twice"),
     ],
 )
-def test_wrong_overrides_are_refused_with_the_nearest_names(override, says):
-    with pytest.raises(ConfigError, match=says):
+def test_invalid_override_raises_with_the_nearest_names(override, message):
+    with pytest.raises(ConfigError, match=message):
         read_options([override])
 
 
@@ -251,22 +281,22 @@ def test_every_shipped_set_composes():
         assert options.checkpoint == "last"
 
 
-def test_sets_that_are_not_there(run, tmp_path, capsys):
+def test_missing_set_is_an_error(run, tmp_path, capsys):
     assert main([str(run), "eval=kodak", f"eval.root={tmp_path / 'none'}"]) == 2
-    assert "none, which does not exist" in capsys.readouterr().err
+    assert f"expected: images in {tmp_path / 'none'}\ngot: no such folder" in capsys.readouterr().err
     assert main([str(run), "eval=folder"]) == 2
-    assert "give it by eval.root" in capsys.readouterr().err
+    assert "set the folder with eval.root" in capsys.readouterr().err
     assert main([str(run / "checkpoints" / "best.safetensors"), "eval=heldout"]) == 2
-    assert "evaluate on a folder instead" in capsys.readouterr().err
+    assert "evaluate on a folder of images instead" in capsys.readouterr().err
     assert main([str(tmp_path), "eval=heldout"]) == 2
     assert "expected runs below" in capsys.readouterr().err
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "a.png").write_bytes(b"broken")
     assert main([str(run), "eval=folder", f"eval.root={tmp_path / 'set'}"]) == 2
-    assert "cannot read a.png" in capsys.readouterr().err
+    assert "The image a.png of the evaluation set cannot be read" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not (SHARED / "kodak").is_dir(), reason="the Kodak photographs are not beside the repository")
+@pytest.mark.skipif(not (SHARED / "kodak").is_dir(), reason="the Kodak images are not available")
 def test_kodak(run):
     assert main([str(run), "eval=kodak", f"eval.root={SHARED / 'kodak'}", "eval.limit=1", "panels=0"]) == 0
     row = json.loads((run / "eval" / "kodak.json").read_text())["rows"][0]

@@ -1,4 +1,4 @@
-"""What evaluation keeps, goes on with, shares among processes, and how it tells its times apart."""
+"""Evaluation of many images: kept files, resumption, several processes, and the parts of the times."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from rich.console import Console
 
 from lic_train.data.decode.images import save_png
 from lic_train.entropy.stopwatch import coding_time, entropy_coding
-from lic_train.errors import CheckpointError, ConfigError
+from lic_train.errors import BitstreamError, CheckpointError, ConfigError
 from lic_train.evaluate import describe, evaluate, evaluate_run
 from lic_train.evaluate.__main__ import main
-from lic_train.evaluate.bench import Task, Wish, load_bench, measure_all
+from lic_train.evaluate.bench import Settings, Task, load_bench, measure_all
 from lic_train.evaluate.measure import _timed, measure
 from lic_train.evaluate.pictures import ERROR_GAIN
 from lic_train.files.bitstream import decode
@@ -38,10 +38,10 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def result(run):
-    return evaluate_run(run, IMAGES, "three", wish=Wish(panels=2))
+    return evaluate_run(run, IMAGES, "three", settings=Settings(panels=2))
 
 
-def test_a_second_evaluation_measures_only_what_is_missing(run, tmp_path, monkeypatch):
+def test_second_evaluation_measures_only_missing_images(run, tmp_path, monkeypatch):
     names = []
 
     def watched(encoder, decoder, name, *rest):
@@ -52,9 +52,9 @@ def test_a_second_evaluation_measures_only_what_is_missing(run, tmp_path, monkey
     info = describe(load_run(run)[1])
     codec = make_codec(HYPERPRIOR)
 
-    def again(images=IMAGES, **wish):
+    def again(images=IMAGES, **settings):
         names.clear()
-        result = evaluate(codec, codec, images, tmp_path, "again", info, Wish(panels=1, **wish))
+        result = evaluate(codec, codec, images, tmp_path, "again", info, Settings(panels=1, **settings))
         return result, list(names)
 
     first, measured = again()
@@ -69,12 +69,28 @@ def test_a_second_evaluation_measures_only_what_is_missing(run, tmp_path, monkey
     assert again(changed)[1] == ["dot"]
     assert again(changed, repeats=2)[1] == ["large", "sub_odd", "dot"]
     assert again(changed, repeats=2, fresh=True)[1] == ["large", "sub_odd", "dot"]
+    assert again(changed, repeats=2, metrics=("ssim",))[1] == ["large", "sub_odd", "dot"]
+    assert again(changed, repeats=2, metrics=("ssim",))[1] == []
     info["fingerprint"] = "00" * 8
     assert again(changed, repeats=2)[1] == ["large", "sub_odd", "dot"]
 
 
-def test_two_processes_measure_what_one_does(run, result):
-    two = evaluate_run(run, IMAGES, "parallel", wish=Wish(panels=1, jobs=2))
+def test_invalid_settings_raise():
+    for settings in ({"repeats": 0}, {"jobs": 0}, {"panels": -1}):
+        with pytest.raises(ValueError, match="expected repeats and jobs of at least 1"):
+            Settings(**settings)
+
+
+def test_infinite_estimate_raises(tmp_path):
+    codec = make_codec(HYPERPRIOR)
+    forward = codec.forward
+    codec.forward = lambda x: {**forward(x), "likelihoods": {"y": torch.zeros(1, 1, 1, 1)}}
+    with pytest.raises(BitstreamError, match="estimated rate of dot is not finite"):
+        measure(codec, codec, "dot", IMAGES[2][1], bytes(8), tmp_path / "dot.lic")
+
+
+def test_two_processes_give_the_results_of_one(run, result):
+    two = evaluate_run(run, IMAGES, "parallel", settings=Settings(panels=1, jobs=2))
     for key in ("name", "bytes", "equal", "width", "height"):
         assert [row[key] for row in two["rows"]] == [row[key] for row in result["rows"]]
     assert [row["psnr"] for row in two["rows"]] == pytest.approx([row["psnr"] for row in result["rows"]], abs=1e-4)
@@ -83,7 +99,7 @@ def test_two_processes_measure_what_one_does(run, result):
     assert (run / "pictures" / "parallel_large.png").exists()
 
 
-def test_a_bar_counts_the_pictures(run, tmp_path, monkeypatch):
+def test_progress_bar_counts_images(run, tmp_path, monkeypatch):
     shown = io.StringIO()
     terminal = Console(file=shown, force_terminal=True, width=80)
     monkeypatch.setattr("lic_train.evaluate.run.Console", lambda **options: terminal)
@@ -93,15 +109,15 @@ def test_a_bar_counts_the_pictures(run, tmp_path, monkeypatch):
     assert "3/3" in shown.getvalue()
 
 
-def test_a_process_that_cannot_start_is_one_error(run, tmp_path):
+def test_process_that_cannot_start_raises(run, tmp_path):
     broken = tmp_path / "broken.safetensors"
     tasks = [Task("dot", IMAGES[2][1].numpy(), None)]
-    make = partial(load_bench, broken, "cpu", {}, tmp_path, Wish())
+    make = partial(load_bench, broken, "cpu", {}, tmp_path, Settings())
     with pytest.raises(ConfigError, match="use fewer jobs"):
         list(measure_all(tasks, make, 2))
 
 
-def test_times_fall_into_networks_and_coding(run, result):
+def test_times_are_split_into_networks_and_coding(run, result):
     for row in result["rows"]:
         for side in ("encode", "decode"):
             model, coding = row[f"{side}_model_seconds"], row[f"{side}_coding_seconds"]
@@ -113,14 +129,14 @@ def test_times_fall_into_networks_and_coding(run, result):
     assert result["environment"]["repeats"] == 1
 
 
-def test_medians_of_the_calls(run, tmp_path, monkeypatch):
+def test_times_are_medians_of_the_calls(run, tmp_path, monkeypatch):
     ticks = iter([0.0, 5.0, 10.0, 11.0, 20.0, 22.0])  # calls of 5, 1 and 2 seconds
     monkeypatch.setattr("lic_train.evaluate.measure.time.perf_counter", lambda: next(ticks))
     last, seconds = _timed(lambda: "decoded", 3, torch.device("cpu"))
     assert (last, seconds) == ("decoded", (2.0, 2.0, 0.0))
 
 
-def test_coding_time_counts_what_is_marked_and_only_inside():
+def test_coding_time_counts_decorated_functions_inside_the_block():
     @entropy_coding
     def code():
         time.sleep(0.02)
@@ -137,10 +153,10 @@ def test_coding_time_counts_what_is_marked_and_only_inside():
     assert outer.seconds == before
 
 
-def test_decoded_pictures_and_maps_are_kept_if_wished_for(run, tmp_path):
+def test_decoded_images_and_maps_are_kept_if_requested(run, tmp_path):
     codec, metadata = load_run(run)
-    wish = Wish(panels=0, save_images=True, quality_map=True)
-    evaluate(codec, codec, IMAGES[:2], tmp_path, "kept", describe(metadata), wish)
+    settings = Settings(panels=0, save_images=True, quality_map=True)
+    evaluate(codec, codec, IMAGES[:2], tmp_path, "kept", describe(metadata), settings)
     folder = tmp_path / "eval" / "kept"
     for stem, image in (("large", IMAGES[0][1]), ("sub_odd", IMAGES[1][1])):
         x_hat = decode(codec, (folder / f"{stem}.lic").read_bytes(), metadata.fingerprint)
@@ -154,7 +170,7 @@ def test_decoded_pictures_and_maps_are_kept_if_wished_for(run, tmp_path):
         assert "bits per pixel" in bits.text["Description"]
 
 
-def test_stale_tables_are_refused(run, tmp_path):
+def test_stale_tables_raise(run, tmp_path):
     codec, metadata = load_run(run)
     with torch.no_grad():
         codec.entropy_bottleneck.biases[0] += 0.01
@@ -164,7 +180,7 @@ def test_stale_tables_are_refused(run, tmp_path):
     assert evaluate(codec, codec, IMAGES[2:], tmp_path, "stale", describe(metadata))["mean"]["equal"]
 
 
-def test_a_tree_of_runs_on_two_sets(tmp_path, capsys):
+def test_tree_of_runs_on_two_sets(tmp_path, capsys):
     for name in ("a/r/lambda_0.01", "b/r/lambda_0.02", "b/r/lambda_0.03.old-1", "c/r/lambda_0.04"):
         make_run(tmp_path / "outputs" / name, config=HYPERPRIOR)
         (tmp_path / "outputs" / name / ".hydra").mkdir()
@@ -179,18 +195,18 @@ def test_a_tree_of_runs_on_two_sets(tmp_path, capsys):
             stored = json.loads((tmp_path / "outputs" / run / "eval" / f"{name}.json").read_text())
             assert [row["name"] for row in stored["rows"]] == ["x_same_name", "y_same_name"]
     assert not (tmp_path / "outputs" / "b/r/lambda_0.03.old-1" / "eval").exists()
-    said = capsys.readouterr()
-    assert said.err.count("lambda_0.04: expected a checkpoint") == 2
-    lines = [line for line in said.out.splitlines() if line.lstrip().startswith(("a/r", "b/r"))]
+    printed = capsys.readouterr()
+    assert printed.err.count("lambda_0.04: expected a checkpoint") == 2
+    lines = [line for line in printed.out.splitlines() if line.lstrip().startswith(("a/r", "b/r"))]
     assert [line.split()[1] for line in lines] == ["kodak", "folder"] * 2
-    assert max(map(len, said.out.splitlines())) <= 80
+    assert max(map(len, printed.out.splitlines())) <= 80
 
 
-def test_ctrl_c_tells_how_to_go_on(run, tmp_path, capsys, monkeypatch):
+def test_ctrl_c_prints_how_to_continue(run, tmp_path, capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("lic_train.evaluate.__main__.evaluate_run", interrupted)
     save_png(tmp_path / "a.png", IMAGES[2][1])
     assert main([str(run), "eval=folder", f"eval.root={tmp_path}"]) == 130
-    assert "goes on where it stopped" in capsys.readouterr().err
+    assert "continues after the measured images" in capsys.readouterr().err

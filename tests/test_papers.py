@@ -376,10 +376,12 @@ def test_module_by_module_costs_come_from_the_count(tmp_path):
     }
     row = {"name": "Tiny-LIC", "parameters": 28_338_211, "macs": 170_750_000_000, "profiler_macs": 193_400_000_000}
     content = {"model": "iblic", "height": 512, "width": 768, "rows": [{**row, "paper_macs": None, "model": off}]}
+    content |= {"format": 1, "title": "Table IV", "note": ""}
     report_tree.put(tmp_path / "complexity/variants/iblic_modules.json", json.dumps(content))
     macs = [(256, 256, 28_459_000_000), (512, 768, 170_750_000_000)]
     macs = [dict(zip(("height", "width", "total"), count, strict=True)) for count in macs]
     whole = {"model": "tinylic", "config": {}, "parameters": {"total": 28_338_211}, "macs": macs}
+    whole |= {"format": 1, "quantiles": 576}
     report_tree.put(tmp_path / "complexity/tinylic.json", json.dumps(whole))
     report_tree.put(tmp_path / "complexity/broken.json", "{")
     assert table("iblic", "iblic_table_4", tmp_path)["Tiny-LIC"] == close(192, 193.4, 1.4, 170.75)

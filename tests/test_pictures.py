@@ -1,4 +1,4 @@
-"""The panel: a PNG of the promised arrangement that holds the pictures themselves."""
+"""Panels: arrangement of the four images and their pixels."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def red_and_blue(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (image == (255, 0, 0)).all(axis=2), (image == (0, 0, 255)).all(axis=2)
 
 
-def test_wide_pictures_stand_two_by_two(tmp_path):
+def test_wide_images_are_arranged_two_by_two(tmp_path):
     image = draw(tmp_path / "wide.png", 40, 60)
     (top, left), (top_too, right) = map(centre_of, red_and_blue(image))
     assert top == pytest.approx(top_too, abs=0.02)
@@ -43,7 +43,7 @@ def test_wide_pictures_stand_two_by_two(tmp_path):
     assert right > 0.5
 
 
-def test_high_pictures_stand_in_a_row(tmp_path):
+def test_high_images_are_arranged_in_a_row(tmp_path):
     image = draw(tmp_path / "high.png", 60, 40)
     (row, first), (row_too, second) = map(centre_of, red_and_blue(image))
     assert row == pytest.approx(row_too, abs=0.02)
@@ -51,7 +51,7 @@ def test_high_pictures_stand_in_a_row(tmp_path):
     assert first < 0.25 < second < 0.5
 
 
-def test_the_error_is_amplified_by_the_factor_it_tells(tmp_path):
+def test_error_is_amplified_by_the_printed_factor(tmp_path):
     x_hat = torch.zeros(3, 40, 60)
     x_hat[0] = 1 - 10 / 255
     image = draw(tmp_path / "error.png", 40, 60, x_hat)
@@ -64,6 +64,6 @@ def test_extreme_shapes_are_drawn(tmp_path, height, width):
     assert draw(tmp_path / "x.png", height, width, ms_ssim=None, psnr=float("inf")).size > 0
 
 
-def test_no_global_figure_is_left(tmp_path):
+def test_no_global_figure_remains(tmp_path):
     draw(tmp_path / "x.png", 20, 20)
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()

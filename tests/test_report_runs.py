@@ -64,7 +64,7 @@ def test_every_mistake_is_left_out_with_its_reason(tmp_path):
         ("eval/kodak.json", "null", "eval/kodak.json: content: Input should be"),
         ("eval/kodak.json", json.dumps(result(0.1, 33) | {"rows": []}), "rows: List should have at least 1 item"),
         ("eval/kodak.json", json.dumps(result(0.1, 33) | {"set": "clic"}), "is of the set clic"),
-        ("eval/kodak.json", json.dumps(result(0.1, 33, ("a", "a"))), "two rows of one name"),
+        ("eval/kodak.json", json.dumps(result(0.1, 33, ("a", "a"))), "two rows have the same name"),
         ("eval/kodak.json", json.dumps(result(0.1, 33, ("../../secret",))), "rows.0.name"),
         ("eval/kodak.json", b"\xff\xfe\x00", "no JSON"),
     ],

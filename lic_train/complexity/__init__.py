@@ -1,4 +1,4 @@
-"""What a codec costs: parameters, multiply-adds, memory and time, and a table of its variants."""
+"""Complexity of a codec: parameters, multiply-adds, memory and time; tables of a paper's variants."""
 
 from lic_train.complexity.count import count_macs, count_parameters, multiply_adds
 

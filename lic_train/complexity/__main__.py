@@ -1,4 +1,4 @@
-"""``python -m lic_train.complexity model=cwam [model.N=192] [size=1920x1080] [time=false] [variants=...]``."""
+"""``lic complexity model=cwam [model.N=192] [size=1920x1080] [time=false] [variants=...]``."""
 
 from __future__ import annotations
 
@@ -23,32 +23,34 @@ COMMON = (256, 256)  # counted for every model
 
 
 def count_model(name: str, options: Options) -> results.Complexity:
-    """Count without measuring.
+    """Count parameters and multiply-adds without measuring times.
 
     Raises:
-        ConfigError: the configuration builds no model.
+        ConfigError: the configuration does not build a model.
     """
     codec = on_meta(options.model)
     sizes = dict.fromkeys([COMMON, options.size])
     return results.Complexity(
+        format=results.FORMAT,
         model=name,
         config=options.model,
         parameters=count_parameters(codec),
         quantiles=count_quantiles(codec),
-        macs=[{"height": height, "width": width, **count_macs(codec, height, width)} for height, width in sizes],
+        macs=[results.Macs.model_validate({"height": h, "width": w, **count_macs(codec, h, w)}) for h, w in sizes],
         environment={"processor": cpu_model(), **environment(torch.device(options.device))},
+        definitions=results.DEFINITIONS,
     )
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line; exits with 2 after an error."""
+    """Run the command line; exit with 2 after an error."""
     parser = argparse.ArgumentParser(
-        prog="python -m lic_train.complexity",
-        description="Count parameters and multiply-adds of a model; time forward, encode and decode.",
+        prog="lic complexity",
+        description="Count parameters and multiply-adds of a model, and time its forward pass, encoding and decoding.",
         epilog="Overrides: model=cwam model.N=192 size=1920x1080 time=false device=cuda variants=iblic_modules",
     )
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as in conf/complexity.yaml")
-    arguments = parser.parse_args(argv)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="options as in conf/complexity.yaml")
+    arguments = parser.parse_intermixed_args(argv)
     with errors_without_traceback():
         name, options = read_options(arguments.overrides)
         if options.variants:

@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds (MACs) of a codec by sub-network, from shapes alone."""
+"""Parameters and multiply-adds (MACs) of a codec by sub-network, computed from shapes only."""
 
 from __future__ import annotations
 
@@ -15,46 +15,49 @@ from lic_train.errors import ConfigError
 from lic_train.files.bitstream import padding
 from lic_train.models.base import Codec, build
 
-Rules = Mapping[Any, Callable[..., int]]  # operator -> flops, as FlopCounterMode takes them
+Rules = Mapping[Any, Callable[..., int]]  # operator -> flops, the custom_mapping of FlopCounterMode
 
 DEFINITIONS = {
-    "parameters": "all learned numbers, also masked weights and the three quantiles a channel of a factorised density",
-    "quantiles": "how many of the parameters are quantiles, which coding solves for; some papers leave them out",
-    "macs": "multiply-adds of one pass of every network as in training, contexts in parallel over the whole map: "
-    "convolutions (transposed ones at their input positions, masked ones with all the taps that are computed), linear "
-    "layers, attention and GDN; nothing for biases, norms, activations and densities. FlopCounterMode on the meta "
-    "device, flops / 2, of a picture padded to the model's factor",
-    "itself": "work or parameters of the codec outside its sub-networks; absent if there is none",
+    "parameters": "all learned parameters, including masked weights and the three quantiles for each channel of a "
+    "factorised density",
+    "quantiles": "number of the parameters that are quantiles, which update() computes; some papers do not count them",
+    "macs": "multiply-adds of one pass of every network as in training, with contexts in parallel over the whole map: "
+    "convolutions (transposed ones at their input positions, masked ones with all computed taps), linear layers, "
+    "attention and GDN; not counted are biases, norms, activations and densities. FlopCounterMode on the meta device, "
+    "flops / 2, of an image padded to multiples of the model's downsampling factor",
+    "itself": "multiply-adds or parameters of the codec outside its sub-networks; absent if there are none",
 }
 
 
 def on_meta(config: Mapping[str, Any]) -> Codec:
-    """Build a codec without memory behind it.
+    """Build a codec on the meta device, which allocates no memory.
 
     Raises:
-        ConfigError: ``config`` builds no model.
+        ConfigError: ``config`` does not build a model.
     """
     try:
-        return build(config).to("meta")  # built elsewhere, as CompressAI's GDN cannot be built there
+        return build(config).to("meta")  # built on the CPU, because CompressAI's GDN cannot be built on meta
     except (ValueError, RuntimeError) as error:
-        raise ConfigError(f"model: {error}") from error
+        raise ConfigError(
+            "model: the configuration does not build a model.", expected="valid arguments of the model", got=str(error)
+        ) from error
 
 
 def count_parameters(codec: Codec) -> dict[str, int]:
-    """Parameters of the codec, ``total``, and of each of its direct children that has some; they sum to the total."""
+    """Return the parameters of the codec, "total", and of each direct child that has any; these sum to the total."""
     return _with_total(_parameters_by_child(codec), _count(codec))
 
 
 def count_quantiles(codec: Codec) -> int:
-    """How many of the parameters are quantiles of factorised densities."""
+    """Return the number of parameters that are quantiles of factorised densities."""
     return sum(parameter.numel() for parameter in codec.aux_parameters())
 
 
 def count_macs(codec: Codec, height: int, width: int) -> dict[str, int]:
-    """Multiply-adds of one picture, ``total`` and by direct child as `count_parameters`; see `DEFINITIONS`.
+    """Return the multiply-adds of one image, "total" and by direct child as in `count_parameters`; see `DEFINITIONS`.
 
     Args:
-        codec: on the meta device; it is left in training mode, in which contexts run in one parallel pass.
+        codec: on the meta device; it is set to training mode, in which contexts run in one parallel pass.
         height: pixels, before padding.
         width: pixels, before padding.
     """
@@ -63,19 +66,19 @@ def count_macs(codec: Codec, height: int, width: int) -> dict[str, int]:
 
 
 def macs_by_module(codec: Codec, height: int, width: int, rules: Rules | None = None) -> dict[str, int]:
-    """`multiply_adds` of one picture, for `count_macs`."""
+    """Return the `multiply_adds` of one image of ``height`` x ``width`` pixels, padded as for coding."""
     bottom, right = padding(height, width, codec.downsampling_factor)
     return multiply_adds(codec.train(), (1, 3, height + bottom, width + right), rules=rules)
 
 
 @torch.no_grad()
 def multiply_adds(module: nn.Module, *shapes: Sequence[int], rules: Rules | None = None) -> dict[str, int]:
-    """Multiply-adds of one forward of ``module``, "", and of every module called in it, by dotted name.
+    """Return the multiply-adds of one forward pass of ``module``, under "", and of every called submodule, by name.
 
     Args:
-        module: on the meta device, where nothing is computed; factorised densities in it count nothing.
-        shapes: of its inputs.
-        rules: how to count operators in another way, in flops: twice the multiply-adds.
+        module: on the meta device, where nothing is computed; factorised densities in it are not counted.
+        shapes: shapes of its inputs.
+        rules: functions that replace the count of an operator; they return flops, twice the multiply-adds.
     """
     device = next(module.parameters()).device
     inputs = [torch.empty(tuple(shape), device=device) for shape in shapes]
@@ -87,7 +90,12 @@ def multiply_adds(module: nn.Module, *shapes: Sequence[int], rules: Rules | None
 
 
 def inside(found: Mapping[str, int], name: str) -> int:
-    """Of what `multiply_adds` found, that of ``name``; of a list, which is never called, that of its members."""
+    """Return the multiply-adds of the module ``name``; for a ModuleList, which is not called, those of its members.
+
+    Args:
+        found: returned by `multiply_adds`.
+        name: dotted name of a module.
+    """
     within = [other for other in found if f"{other}.".startswith(f"{name}.")]
     nested = {other for other in within for above in within if other.startswith(f"{above}.")}
     return sum(found[other] for other in within if other not in nested)
@@ -95,7 +103,7 @@ def inside(found: Mapping[str, int], name: str) -> int:
 
 @contextmanager
 def _no_densities(module: nn.Module) -> Iterator[None]:
-    """Give every likelihood of a factorised density the value 1, without the small matrices that it takes."""
+    """Replace the likelihood of every factorised density by 1, so that its small matrix products are not counted."""
     densities = [part for part in module.modules() if isinstance(part, EntropyBottleneck)]
     for density in densities:
         vars(density)["likelihood"] = torch.ones_like

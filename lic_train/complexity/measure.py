@@ -1,4 +1,4 @@
-"""Milliseconds and peak memory of forward, encode and decode, each in a fresh process of its own."""
+"""Time and peak memory of forward pass, encoding and decoding, each measured in a new process."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ from lic_train.files.bitstream import FINGERPRINT_BYTES, decode, encode, estimat
 from lic_train.models.base import Codec, build
 
 PHASES = ("forward", "encode", "decode")
-SECONDS = 12.0  # about what the runs of one phase may take
+SECONDS = 12.0  # approximate limit of the runs of one phase
 MOST_RUNS = 9
 
 DEFINITIONS = {
     "time": f"median of runs, after one run that is not counted; as many runs as fit into {SECONDS:g} seconds, at most "
-    f"{MOST_RUNS}. Where a second run would not fit, the first one is the time, and runs is 0",
-    "forward": "picture in memory to likelihoods and reconstruction, eval mode; serial contexts walk as in coding",
-    "encode": "picture in memory to the bytes of a .lic file; padding included",
-    "decode": "bytes to picture on the device",
-    "peak_bytes": "growth of the peak memory from the built model on, the largest of the three phases, each in a fresh "
-    "process: on the CPU of the peak resident set, on CUDA of torch.cuda.max_memory_allocated",
-    "weights": "those of initialisation, seed 0, float32: a trained model's symbols take the coder another time",
+    f"{MOST_RUNS}. If a second run does not fit, the time is that of the first one, and runs is 0",
+    "forward": "image in memory to likelihoods and reconstruction, eval mode; serial contexts run as in coding",
+    "encode": "image in memory to the bytes of a .lic file; padding included",
+    "decode": "bytes to image on the device",
+    "peak_bytes": "growth of the peak memory after the model is built, maximum over the three phases, each in a new "
+    "process: on the CPU the peak resident set, on CUDA torch.cuda.max_memory_allocated",
+    "weights": "initial weights, seed 0, float32; the entropy coder needs another time for a trained model's symbols",
 }
 
 
 class MeasurementError(LicError):
-    """A phase could not be measured, for example because the memory did not suffice."""
+    """A phase could not be measured, for example because the memory was exhausted."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """What one phase took.
+    """Time and memory of one phase.
 
     Attributes:
-        milliseconds: median of ``runs`` after a warm-up; of the warm-up itself where ``runs`` is 0.
-        runs: how many were counted.
+        milliseconds: median of ``runs`` after a warm-up; the time of the warm-up if ``runs`` is 0.
+        runs: number of timed runs.
         peak_bytes: growth of the process's peak memory.
     """
 
@@ -59,17 +59,17 @@ class Phase:
 
 
 def measure(config: dict[str, Any], height: int, width: int, device: str) -> dict[str, Phase]:
-    """Measure every phase for a picture of ``height`` x ``width`` pixels; the screen shows which one is running.
+    """Measure every phase for an image of ``height`` x ``width`` pixels, with a progress bar.
 
     Args:
-        config: as `lic_train.models.base.build` takes it.
+        config: configuration of the model, see `lic_train.models.base.build`.
         height: pixels.
         width: pixels.
         device: "cpu" or a CUDA device of this machine.
 
     Raises:
-        MeasurementError: the process that measured ended early, or ran out of memory.
-        BitstreamError: the untrained model cannot code.
+        MeasurementError: the measuring process ended early, or the memory was exhausted.
+        BitstreamError: the untrained model cannot code the image.
     """
     found: dict[str, Phase] = {}
     data = b""
@@ -84,15 +84,21 @@ def _in_fresh_process(name: str, *arguments: Any) -> tuple[Phase, bytes]:
             return pool.submit(measure_phase, name, *arguments).result()
     except (RuntimeError, MemoryError) as error:
         raise MeasurementError(
-            f"cannot measure {name}: {str(error).splitlines()[0]}. If the memory did not suffice, take a smaller "
-            "size=..., another device=..., or time=false"
+            f"The phase {name} cannot be measured.",
+            expected="a process that runs to the end",
+            got=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            to_do="if the memory is too small, use a smaller size=..., another device=..., or time=false",
         ) from error
 
 
 def measure_phase(
     name: str, config: dict[str, Any], height: int, width: int, device: str, data: bytes
 ) -> tuple[Phase, bytes]:
-    """Measure one phase in this process, which has done nothing before; returns what it took and any bytes it coded."""
+    """Measure one phase in this process, which must be new.
+
+    Returns:
+        the measurement, and the encoded bytes if the phase is "encode", else b"".
+    """
     torch.manual_seed(0)
     where = torch.device(device)
     codec = build(config).eval()
@@ -108,7 +114,7 @@ def measure_phase(
 
 
 def picture(height: int, width: int) -> Tensor:
-    """A picture (3, H, W) in [0, 1] with smooth colours and some noise, always the same one."""
+    """Return a fixed image (3, H, W) in [0, 1] with smooth colours and some noise."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(1, 3, 6, 9, generator=generator)
     smooth = F.interpolate(coarse, (height, width), mode="bilinear")[0]
@@ -116,14 +122,14 @@ def picture(height: int, width: int) -> Tensor:
 
 
 def repeat(action: Callable[[], Any], budget: float = SECONDS, most: int = MOST_RUNS) -> tuple[list[float], Any]:
-    """Run ``action`` once, and again up to ``most`` times while the next is expected to end within ``budget`` seconds.
+    """Run ``action`` once, then up to ``most`` times while the next run is expected to end within ``budget`` seconds.
 
     Returns:
-        the seconds of every run, the first being the warm-up, and what the last run returned.
+        the seconds of every run, the first one being the warm-up, and the value of the last run.
     """
     seconds: list[float] = []
     while not seconds or (len(seconds) <= most and sum(seconds) + seconds[-1] <= budget):
-        result = None  # two results at once would count as memory
+        result = None  # otherwise the memory of two results would be measured
         began = time.perf_counter()
         result = action()
         seconds.append(time.perf_counter() - began)
@@ -141,7 +147,7 @@ def _action(name: str, codec: Codec, x: Tensor, data: bytes) -> Callable[[], Any
 
 
 def _finished(action: Callable[[], Any], device: torch.device) -> Any:
-    """Run ``action`` and wait for what it has started on a GPU."""
+    """Run ``action`` and wait until a GPU has finished the work."""
     result = action()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -149,14 +155,14 @@ def _finished(action: Callable[[], Any], device: torch.device) -> Any:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: on CUDA the most that was allocated since the last reset, on the CPU this process's peak resident set."""
+    """Return bytes: on CUDA the maximum allocated since the last reset, on the CPU this process's peak resident set."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
         status = Path("/proc/self/status").read_text()
-    except OSError:  # macOS, which counts in bytes
+    except OSError:  # macOS, where ru_maxrss is in bytes
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Not ru_maxrss: on Linux a child inherits its parent's.
+    # Not ru_maxrss: on Linux a child process inherits the value of its parent.
     return 1024 * int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0])
 
 
@@ -172,7 +178,7 @@ def _with_progress(phases: Iterable[str]) -> Iterator[str]:
         speed_estimate_period=3600,  # seconds: a phase may take minutes
     ) as progress:
         task = progress.add_task("", total=len(PHASES))
-        progress.advance(task, 0)  # so that the first phase already tells how long the others take
+        progress.advance(task, 0)  # starts the clock, so that the first phase already yields an estimate
         for phase in phases:
             progress.update(task, description=phase)
             yield phase

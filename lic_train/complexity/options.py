@@ -1,4 +1,4 @@
-"""What to count, from the command line's overrides of conf/complexity.yaml."""
+"""Options of the complexity command: conf/complexity.yaml and the overrides of the command line."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Size = Annotated[tuple[int, int], BeforeValidator(_size)]  # height and width in
 
 
 class VariantRow(Section):
-    """One row of a table: what it adds to the model's configuration, and what the paper prints for it, in G."""
+    """One row of a table: options added to the model's configuration, and the paper's multiply-adds in G."""
 
     name: str
     paper: PositiveFloat | None
@@ -47,7 +47,7 @@ class VariantRow(Section):
 
 
 class Variants(Section):
-    """A table of variants of one model, as conf/variants has it; see `lic_train.complexity.variants`."""
+    """A table of variants of one model: a file of conf/variants, see `lic_train.complexity.variants`."""
 
     title: str
     size: Size
@@ -58,7 +58,7 @@ class Variants(Section):
 
 
 class Options(Section):
-    """conf/complexity.yaml, checked."""
+    """Validated options, documented in conf/complexity.yaml."""
 
     model: dict[str, Any]
     variants: Variants | None = None
@@ -72,10 +72,10 @@ class Options(Section):
 
 
 def read_options(overrides: Sequence[str]) -> tuple[str, Options]:
-    """The name of the chosen conf/model file, and what all overrides together mean.
+    """Return the name of the selected conf/model file, and the options composed with ``overrides``.
 
     Raises:
-        ConfigError: an unknown name, with the nearest known ones, or a value without meaning.
+        ConfigError: an unknown name, with the nearest known ones, or an invalid value.
     """
     options = read_section(Options, overrides, "complexity")
     return str(HydraConfig.get().runtime.choices["model"]), options

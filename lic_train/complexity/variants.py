@@ -1,48 +1,52 @@
 """A paper's table of variants: multiply-adds of the rows of conf/variants, exact and as a profiler counts them.
 
-Papers print what their profiler said. One that goes by module type (thop) differs from the exact count in four ways: a
-transposed convolution counts at its output positions, stride^2 times too many; products outside of modules, as in
-attention, count nothing, nor do module types that it does not know; a layer norm counts 4 for every value, a PReLU 1.
+Papers print the numbers of their profiler. A profiler by module type (thop) differs from the exact count in four ways:
+
+- A transposed convolution is counted at its output positions, stride^2 times too many.
+- Products outside of modules, as in attention, are not counted.
+- Modules of unknown types are not counted.
+- A layer norm is counted with 4 multiply-adds for every value, a PReLU with 1.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pydantic import NonNegativeInt
 
 from lic_train.complexity.count import Rules, count_parameters, inside, macs_by_module, on_meta
 from lic_train.complexity.options import Variants
-from lic_train.layers import neighborhood_attention  # noqa: F401 registers the operator that a rule is for
+from lic_train.evaluate.results import Record
+from lic_train.layers import neighborhood_attention  # noqa: F401 registers the operator of a rule below
 
 DEFINITIONS = {
-    "macs": "exact multiply-adds, as of one model: python -m lic_train.complexity without variants=",
-    "profiler_macs": "what a profiler by module type (thop) counts: transposed convolutions at their output positions, "
-    "4 for every value of a layer norm and 1 of a PReLU, nothing for attention's products and modules of unknown types",
-    "paper_macs": "what the paper prints; null where it has no such row",
+    "macs": "exact multiply-adds, as lic complexity counts them without variants=",
+    "profiler_macs": "multiply-adds as a profiler by module type (thop) counts them: transposed convolutions at their "
+    "output positions, 4 for every value of a layer norm, 1 for every value of a PReLU, 0 for attention's products and "
+    "for modules of unknown types",
+    "paper_macs": "multiply-adds printed in the paper; null if the paper has no such row",
 }
 
 
-@dataclass(frozen=True)
-class Row:
-    """A counted row; multiply-adds as in `DEFINITIONS`, ``model`` the configuration that was counted."""
+class Row(Record):
+    """A counted variant; `DEFINITIONS` defines the multiply-adds, ``model`` is the configuration of the network."""
 
     name: str
-    parameters: int
-    macs: int
-    profiler_macs: int
-    paper_macs: int | None
+    parameters: NonNegativeInt
+    macs: NonNegativeInt
+    profiler_macs: NonNegativeInt
+    paper_macs: NonNegativeInt | None
     model: dict[str, Any]
 
 
 def count_rows(config: Mapping[str, Any], variants: Variants) -> Iterator[Row]:
-    """Count row after row; each adds its switches to ``config`` and those of the rows before it.
+    """Count the rows in order; each row adds its options to ``config`` and to the options of the rows before it.
 
     Raises:
-        ConfigError: a row builds no model.
+        ConfigError: a row does not build a model.
     """
     model = dict(config)
     for row in variants.rows:
@@ -52,7 +56,14 @@ def count_rows(config: Mapping[str, Any], variants: Variants) -> Iterator[Row]:
         seen = macs_by_module(codec, *variants.size, rules=PROFILER)
         profiler = seen[""] - sum(inside(seen, name) for name in variants.unseen)
         paper = None if row.paper is None else round(row.paper * 1e9)
-        yield Row(row.name, count_parameters(codec)["total"], exact, profiler, paper, model)
+        yield Row(
+            name=row.name,
+            parameters=count_parameters(codec)["total"],
+            macs=exact,
+            profiler_macs=profiler,
+            paper_macs=paper,
+            model=model,
+        )
 
 
 def _at_output_positions(

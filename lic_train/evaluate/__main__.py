@@ -1,4 +1,4 @@
-"""``python -m lic_train.evaluate RUN ... [eval=kodak,clic] [eval.root=...] [jobs=N] [checkpoint=best|last]``."""
+"""``lic evaluate RUN ... [eval=kodak,clic] [eval.root=...] [metrics=lpips,dists] [jobs=N] [checkpoint=best|last]``."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 
 from rich.console import Console
 
-from lic_train.errors import LicError
-from lic_train.evaluate.bench import Wish
+from lic_train.errors import ConfigError, LicError
+from lic_train.evaluate import image_metrics
+from lic_train.evaluate.bench import Settings
 from lic_train.evaluate.run import evaluate_run, show
 from lic_train.evaluate.sets import Options, each_set, open_images, read_options
 from lic_train.evaluate.table import overview
@@ -20,31 +21,36 @@ from lic_train.system.screen import say_error, say_warning
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Evaluate; returns 0, 1 if a decoded picture is not the encoder's, 2 after an error, 130 after Ctrl-C."""
-    arguments = _parser().parse_args(argv)
+    """Evaluate runs on sets of images.
+
+    Returns:
+        0; 1 if an image was decoded differently from the encoder's reconstruction; 2 after an error; 130 after Ctrl-C.
+    """
+    arguments = _parser().parse_intermixed_args(argv)
     overrides = [word for word in arguments.words if "=" in word and not Path(word).exists()]
     given = [Path(word) for word in arguments.words if word not in overrides]
     try:
         sets = [read_options(each) for each in each_set(overrides)]
         runs = [run for path in given for run in find_runs(path)]
         if not runs:
-            raise LicError("expected at least one run, got only options; for example outputs/ eval=kodak")
+            raise _no_run(overrides)
+        image_metrics.prepare(sets[0].metrics)
         jobs = [(run, options) for run in runs for options in sets]
         return _evaluate_all(jobs, arguments.save_images, arguments.quality_map)
     except (LicError, ValueError, OSError) as error:
         say_error(error)
         return 2
     except KeyboardInterrupt:
-        say_warning("stopped; the same command goes on where it stopped")
+        say_warning("stopped; the same command continues after the measured images")
         return 130
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m lic_train.evaluate",
-        description="Encode, write, read back, decode and measure sets of pictures.",
-        epilog="Overrides: eval=kodak,clic eval.root=FOLDER eval.limit=N checkpoint=best|last device=cpu panels=4 "
-        "repeats=1 jobs=1 fresh=false",
+        prog="lic evaluate",
+        description="Encode sets of images to files, decode the files with a second model and measure the results.",
+        epilog="Overrides: eval=kodak,clic eval.root=FOLDER eval.limit=N metrics=lpips,dists checkpoint=best|last "
+        f"device=cpu panels=4 repeats=1 jobs=1 fresh=false. Metrics: {', '.join(image_metrics.METRICS)}.",
     )
     parser.add_argument(
         "words",
@@ -52,13 +58,22 @@ def _parser() -> argparse.ArgumentParser:
         metavar="RUN | KEY=VALUE",
         help="run directories, exported models or folders with runs; options as in conf/evaluate.yaml",
     )
-    parser.add_argument("--save-images", action="store_true", help="keep decoded pictures: eval/<set>/decoded/")
+    parser.add_argument("--save-images", action="store_true", help="keep decoded images in eval/<set>/decoded/")
     parser.add_argument("--quality-map", action="store_true", help="keep maps: eval/<set>/error/, eval/<set>/bits/")
     return parser
 
 
+def _no_run(overrides: Sequence[str]) -> ConfigError:
+    return ConfigError(
+        "The command line names no run.",
+        expected="at least one run directory, exported model or folder with runs",
+        got=f"only options: {' '.join(overrides)}",
+        to_do="add a run, for example: lic evaluate outputs/ eval=kodak",
+    )
+
+
 def _evaluate_all(jobs: Sequence[tuple[Path, Options]], save_images: bool, quality_map: bool) -> int:
-    """Every run on every set; of several, one that fails does not stop the others. Returns the exit code."""
+    """Evaluate every run on every set and return the exit code; an error stops only its own evaluation."""
     done: list[tuple[Path, dict[str, Any]]] = []
     failed = 0
     for run, options in jobs:
@@ -78,13 +93,15 @@ def _evaluate_all(jobs: Sequence[tuple[Path, Options]], save_images: bool, quali
 
 
 def _evaluate_one(run: Path, options: Options, save_images: bool, quality_map: bool) -> dict[str, Any]:
-    wish = Wish(options.panels, options.repeats, options.jobs, save_images, quality_map, options.fresh)
+    settings = Settings(
+        options.panels, options.repeats, options.jobs, save_images, quality_map, options.fresh, options.metrics
+    )
     images = open_images(options.eval, run)
-    return evaluate_run(run, images, options.eval.name, options.checkpoint, options.device, wish)
+    return evaluate_run(run, images, options.eval.name, options.checkpoint, options.device, settings)
 
 
 def _show_overview(done: Sequence[tuple[Path, dict[str, Any]]]) -> None:
-    """Runs are named by what differs: their paths without the folders and the beginning that all share."""
+    """Print the means of all evaluations; runs are named by their paths below the nearest common folder."""
     shared = len(next(iter(_common_parents([run for run, _ in done]))).parts)
     console = Console()
     console.print(overview([("/".join(run.parts[shared:]) or run.name, result) for run, result in done]))
@@ -92,7 +109,7 @@ def _show_overview(done: Sequence[tuple[Path, dict[str, Any]]]) -> None:
 
 
 def _common_parents(runs: Sequence[Path]) -> list[Path]:
-    """Folders above all ``runs``, the nearest first."""
+    """Return the folders that contain all ``runs``, from the nearest to the root."""
     return [parent for parent in (runs[0], *runs[0].parents) if all(run.is_relative_to(parent) for run in runs)]
 
 

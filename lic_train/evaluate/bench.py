@@ -1,9 +1,10 @@
-"""Where pictures are measured: one model twice, and what is kept of each picture, in one process or several."""
+"""Measurement of many images with two instances of one model, resumable, in one process or several."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +19,7 @@ import torch
 
 from lic_train.data.decode.images import save_png
 from lic_train.errors import ConfigError
-from lic_train.evaluate import results
+from lic_train.evaluate import image_metrics, results
 from lic_train.evaluate.measure import Measured, measure
 from lic_train.evaluate.pictures import panel, save_bits_map, save_error_map
 from lic_train.files.checkpoint import load_file, move
@@ -28,16 +29,17 @@ from lic_train.system.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
-class Wish:
-    """How pictures are measured, and what is kept of them besides the file.
+class Settings:
+    """How images are measured, and what is kept of them besides the .lic file.
 
     Attributes:
-        panels: the first so many pictures are drawn with error and bits map beside each other.
-        repeats: times are medians of so many calls.
-        jobs: processes that share the pictures; each has its part of the threads.
-        save_images: keep every decoded picture as ``decoded/<name>.png``.
-        quality_map: keep where it erred and where its bits went as ``error/<name>.png`` and ``bits/<name>.png``.
-        fresh: measure again what was measured before.
+        panels: number of images, from the first, for which a panel with error map and bits map is drawn.
+        repeats: times are medians of this many calls.
+        jobs: processes that share the images; each one computes with an equal part of the threads.
+        save_images: keep every decoded image as ``decoded/<name>.png``.
+        quality_map: keep maps of the error and of the bits as ``error/<name>.png`` and ``bits/<name>.png``.
+        fresh: measure again images that have already been measured.
+        metrics: names of further metrics in `lic_train.evaluate.image_metrics.METRICS`.
     """
 
     panels: int = 4
@@ -46,11 +48,16 @@ class Wish:
     save_images: bool = False
     quality_map: bool = False
     fresh: bool = False
+    metrics: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if min(self.repeats, self.jobs) < 1 or self.panels < 0:
+            raise ValueError(f"settings: expected repeats and jobs of at least 1 and panels of at least 0, got {self}")
 
 
 @dataclass(frozen=True)
 class Task:
-    """One picture, uint8 (3, H, W), under the name of its files, and where its panel goes if it has one."""
+    """One image, uint8 (3, H, W), the name of its files without suffix, and the path of its panel if it has one."""
 
     stem: str
     picture: np.ndarray
@@ -58,61 +65,64 @@ class Task:
 
 
 class Bench:
-    """Two objects of one model, and the folder for the files.
+    """Measures images with two instances of one model, and stores the row of each image.
 
     Args:
         encoder: ready to code.
-        decoder: another object with the same weights, on the same device.
-        info: what `lic_train.evaluate.results.describe` gives.
-        folder: gets ``<stem>.lic``, ``<stem>.json`` and what ``wish`` asks for.
-        wish: see `Wish`.
+        decoder: another instance with the same weights, on the same device.
+        info: returned by `lic_train.evaluate.results.describe`.
+        folder: receives ``<stem>.lic``, ``<stem>.json`` and the images that ``settings`` requests.
+        settings: see `Settings`.
     """
 
-    def __init__(self, encoder: Codec, decoder: Codec, info: dict[str, Any], folder: Path, wish: Wish) -> None:
+    def __init__(self, encoder: Codec, decoder: Codec, info: dict[str, Any], folder: Path, settings: Settings) -> None:
         self._encoder, self._decoder = encoder, decoder
-        self._info, self._folder, self._wish = info, folder, wish
-        self._environment = results.environment(next(encoder.parameters()).device)
+        self._info, self._folder, self._settings = info, folder, settings
+        self._device = next(encoder.parameters()).device
+        self._environment = results.environment(self._device)
 
     def __call__(self, task: Task) -> dict[str, Any]:
-        """Measure one picture, or take the row of an earlier, interrupted evaluation that was made just so."""
+        """Measure one image, or return the row of an earlier evaluation that was made under the same conditions."""
         record, key = self._folder / f"{task.stem}.json", self._key(task)
-        if not self._wish.fresh and (row := self._earlier(record, key, task)) is not None:
+        if not self._settings.fresh and (row := self._earlier(record, key, task)) is not None:
             return row
         path = self._folder / f"{task.stem}.lic"
         fingerprint = bytes.fromhex(self._info["fingerprint"])
         picture = torch.from_numpy(task.picture)
-        measured = measure(self._encoder, self._decoder, task.stem, picture, fingerprint, path, self._wish.repeats)
+        measured = measure(self._encoder, self._decoder, task.stem, picture, fingerprint, path, self._settings.repeats)
         self._keep_pictures(task, measured)
-        row = results.plain(measured.row)
+        metrics = image_metrics.compare(self._settings.metrics, measured.x, measured.x_hat, self._device)
+        row = {**measured.row.model_dump(), **metrics}
         atomic.replace_text(record, json.dumps({"key": key, "row": row}, allow_nan=False, ensure_ascii=False) + "\n")
         return row
 
     def _key(self, task: Task) -> str:
-        """SHA-256 over all that the row depends on: format, model, picture, machine, threads, repeats."""
+        """Return a hash of everything that determines a row: model, image, machine, threads, repeats, metrics."""
         about = {
             "format": results.FORMAT,
             "fingerprint": self._info["fingerprint"],
             "picture": [*task.picture.shape, hashlib.sha256(task.picture.data).hexdigest()],
             "environment": self._environment,
-            "repeats": self._wish.repeats,
+            "repeats": self._settings.repeats,
+            "metrics": image_metrics.definitions(self._settings.metrics),
         }
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
     def _earlier(self, record: Path, key: str, task: Task) -> dict[str, Any] | None:
-        """The stored row, if it has this key and all its files are there."""
+        """Return the stored row if it has this key and all of its files exist, else None."""
         try:
             stored = json.loads(record.read_bytes())
             row = stored["row"] if stored["key"] == key else None
         except (OSError, ValueError, KeyError, TypeError):
-            return None  # none, or half of one
+            return None  # missing, or not completely written
         wanted = [task.panel, *self._pictures(task.stem).values()]
         complete = all(path is None or path.exists() for path in wanted)
         path = self._folder / f"{task.stem}.lic"
         return row if row and complete and path.exists() and path.stat().st_size == row["bytes"] else None
 
     def _pictures(self, stem: str) -> dict[str, Path]:
-        """Pictures that are wished for, by kind, each kind in a folder of its own."""
-        kinds = ["decoded"] * self._wish.save_images + ["error", "bits"] * self._wish.quality_map
+        """Paths of the images that ``settings`` requests, by kind; each kind has its own folder."""
+        kinds = ["decoded"] * self._settings.save_images + ["error", "bits"] * self._settings.quality_map
         return {kind: self._folder / kind / f"{stem}.png" for kind in kinds}
 
     def _keep_pictures(self, task: Task, measured: Measured) -> None:
@@ -138,34 +148,34 @@ class Bench:
             measured.bits,
             title=title,
             bpp=row.bpp_file,
-            psnr=row.psnr,
+            psnr=math.inf if row.psnr is None else row.psnr,
             ms_ssim=row.ms_ssim,
         )
 
 
-def load_bench(path: Path, device: str, info: dict[str, Any], folder: Path, wish: Wish) -> Bench:
-    """A bench around the model in the file ``path``, loaded twice.
+def load_bench(path: Path, device: str, info: dict[str, Any], folder: Path, settings: Settings) -> Bench:
+    """Load the model in the file ``path`` twice and return a bench with both instances.
 
     Raises:
-        CheckpointError: the file holds no intact model.
-        ConfigError: this machine has no such device.
+        CheckpointError: the file contains no intact model.
+        ConfigError: this machine does not have the device.
     """
     if device == "cpu":
         keep_freed_memory()
     encoder, decoder = (move(load_file(path)[0], device) for _ in range(2))
-    return Bench(encoder, decoder, info, folder, wish)
+    return Bench(encoder, decoder, info, folder, settings)
 
 
 def measure_all(tasks: Iterable[Task], make: Callable[[], Bench], jobs: int) -> Iterator[dict[str, Any]]:
-    """The rows of all ``tasks`` in their order, measured here (``jobs`` 1) or in so many fresh processes.
+    """Yield the rows of all ``tasks`` in order, measured in this process or in several new ones.
 
     Args:
-        tasks: read as they are needed, so that a large set never lies in memory.
-        make: gives a bench; for several processes it must be picklable.
-        jobs: number of processes.
+        tasks: read as needed, so that a large set is never completely in memory.
+        make: returns a bench; picklable if ``jobs`` is above 1.
+        jobs: number of processes; 1 measures in this process.
 
     Raises:
-        ConfigError: a process was killed, most likely for its memory.
+        ConfigError: a process was killed, most likely because the memory was exhausted.
     """
     if jobs == 1:
         yield from map(make(), tasks)
@@ -176,15 +186,17 @@ def measure_all(tasks: Iterable[Task], make: Callable[[], Bench], jobs: int) -> 
         yield from _in_order(pool, tasks, jobs)
     except BrokenProcessPool as error:
         raise ConfigError(
-            f"jobs: expected {jobs} processes to last, got one that was killed or could not load the model; "
-            "use fewer jobs if memory is short. The same command goes on where it stopped"
+            "jobs: a process that measures images ended early.",
+            expected=f"{jobs} processes that run to the end",
+            got="a process that was killed or could not load the model",
+            to_do="use fewer jobs if the memory is too small; the same command continues after the measured images",
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def threads_of_a_job(jobs: int) -> int:
-    """The share of this process's threads that each of ``jobs`` processes computes with."""
+    """Return the number of threads with which each of ``jobs`` processes computes."""
     return max(1, torch.get_num_threads() // jobs)
 
 
@@ -198,7 +210,7 @@ def _in_order(pool: ProcessPoolExecutor, tasks: Iterable[Task], jobs: int) -> It
         yield waiting.popleft().result()
 
 
-_bench: Bench | None = None  # of a worker process
+_bench: Bench | None = None  # set in worker processes only
 
 
 def _start(make: Callable[[], Bench], threads: int) -> None:

@@ -1,10 +1,10 @@
-"""One picture through the real codec: estimate, encode, write, read back, decode elsewhere, compare, measure."""
+"""Measurement of one image through the bitstream: encode, write, read, decode with a second model, compare."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple, TypeVar
@@ -13,41 +13,18 @@ import torch
 from torch import Tensor
 
 from lic_train.entropy.stopwatch import coding_time
-from lic_train.files.bitstream import decode, encode, estimate
+from lic_train.errors import BitstreamError
+from lic_train.evaluate.results import FLOAT_ORDER, Row, decibel, finite
+from lic_train.files.bitstream import Estimate, decode, encode, estimate
 from lic_train.models.base import Codec
 from lic_train.rd import metrics
 from lic_train.system import atomic
 
-# Two floats this close, 1/40 of an 8-bit step, may still fall on different sides of a rounding boundary.
-FLOAT_ORDER = 1e-4
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Row:
-    """One picture's results; `lic_train.evaluate.results.DEFINITIONS` says what each number means."""
-
-    name: str
-    width: int
-    height: int
-    bytes: int
-    bpp_file: float
-    bpp: float
-    psnr: float
-    ms_ssim: float | None
-    encode_seconds: float
-    encode_model_seconds: float
-    encode_coding_seconds: float
-    decode_seconds: float
-    decode_model_seconds: float
-    decode_coding_seconds: float
-    io_seconds: float
-    equal: bool
-    max_difference: float
-
-
 class Measured(NamedTuple):
-    """A row, and the pictures for a panel: x and x_hat (3, H, W) in [0, 1], bits (H, W) in bits per pixel."""
+    """Row and images of one measurement: x and x_hat (3, H, W) in [0, 1]; bits (H, W) in bits per pixel."""
 
     row: Row
     x: Tensor
@@ -56,7 +33,7 @@ class Measured(NamedTuple):
 
 
 class Seconds(NamedTuple):
-    """Of one call: all of it, and its two parts."""
+    """Duration of one call, and its two parts."""
 
     total: float
     model: float
@@ -66,14 +43,25 @@ class Seconds(NamedTuple):
 def measure(
     encoder: Codec, decoder: Codec, name: str, picture: Tensor, fingerprint: bytes, path: Path, repeats: int = 1
 ) -> Measured:
-    """Write ``picture``, uint8 (3, H, W), as ``path``, read it back and measure what ``decoder`` makes of it.
+    """Encode an image to a file, decode the file with a second model and compare the reconstructions.
 
-    Both codecs are ready to code, on one device, and hold the same weights in separate objects. The forward pass for
-    the estimate warms up; times are medians of ``repeats`` calls.
+    Args:
+        encoder: ready to code. Its forward pass for the estimated rate is also the warm-up of the timing.
+        decoder: another model with the same weights, on the same device.
+        name: of the image, for its row.
+        picture: uint8 (3, H, W).
+        fingerprint: of the model, written to the file.
+        path: the .lic file, which is replaced.
+        repeats: number of timed calls of the encoder and of the decoder; times are their medians.
+
+    Raises:
+        BitstreamError: the estimated rate is not finite.
+        CheckpointError: the model's coding tables are stale.
     """
     device = next(encoder.parameters()).device
     x = picture.to(device).float().div(255)
     expected = estimate(encoder, x)
+    estimated = _finite_bits(name, expected)
     data, encoding = _timed(lambda: encode(encoder, x, fingerprint), repeats, device)
     began = time.perf_counter()
     atomic.replace_bytes(path, data)
@@ -82,15 +70,17 @@ def measure(
     x_hat, decoding = _timed(lambda: decode(decoder, data, fingerprint).cpu(), repeats, device)
     x, reconstruction, (height, width) = x.cpu(), expected.x_hat.cpu(), picture.shape[1:]
     similarity = metrics.ms_ssim(x, x_hat)
+    ms_ssim = None if similarity is None else finite(float(similarity))
     row = Row(
         name=name,
         width=width,
         height=height,
         bytes=len(data),
         bpp_file=8 * len(data) / (height * width),
-        bpp=expected.bits / (height * width),
-        psnr=float(metrics.psnr(x, x_hat)),
-        ms_ssim=None if similarity is None else float(similarity),
+        bpp=estimated / (height * width),
+        psnr=finite(float(metrics.psnr(x, x_hat))),
+        ms_ssim=ms_ssim,
+        ms_ssim_db=decibel(ms_ssim),
         encode_seconds=encoding.total,
         encode_model_seconds=encoding.model,
         encode_coding_seconds=encoding.coding,
@@ -99,20 +89,32 @@ def measure(
         decode_coding_seconds=decoding.coding,
         io_seconds=io_seconds,
         equal=same_picture(reconstruction, x_hat),
-        max_difference=float((reconstruction - x_hat).abs().max()),
+        max_difference=finite(float((reconstruction - x_hat).abs().max())),
     )
     bits = metrics.bits_map(expected.likelihoods, expected.padded)[:height, :width]
     return Measured(row, x, x_hat, bits)
 
 
 def same_picture(a: Tensor, b: Tensor) -> bool:
-    """Whether two float pictures are the same in 8 bits, where they differ by more than float order."""
+    """Return whether two float images are equal in 8 bits; differences of at most `FLOAT_ORDER` are ignored."""
     apart = metrics.to_8bit(a) != metrics.to_8bit(b)
     return not bool((apart & ((a - b).abs() > FLOAT_ORDER)).any())
 
 
+def _finite_bits(name: str, expected: Estimate) -> float:
+    bits = expected.bits
+    if math.isfinite(bits):
+        return bits
+    raise BitstreamError(
+        f"The estimated rate of {name} is not finite.",
+        expected="a finite number of bits from the model's likelihoods",
+        got=str(bits),
+        to_do="evaluate an earlier checkpoint; the training has diverged",
+    )
+
+
 def _timed(act: Callable[[], T], repeats: int, device: torch.device) -> tuple[T, Seconds]:
-    """The last result of ``repeats`` calls, and the medians of their times."""
+    """Call ``act`` ``repeats`` times. Returns the last result, and the medians of the durations."""
     times = []
     for _ in range(repeats):
         _wait(device)
@@ -126,6 +128,6 @@ def _timed(act: Callable[[], T], repeats: int, device: torch.device) -> tuple[T,
 
 
 def _wait(device: torch.device) -> None:
-    """Let a GPU finish what it was given, so that a clock read here means something."""
+    """Wait until a GPU has finished, so that the clock measures completed work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""One PNG that shows what a codec did to a picture: original, reconstruction, error, and where the bits went."""
+"""Panels (original, reconstruction, error and bits of an image in one PNG), and maps of error and bits."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from torch import Tensor
 from lic_train.rd.metrics import to_8bit
 from lic_train.system import atomic
 
-_CELL_INCHES = 5.0  # the longer side of each of the four pictures
+_CELL_INCHES = 5.0  # longer side of each of the four images
 _DPI = 140
 _GAINS = (1, 2, 5, 10, 20, 50, 100)
-# One scale for all pictures and codecs, so that maps can be compared.
+# The same scale for all images and codecs, so that maps can be compared.
 ERROR_GAIN = 8
 BITS_FULL_SCALE = 4.0  # bits per pixel
 
@@ -37,17 +37,17 @@ def panel(
     psnr: float,
     ms_ssim: float | None = None,
 ) -> None:
-    """Draw the four pictures beside each other (two rows of two if they are wide) and write them to ``path``.
+    """Draw the four images in one row, or in two rows of two if they are wide, and write them to ``path``.
 
     Args:
         path: a ``.png``; its directory must exist.
-        x: original (3, H, W), RGB in [0, 1], any device.
+        x: original (3, H, W), RGB in [0, 1], on any device.
         x_hat: reconstruction, likewise.
-        bits: (H, W) in bits per pixel, as `lic_train.rd.metrics.bits_map` gives them.
-        title: above all, for example the picture's name and the model's.
-        bpp: shown above the reconstruction, in bits per pixel.
-        psnr: in dB; infinity is shown as "equal".
-        ms_ssim: in [0, 1]; None leaves it out.
+        bits: (H, W) in bits per pixel, returned by `lic_train.rd.metrics.bits_map`.
+        title: heading, for example the names of image and model.
+        bpp: bits per pixel, shown above the reconstruction.
+        psnr: in dB, shown above the reconstruction; infinity is shown as "equal".
+        ms_ssim: in [0, 1], shown above the reconstruction unless it is None.
     """
     original, decoded = _bytes(x), _bytes(x_hat)
     rows, columns = (2, 2) if x.shape[2] > x.shape[1] else (1, 4)
@@ -68,19 +68,19 @@ def panel(
 
 
 def save_error_map(path: Path, x: Tensor, x_hat: Tensor) -> None:
-    """Write |x - x_hat|, (3, H, W) in [0, 1], times `ERROR_GAIN` as a PNG of the picture's size."""
+    """Write the absolute error of two images (3, H, W) in [0, 1], times `ERROR_GAIN`, as a PNG of the same size."""
     error = np.abs(_bytes(x).astype(np.int16) - _bytes(x_hat)) * ERROR_GAIN
     _save(path, np.minimum(error, 255).astype(np.uint8), f"absolute error of 8-bit RGB times {ERROR_GAIN}")
 
 
 def save_bits_map(path: Path, bits: Tensor) -> None:
-    """Write (H, W) in bits per pixel as a PNG of that size: black is 0, the lightest colour `BITS_FULL_SCALE`."""
+    """Write a map (H, W) of bits per pixel as a PNG of that size: 0 is black, `BITS_FULL_SCALE` the lightest colour."""
     shown = colormaps["inferno"](np.minimum(bits.cpu().numpy() / BITS_FULL_SCALE, 1))[..., :3]
     _save(path, (shown * 255).round().astype(np.uint8), f"estimated bits per pixel, 0 to {BITS_FULL_SCALE:g}")
 
 
 def _save(path: Path, picture: np.ndarray, description: str) -> None:
-    """Write (H, W, 3) uint8 with a description that picture viewers show."""
+    """Write (H, W, 3) uint8 with a description in the PNG's metadata."""
     about = PngInfo()
     about.add_text("Description", description)
     file = io.BytesIO()
@@ -89,7 +89,7 @@ def _save(path: Path, picture: np.ndarray, description: str) -> None:
 
 
 def _bytes(x: Tensor) -> np.ndarray:
-    """(3, H, W) in [0, 1] -> (H, W, 3) uint8."""
+    """Return (3, H, W) in [0, 1] as (H, W, 3) uint8."""
     return to_8bit(x).byte().permute(1, 2, 0).cpu().numpy()
 
 
@@ -104,7 +104,7 @@ def _caption(bpp: float, psnr: float, ms_ssim: float | None) -> str:
 
 
 def _amplified_error(original: np.ndarray, decoded: np.ndarray) -> tuple[np.ndarray, int]:
-    """|difference| times the largest round gain that saturates no more than 1 % of the values; and that gain."""
+    """Return the absolute error, amplified, and the gain: the largest that saturates at most 1 % of the values."""
     error = np.abs(original.astype(np.int16) - decoded)
     large = max(float(np.quantile(error, 0.99)), 1.0)
     gain = max(gain for gain in _GAINS if gain == 1 or gain * large <= 255)
@@ -112,7 +112,7 @@ def _amplified_error(original: np.ndarray, decoded: np.ndarray) -> tuple[np.ndar
 
 
 def _figure_size(height: int, width: int, rows: int, columns: int) -> tuple[float, float]:
-    """Inches. Extreme shapes (1 x N) still get cells wide enough for their titles."""
+    """Return width and height in inches; cells of extreme shapes (1 x N) are wide enough for their titles."""
     scale = _CELL_INCHES / max(height, width)
     cell_width, cell_height = max(width * scale, 3.4), max(height * scale, 1.0)
     return columns * cell_width + 0.6, rows * (cell_height + 0.35) + 0.4

@@ -1,4 +1,4 @@
-"""The evaluation of one model on one set, as data: ``eval/<set>.json``."""
+"""The result file of an evaluation, ``eval/<set>.json``: its definition, how it is written and how it is read."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ import json
 import math
 import os
 import platform
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, model_validator
 from torch import Tensor
 
-from lic_train.evaluate.measure import FLOAT_ORDER, Row
 from lic_train.files.checkpoint import Metadata
+from lic_train.rd.curves import ImagePoint, Point
 from lic_train.rd.metrics import MS_SSIM_MIN_SIDE
 from lic_train.system import atomic
 
 FORMAT = 2
+# Two samples in [0, 1] this close, 1/40 of an 8-bit step, may be rounded to different 8-bit values.
+FLOAT_ORDER = 1e-4
 SECONDS = (
     "encode_seconds",
     "encode_model_seconds",
@@ -34,50 +36,133 @@ SECONDS = (
 )
 AVERAGED = ("bytes", "bpp_file", "bpp", "psnr", "ms_ssim", *SECONDS)
 DEFINITIONS = {
-    "bpp_file": "8 * bytes of the .lic file / (width * height), header and checksum included; true pixels, no padding",
-    "bpp": "estimate: sum of -log2 of all likelihoods of the padded picture / (width * height)",
-    "psnr": "dB, of 8-bit rounded and clamped RGB, error over all pixels and channels of one picture; null if equal",
-    "ms_ssim": f"pytorch-msssim, 5 scales, 8-bit rounded RGB; null if a side is below {MS_SSIM_MIN_SIDE} pixels",
-    "ms_ssim_db": "-10 log10(1 - ms_ssim); in the mean, of the mean ms_ssim",
-    "encode_seconds": "picture in memory to bytes, padding included; all times are medians of environment.repeats "
-    "calls, and a forward pass of the same picture goes before them as warm-up; environment.jobs processes of "
-    "environment.threads threads ran beside each other",
-    "decode_seconds": "bytes to picture in the host's memory",
-    "encode_coding_seconds": "inside the entropy coder: tables of mixtures, symbols to bytes",
-    "decode_coding_seconds": "inside the entropy coder: tables of mixtures, bytes to symbols",
-    "encode_model_seconds": "all else of encode_seconds: the networks",
-    "decode_model_seconds": "all else of decode_seconds: the networks",
-    "io_seconds": "file written, brought to the disk, and read",
-    "equal": "the picture decoded from the file by a second object is the encoder's reconstruction (forward in eval "
-    f"mode) in 8 bits; samples that differ by at most {FLOAT_ORDER:g} of [0, 1] and only straddle a rounding boundary "
-    "count as equal",
-    "max_difference": "largest absolute difference of the same two pictures, as floats in [0, 1]",
-    "mean": "arithmetic mean over the pictures of each number; null if it is null for one of them",
-    "median": "over the pictures, of the times",
-    "padding": "replicate, bottom and right, to multiples of the model's factor",
-    "image_list_sha256": "over name, height, width and RGB bytes of every picture, in order",
-    "fingerprint": "first 8 bytes of SHA-256 over the model's configuration and weights; it is in every .lic file",
+    "bpp_file": "8 * bytes of the .lic file / (width * height); includes header and checksum; pixels without padding",
+    "bpp": "estimate: sum of -log2 of all likelihoods of the padded image / (width * height)",
+    "psnr": "dB; clamped RGB rounded to 8 bits; mean squared error over all pixels and channels of an image; null if "
+    "the images are equal",
+    "ms_ssim": f"pytorch-msssim; 5 scales; RGB rounded to 8 bits; null if a side is below {MS_SSIM_MIN_SIDE} pixels",
+    "ms_ssim_db": "-10 log10(1 - ms_ssim); in the mean, computed from the mean ms_ssim",
+    "encode_seconds": "image in memory to bytes, padding included. All times are medians of environment.repeats calls, "
+    "after a forward pass of the same image as warm-up; environment.jobs processes with environment.threads threads "
+    "each ran in parallel",
+    "decode_seconds": "bytes to image in host memory",
+    "encode_coding_seconds": "time in the entropy coder: mixture tables, and symbols to bytes",
+    "decode_coding_seconds": "time in the entropy coder: mixture tables, and bytes to symbols",
+    "encode_model_seconds": "the rest of encode_seconds: the networks",
+    "decode_model_seconds": "the rest of decode_seconds: the networks",
+    "io_seconds": "writing the file, flushing it to the disk and reading it",
+    "equal": "whether the image that a second model decodes from the file equals the encoder's reconstruction (forward "
+    f"in eval mode) in 8 bits; samples that differ by at most {FLOAT_ORDER:g} of [0, 1] and are rounded to different "
+    "values count as equal",
+    "max_difference": "largest absolute difference of the same two images, as floats in [0, 1]",
+    "mean": "arithmetic mean over the images of each number; null if it is null for one image",
+    "median": "median over the images of each time",
+    "padding": "replicate, bottom and right, to multiples of the model's downsampling factor",
+    "image_list_sha256": "hash over name, height, width and RGB bytes of every image, in order",
+    "fingerprint": "first 8 bytes of SHA-256 over the model's configuration and weights; every .lic file contains it",
 }
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Record(BaseModel):
+    """Base class of the contents of JSON files that lic_train writes and reads; unknown fields are ignored."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Picture(Record):
+    """Name and size of an image, and the bytes of its .lic file."""
+
+    name: Annotated[str, Field(pattern=r"^[^/\\\x00.][^/\\\x00]*$")]  # of the files in eval/<set>/
+    width: PositiveInt
+    height: PositiveInt
+    bytes: PositiveInt
+
+
+class Numbers(Record):
+    """Numbers of one image, or means over the images; `DEFINITIONS` defines each of them.
+
+    Metrics that were requested with ``metrics=`` are further numbers, see `lic_train.evaluate.image_metrics`.
+    """
+
+    bpp_file: Rate
+    bpp: FiniteFloat
+    psnr: FiniteFloat | None
+    ms_ssim: FiniteFloat | None = None
+    ms_ssim_db: FiniteFloat | None
+    encode_seconds: FiniteFloat
+    encode_model_seconds: FiniteFloat | None = None
+    encode_coding_seconds: FiniteFloat | None = None
+    decode_seconds: FiniteFloat
+    decode_model_seconds: FiniteFloat | None = None
+    decode_coding_seconds: FiniteFloat | None = None
+    io_seconds: FiniteFloat | None = None
+    equal: bool
+
+
+class Row(Numbers, Picture):
+    """The result of one image."""
+
+    max_difference: FiniteFloat | None = None
+
+
+class CheckpointFile(Record):
+    """The file that was evaluated."""
+
+    file: str
+    sha256: Digest
+
+
+class Result(Record):
+    """Content of ``eval/<set>.json``: the evaluation of one model on one set of images."""
+
+    format: Literal[2]
+    set: str
+    image_list_sha256: Digest
+    checkpoint: CheckpointFile
+    fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    mean: Numbers
+    rows: Annotated[list[Row], Field(min_length=1)]
+    training: dict[str, Any] = {}
+    environment: dict[str, Any] = {}
+    definitions: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Result:
+        if len({row.name for row in self.rows}) < len(self.rows):
+            raise ValueError("two rows have the same name")
+        return self
+
+    def row(self, name: str) -> Row | None:
+        """Return the row of the image ``name``, or None."""
+        return next((row for row in self.rows if row.name == name), None)
+
+    def point(self, parameter: str) -> Point:
+        """Return the result as one point of a rate-distortion curve; ``parameter`` is what selected the rate."""
+        images = tuple(ImagePoint(row.name, row.bpp_file, row.psnr, row.ms_ssim_db) for row in self.rows)
+        return Point(parameter, self.mean.bpp_file, self.mean.psnr, self.mean.ms_ssim_db, images)
 
 
 class ImageListHash:
-    """SHA-256 over names and pixels, so that two results are known to be of the same pictures."""
+    """SHA-256 over names and pixels of a list of images: two results with the same hash can be compared."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
 
     def add(self, name: str, picture: Tensor) -> None:
-        """Take in one picture, uint8 (3, H, W)."""
+        """Add one image, uint8 (3, H, W)."""
         self._digest.update(f"{name}\0{picture.shape[1]}\0{picture.shape[2]}\0".encode())
         self._digest.update(picture.permute(1, 2, 0).contiguous().numpy().data)
 
     def hexdigest(self) -> str:
-        """The hash so far."""
+        """Return the hash of the images added so far."""
         return self._digest.hexdigest()
 
 
 def describe(metadata: Metadata) -> dict[str, Any]:
-    """What a result says of its model: configuration, training, checkpoint file with SHA-256, fingerprint."""
+    """Return the model's part of a result: configuration, training, checkpoint file with SHA-256, fingerprint."""
     with metadata.path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
@@ -89,7 +174,8 @@ def describe(metadata: Metadata) -> dict[str, Any]:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Where the numbers were made."""
+    """Return device, number of threads, platform, and versions of the packages that affect the numbers."""
+    packages = ("compressai", "constriction", "pytorch-msssim", "torchmetrics")
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
@@ -97,7 +183,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        **{package: version(package) for package in ("compressai", "constriction", "pytorch-msssim")},
+        **{package: version(package) for package in packages},
     }
 
 
@@ -107,45 +193,51 @@ def assemble(
     info: dict[str, Any],
     image_list: ImageListHash,
     environment: dict[str, Any],
+    metrics: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The content of the JSON file: plain values, no infinity, no NaN."""
+    """Return the content of the result file: plain values, no infinity, no NaN.
+
+    Args:
+        set_name: name of the set of images.
+        rows: one for each image, a `Row` as a dict together with the requested metrics.
+        info: returned by `describe`.
+        image_list: hash of the images.
+        environment: returned by `environment`, and how the times were measured.
+        metrics: names and definitions of the requested metrics.
+    """
+    metrics = metrics or {}
     return {
         "format": FORMAT,
         "set": set_name,
         "images": len(rows),
         "image_list_sha256": image_list.hexdigest(),
         **info,
-        "mean": _mean(rows),
+        "mean": _mean(rows, (*AVERAGED, *metrics)),
         "median": {name: median(row[name] for row in rows) for name in SECONDS},
         "rows": rows,
         "environment": environment,
-        "definitions": DEFINITIONS,
+        "definitions": {**DEFINITIONS, **metrics},
     }
 
 
 def write(path: Path, result: dict[str, Any]) -> None:
-    """Write the JSON file, all or nothing."""
+    """Write the result file atomically."""
     atomic.replace_bytes(path, (json.dumps(result, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode())
 
 
 def decibel(ms_ssim: float | None) -> float | None:
-    """MS-SSIM in dB; None for None and for 1."""
+    """Return MS-SSIM in dB, or None if it is None or 1."""
     return None if ms_ssim is None or ms_ssim >= 1 else -10 * math.log10(1 - ms_ssim)
 
 
-def plain(row: Row) -> dict[str, Any]:
-    """A row as it stands in JSON: no infinity, no NaN, and MS-SSIM in dB beside MS-SSIM."""
-    values = {name: _finite(value) for name, value in asdict(row).items()}
-    return values | {"ms_ssim_db": decibel(row.ms_ssim)}
+def finite(value: float) -> float | None:
+    """Return ``value``, or None if it is infinite or NaN, which JSON cannot represent."""
+    return value if math.isfinite(value) else None
 
 
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _mean(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _mean(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
     mean: dict[str, Any] = {}
-    for name in AVERAGED:
+    for name in names:
         values = [row[name] for row in rows]
         mean[name] = None if None in values else sum(values) / len(values)
     return mean | {"ms_ssim_db": decibel(mean["ms_ssim"]), "equal": all(row["equal"] for row in rows)}

@@ -1,4 +1,4 @@
-"""Evaluate a model on a set of pictures: files, panels, JSON and table."""
+"""Evaluation of a model on a set of images: .lic files, panels, result file and table."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from lic_train.data.sets.sources import SUFFIXES
 from lic_train.errors import DataError
-from lic_train.evaluate import results
-from lic_train.evaluate.bench import Bench, Task, Wish, load_bench, measure_all, threads_of_a_job
+from lic_train.evaluate import image_metrics, results
+from lic_train.evaluate.bench import Bench, Settings, Task, load_bench, measure_all, threads_of_a_job
 from lic_train.evaluate.table import table
 from lic_train.files.checkpoint import load_file, move
 from lic_train.models.base import Codec
@@ -32,33 +32,33 @@ def evaluate_run(
     set_name: str,
     checkpoint: str = "best",
     device: str = "cpu",
-    wish: Wish | None = None,
+    settings: Settings | None = None,
 ) -> dict[str, Any]:
-    """Load a run's model twice, one object to encode and a fresh one to decode, and `evaluate` it.
+    """Load a run's model twice, one instance to encode and one to decode, and `evaluate` it.
 
     Args:
-        run: a run directory, or an exported model; results of a model go to the directory that it lies in.
+        run: a run directory, or an exported model; the results of a model are written to the directory of its file.
         images: as in `evaluate`.
         set_name: as in `evaluate`.
         checkpoint: ``best``, ``last`` or a path.
-        device: where both objects compute.
-        wish: as in `evaluate`; with several jobs each process loads the model.
+        device: on which both instances compute.
+        settings: as in `evaluate`; if its ``jobs`` is above 1, each process loads the model.
 
     Raises:
-        CheckpointError: no intact model.
-        ConfigError: this machine has no such device.
-        DataError: no picture, or two of one name.
+        CheckpointError: there is no intact model.
+        ConfigError: this machine does not have the device, or a metric is unknown or cannot be loaded.
+        DataError: there is no image, or two images have the same name.
     """
-    wish = wish or Wish()
+    settings = settings or Settings()
     encoder, metadata = load_run(run, checkpoint)
     encoder = move(encoder, device)
     info = results.describe(metadata)
     out_dir = run if run.is_dir() else run.parent
-    if wish.jobs == 1:
+    if settings.jobs == 1:
         decoder = move(load_file(metadata.path)[0], device)
-        return evaluate(encoder, decoder, images, out_dir, set_name, info, wish)
-    make = partial(load_bench, metadata.path, device, info, layout.coded(out_dir, set_name), wish)
-    return _evaluate(make, images, out_dir, set_name, info, wish, next(encoder.parameters()).device)
+        return evaluate(encoder, decoder, images, out_dir, set_name, info, settings)
+    make = partial(load_bench, metadata.path, device, info, layout.coded(out_dir, set_name), settings)
+    return _evaluate(make, images, out_dir, set_name, info, settings, next(encoder.parameters()).device)
 
 
 def evaluate(
@@ -68,35 +68,36 @@ def evaluate(
     out_dir: Path,
     set_name: str,
     info: dict[str, Any],
-    wish: Wish | None = None,
+    settings: Settings | None = None,
 ) -> dict[str, Any]:
-    """Code every picture for real and write ``eval/<set>.json``, ``eval/<set>/<name>.lic`` and the first panels.
+    """Code every image and write ``eval/<set>.json``, ``eval/<set>/<name>.lic`` and the panels of the first images.
 
-    What an interrupted evaluation of the same model on this machine measured is not measured again.
+    Images that an interrupted evaluation of the same model on this machine measured are not measured again.
 
     Args:
         encoder: ready to code.
-        decoder: another object with the same weights, on the same device.
-        images: names and pictures, uint8 (3, H, W); one with ``len`` gives the progress bar its end.
-        out_dir: the run directory; panels go to its ``pictures/<set>_<name>.png``.
-        set_name: of the data set, as in file names.
-        info: what `lic_train.evaluate.results.describe` gives; ``fingerprint`` is needed.
-        wish: what to keep and how to measure; in this process, whatever its ``jobs``.
+        decoder: another instance with the same weights, on the same device.
+        images: names and images, uint8 (3, H, W); if it has ``len``, the progress bar shows the total.
+        out_dir: the run directory; panels are written to its ``pictures/<set>_<name>.png``.
+        set_name: name of the set of images, used in file names.
+        info: returned by `lic_train.evaluate.results.describe`; ``fingerprint`` is required.
+        settings: how to measure and what to keep; ``jobs`` is ignored, everything runs in this process.
 
     Returns:
         The content of the JSON file.
 
     Raises:
         CheckpointError: the model's coding tables are stale.
-        DataError: no picture, or two of one name.
+        ConfigError: a metric is unknown or cannot be loaded.
+        DataError: there is no image, or two images have the same name.
     """
-    wish = replace(wish or Wish(), jobs=1)
-    bench = Bench(encoder, decoder, info, layout.coded(out_dir, set_name), wish)
-    return _evaluate(lambda: bench, images, out_dir, set_name, info, wish, next(encoder.parameters()).device)
+    settings = replace(settings or Settings(), jobs=1)
+    bench = Bench(encoder, decoder, info, layout.coded(out_dir, set_name), settings)
+    return _evaluate(lambda: bench, images, out_dir, set_name, info, settings, next(encoder.parameters()).device)
 
 
 def show(result: dict[str, Any], out_dir: Path, console: Console | None = None) -> None:
-    """Print the table, and where everything lies."""
+    """Print the table of results and the paths of all files."""
     console = console or Console()
     name = result["set"]
     console.print(table(result))
@@ -108,7 +109,7 @@ def show(result: dict[str, Any], out_dir: Path, console: Console | None = None) 
         console.print(Text(f"{what:9} {place}"), soft_wrap=True)
     if not result["mean"]["equal"]:
         different = ", ".join(row["name"] for row in result["rows"] if not row["equal"])
-        console.print(Text(f"not what the encoder reconstructed: {different}", "bold red"), soft_wrap=True)
+        console.print(Text(f"decoded differently from the encoder: {different}", "bold red"), soft_wrap=True)
 
 
 def _evaluate(
@@ -117,18 +118,20 @@ def _evaluate(
     out_dir: Path,
     set_name: str,
     info: dict[str, Any],
-    wish: Wish,
+    settings: Settings,
     device: torch.device,
 ) -> dict[str, Any]:
+    image_metrics.prepare(settings.metrics)
     image_list = results.ImageListHash()
-    tasks = _tasks(images, image_list, out_dir / layout.PICTURES / set_name, wish.panels)
+    tasks = _tasks(images, image_list, out_dir / layout.PICTURES / set_name, settings.panels)
     total = len(images) if isinstance(images, Sized) else None
-    rows = list(_with_progress(measure_all(tasks, make, wish.jobs), total, set_name))
+    rows = list(_with_progress(measure_all(tasks, make, settings.jobs), total, set_name))
     if not rows:
-        raise DataError(f"expected at least one picture in {set_name}, got none")
-    machine = {**results.environment(device), "jobs": wish.jobs, "repeats": wish.repeats}
-    machine["threads"] = threads_of_a_job(wish.jobs)
-    result = results.assemble(set_name, rows, info, image_list, machine)
+        raise DataError(f"The evaluation set {set_name} is empty.", expected="at least one image", got="none")
+    machine = {**results.environment(device), "jobs": settings.jobs, "repeats": settings.repeats}
+    machine["threads"] = threads_of_a_job(settings.jobs)
+    metrics = image_metrics.definitions(settings.metrics)
+    result = results.assemble(set_name, rows, info, image_list, machine, metrics)
     results.write(layout.result(out_dir, set_name), result)
     return result
 
@@ -136,7 +139,7 @@ def _evaluate(
 def _tasks(
     images: Iterable[tuple[str, Tensor]], image_list: results.ImageListHash, prefix: Path, panels: int
 ) -> Iterator[Task]:
-    """Number and name the pictures, and take each into the list's hash as it passes."""
+    """Yield a task for each image, the first ``panels`` with a panel, and add each image to the hash of the list."""
     stems: dict[str, str] = {}
     for number, (name, picture) in enumerate(images):
         stem = stems[name] = new_stem(name, stems)
@@ -146,17 +149,26 @@ def _tasks(
 
 
 def new_stem(name: str, stems: dict[str, str]) -> str:
-    """``name`` as one path component, without the ending of a picture if no earlier one in ``stems`` has that name.
+    """Return ``name`` as one path component, without an image suffix unless an earlier stem is the same without it.
+
+    Args:
+        name: of an image, possibly with folders.
+        stems: stems of the earlier images by their names.
 
     Raises:
-        DataError: two pictures have one name.
+        DataError: two images have the same name.
     """
     flat = name.replace("/", "_").replace("\\", "_").lstrip(".") or "_"
     stem, suffix = os.path.splitext(flat)
     candidates = (stem, flat) if suffix.lower() in SUFFIXES else (flat,)
     free = [candidate for candidate in candidates if candidate not in stems.values()]
     if name in stems or not free:
-        raise DataError(f"expected pictures of different names, got {name!r} twice; rename one")
+        raise DataError(
+            "Two images of the evaluation set have the same name.",
+            expected="different names",
+            got=f"{name!r} twice",
+            to_do="rename one of them",
+        )
     return free[0]
 
 

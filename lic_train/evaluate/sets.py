@@ -1,14 +1,14 @@
-"""Which pictures to evaluate on, from the command line's overrides to the pictures themselves."""
+"""Options of an evaluation, and its images: those of folders, or the validation images of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from lic_train.config.compose import Section, read_section
@@ -16,17 +16,23 @@ from lic_train.config.run import SetOptions
 from lic_train.data.decode.images import UnreadableImage, decode
 from lic_train.data.sets.sources import FolderSource
 from lic_train.errors import ConfigError, DataError
+from lic_train.evaluate.image_metrics import check_names
 from lic_train.runs.layout import CONFIG
 
 HELDOUT = "heldout"
 
 
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 class Options(Section):
-    """An evaluation, as conf/evaluate.yaml says and the command line overrides."""
+    """Options of an evaluation, documented in conf/evaluate.yaml."""
 
     eval: SetOptions
     checkpoint: str
     device: str
+    metrics: Annotated[tuple[str, ...], BeforeValidator(_as_list), AfterValidator(check_names)]
     panels: NonNegativeInt
     repeats: PositiveInt
     jobs: PositiveInt
@@ -34,12 +40,16 @@ class Options(Section):
 
 
 class FolderImages:
-    """The first ``limit`` pictures of folders, each sorted by name: pairs of name and uint8 (3, H, W), read in turn.
+    """The first ``limit`` images of folders: pairs of name and uint8 (3, H, W), decoded during the iteration.
 
-    Of several folders, the folder's name goes before the picture's.
+    The images of each folder are sorted by name. With several folders, the folder's name precedes the image's name.
+
+    Args:
+        roots: the folders.
+        limit: number of images; None takes all.
 
     Raises:
-        DataError: no folder, no picture in it, or, when its turn comes, an unreadable one.
+        DataError: a folder does not exist or contains no image; during the iteration, an image cannot be read.
     """
 
     def __init__(self, roots: Sequence[Path], limit: int | None) -> None:
@@ -57,33 +67,35 @@ class FolderImages:
                 yield name, decode(source.read(index))
             except (OSError, UnreadableImage) as error:
                 raise DataError(
-                    f"cannot read {name} of the evaluation set: {error}. An evaluation is of the whole set: "
-                    "mend or remove the file"
+                    f"The image {name} of the evaluation set cannot be read.",
+                    expected="readable images only, because results refer to the whole set",
+                    got=str(error),
+                    to_do="repair or remove the file",
                 ) from error
 
 
 def read_options(overrides: Sequence[str]) -> Options:
-    """Compose conf/evaluate.yaml with Hydra-style overrides such as ``eval=kodak eval.limit=3``.
+    """Compose conf/evaluate.yaml with Hydra overrides such as ``eval=kodak eval.limit=3 metrics=lpips,dists``.
 
     Raises:
-        ConfigError: an unknown name, with the nearest known ones, or a value without meaning.
+        ConfigError: an unknown name, with the nearest known ones, or an invalid value.
     """
-    return read_section(Options, overrides, "evaluate")
+    return read_section(Options, [_with_metrics_as_list(override) for override in overrides], "evaluate")
 
 
 def each_set(overrides: Sequence[str]) -> list[list[str]]:
-    """``eval=kodak,clic`` as one list of overrides for each set; the other overrides are in all of them."""
+    """Return one list of overrides for each set of ``eval=kodak,clic``; every list contains all other overrides."""
     names = next((value for override in overrides if (value := override.removeprefix("eval=")) != override), HELDOUT)
     others = [override for override in overrides if not override.startswith("eval=")]
     return [[f"eval={name}", *others] for name in names.split(",")]
 
 
 def open_images(options: SetOptions, run: Path) -> Iterable[tuple[str, Tensor]]:
-    """The pictures that ``options`` means: those of a folder, or the validation photographs of ``run`` itself.
+    """Return the images that ``options`` selects: those of folders, or the validation images of ``run``.
 
     Raises:
-        ConfigError: ``heldout`` of something that is no run directory.
-        DataError: the folder is not there or holds no picture.
+        ConfigError: ``heldout`` of something that is not a run directory.
+        DataError: a folder does not exist or contains no image.
     """
     if options.root is not None:
         given = [options.root] if isinstance(options.root, str) else options.root
@@ -91,26 +103,44 @@ def open_images(options: SetOptions, run: Path) -> Iterable[tuple[str, Tensor]]:
         for root in roots:
             if not root.is_dir():
                 raise DataError(
-                    f"expected the pictures of {options.name} in the folder {root}, which does not exist; "
-                    f"give another by eval.root=..., or get them as data/README.md says"
+                    f"The folder of the evaluation set {options.name} does not exist.",
+                    expected=f"images in {root}",
+                    got="no such folder",
+                    to_do="set another folder with eval.root=..., or get the images as described in data/README.md",
                 )
         return FolderImages(roots, options.limit)
     if options.name != HELDOUT:
-        raise DataError(f"expected the folder of {options.name}, got none; give it by eval.root=...")
+        raise DataError(
+            f"The evaluation set {options.name} has no folder.",
+            expected="a folder of images",
+            got="eval.root=null",
+            to_do="set the folder with eval.root=...",
+        )
     return heldout_images(run, options.limit)
 
 
 def heldout_images(run: Path, limit: int | None) -> list[tuple[str, Tensor]]:
-    """The first ``limit`` validation photographs of the data that ``run`` was trained on.
+    """Return the first ``limit`` validation images of the data that ``run`` was trained on.
 
     Raises:
-        ConfigError: ``run`` has no configuration.
-        DataError: its data set is gone.
+        ConfigError: ``run`` contains no configuration.
+        DataError: its data set does not exist any more.
     """
     path = run / CONFIG
     if not path.is_file():
-        raise ConfigError(f"expected {path}, which names the run's data; evaluate on a folder instead: eval=kodak")
+        raise ConfigError(
+            f"The validation images of {run} are not known.",
+            expected=f"the run's data set in {path}",
+            got="no such file",
+            to_do="evaluate on a folder of images instead, for example eval=kodak",
+        )
     config = OmegaConf.load(path)
     assert isinstance(config, DictConfig)
     photographs: Any = hydra.utils.instantiate(config.data, crop=config.crop, batch_size=config.batch_size)
     return photographs.whole_images(limit or len(photographs.val))
+
+
+def _with_metrics_as_list(override: str) -> str:
+    """``metrics=lpips,dists`` as ``metrics=[lpips,dists]``; to Hydra a comma outside brackets is a sweep."""
+    key, _, value = override.partition("=")
+    return f"{key}=[{value}]" if key == "metrics" and "," in value and not value.startswith("[") else override

@@ -1,16 +1,20 @@
-"""The last thing on the screen: a table of the results that fits 80 columns."""
+"""Tables of results for the terminal, at most 80 columns wide."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from lic_train.evaluate.image_metrics import METRICS
 from lic_train.system.screen import ruled_table
 
-_COLUMNS = (
+Columns = Sequence[tuple[str, str, str]]  # heading, key in rows and mean, format
+
+_COLUMNS: Columns = (
     ("bpp_file", "bpp_file", ".4f"),
     ("bpp", "bpp", ".4f"),
     ("PSNR", "psnr", ".2f"),
@@ -18,34 +22,59 @@ _COLUMNS = (
     ("enc s", "encode_seconds", ".2f"),
     ("dec s", "decode_seconds", ".2f"),
 )
+_METRICS_IN_A_TABLE = 5
 
 
-def table(result: dict[str, Any]) -> Table:
-    """One line for each picture and their mean; a picture that was decoded differently is red."""
-    made = ruled_table(title=_title(result))
+def table(result: dict[str, Any]) -> RenderableType:
+    """Return a table with one row for each image and a row of means; further metrics follow in tables below it.
+
+    Rows of images that were decoded differently are red.
+    """
+    tables = [_image_table(result, _COLUMNS, _title(result), equal=True)]
+    return Group(*tables, *(_image_table(result, columns) for columns in _metric_columns([result])))
+
+
+def overview(results: Sequence[tuple[str, dict[str, Any]]]) -> RenderableType:
+    """Return a table with one row for each evaluation: run, set and means; further metrics follow in tables below it.
+
+    Args:
+        results: names of the runs and their results.
+    """
+    tables = [_overview_table(results, _COLUMNS, "means over images")]
+    metrics = _metric_columns([result for _, result in results])
+    return Group(*tables, *(_overview_table(results, columns) for columns in metrics))
+
+
+def _image_table(result: dict[str, Any], columns: Columns, title: Text | str = "", equal: bool = False) -> Table:
+    made = ruled_table(title=title)
     made.add_column("picture", no_wrap=True, overflow="ellipsis", max_width=16)
-    for heading, _, _ in _COLUMNS:
-        made.add_column(heading, justify="right", no_wrap=True)
-    made.add_column("equal", no_wrap=True)
-    rows = result["rows"]
-    for number, row in enumerate(rows, start=1):
-        _add(made, row["name"], row, end_section=number == len(rows))
-    _add(made, f"mean of {len(rows)}", result["mean"])
+    _add_columns(made, columns)
+    if equal:
+        made.add_column("equal", no_wrap=True)
+    rows = [*((row["name"], row) for row in result["rows"]), (f"mean of {len(result['rows'])}", result["mean"])]
+    for number, (name, values) in enumerate(rows, start=1):
+        verdict = ["yes" if values["equal"] else "NO"] if equal else []
+        last = number == len(rows) - 1  # a rule separates the images from their mean
+        made.add_row(Text(name), *_cells(values, columns), *verdict, style=_style(values), end_section=last)
     return made
 
 
-def overview(results: Sequence[tuple[str, dict[str, Any]]]) -> Table:
-    """One line for each evaluation: name of the run, set, and the means over the pictures."""
-    made = ruled_table(title="means over pictures")
+def _overview_table(results: Sequence[tuple[str, dict[str, Any]]], columns: Columns, title: str = "") -> Table:
+    made = ruled_table(title=title)
     made.add_column("run", overflow="fold")
     made.add_column("set", no_wrap=True, overflow="ellipsis", max_width=10)
-    for heading, _, _ in _COLUMNS:
-        made.add_column(heading, justify="right", no_wrap=True)
+    _add_columns(made, columns)
     for name, result in results:
         mean = result["mean"]
-        style = None if mean["equal"] else "bold red"
-        made.add_row(Text(name), Text(result["set"]), *_cells(mean), style=style)
+        made.add_row(Text(name), Text(result["set"]), *_cells(mean, columns), style=_style(mean))
     return made
+
+
+def _metric_columns(results: Sequence[dict[str, Any]]) -> Iterator[Columns]:
+    """Columns of the metrics that any result contains, split into tables that fit the terminal."""
+    names = [name for name in METRICS if any(name in result["mean"] for result in results)]
+    for start in range(0, len(names), _METRICS_IN_A_TABLE):
+        yield [(name, name, ".4f") for name in names[start : start + _METRICS_IN_A_TABLE]]
 
 
 def _title(result: dict[str, Any]) -> Text:
@@ -54,11 +83,14 @@ def _title(result: dict[str, Any]) -> Text:
     return Text(", ".join([f"{result['set']}: {name}", *training, result["checkpoint"]["file"]]))
 
 
-def _add(made: Table, name: str, values: dict[str, Any], end_section: bool = False) -> None:
-    equal = "yes" if values["equal"] else "NO"
-    style = None if values["equal"] else "bold red"
-    made.add_row(Text(name), *_cells(values), equal, style=style, end_section=end_section)
+def _add_columns(made: Table, columns: Columns) -> None:
+    for heading, _, _ in columns:
+        made.add_column(heading, justify="right", no_wrap=True)
 
 
-def _cells(values: dict[str, Any]) -> list[str]:
-    return ["-" if values[key] is None else format(values[key], spec) for _, key, spec in _COLUMNS]
+def _style(values: dict[str, Any]) -> str | None:
+    return None if values["equal"] else "bold red"
+
+
+def _cells(values: dict[str, Any], columns: Columns) -> list[str]:
+    return ["-" if values.get(key) is None else format(values[key], spec) for _, key, spec in columns]

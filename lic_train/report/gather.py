@@ -10,11 +10,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from lic_train.anchors.stored import HERE as ANCHORS
+from lic_train.complexity.results import Complexity
 from lic_train.errors import DataError
 from lic_train.rd import curves
 from lic_train.rd.curves import Curve, Kind
 from lic_train.report.cited import HERE as CITED
-from lic_train.report.results import Complexity
 from lic_train.report.runs import LeftOut, Run
 from lic_train.system.reading import Unreadable, mistakes, printable, read_json, slug
 

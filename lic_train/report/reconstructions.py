@@ -17,11 +17,11 @@ from lic_train.data.decode.images import read_image, save_png
 from lic_train.data.sets.sources import FolderSource
 from lic_train.errors import DataError, LicError
 from lic_train.evaluate.pictures import save_bits_map, save_error_map
+from lic_train.evaluate.results import Row
 from lic_train.files.bitstream import decode, estimate
 from lic_train.files.checkpoint import load_model, move
 from lic_train.models.base import Codec
 from lic_train.rd import metrics
-from lic_train.report.results import Row
 from lic_train.report.runs import Run
 from lic_train.runs import layout
 from lic_train.system.reading import Unreadable, read_bytes, slug

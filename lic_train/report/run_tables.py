@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from lic_train.complexity.results import Complexity
 from lic_train.report.elements import COMMANDS, Cell, Table
 from lic_train.report.gather import Gathered
-from lic_train.report.results import Complexity
 from lic_train.report.runs import LeftOut, Run
 from lic_train.system.reading import printable
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, PositiveInt, ValidationError
 
-from lic_train.report.results import Record, Result
+from lic_train.evaluate.results import Record, Result
 from lic_train.runs.find import moved_aside, run_directories
 from lic_train.runs.layout import CONFIG, ENVIRONMENT, EVAL, FINISHED, METRICS
 from lic_train.runs.state import read_config, read_finished

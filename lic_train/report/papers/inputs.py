@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from lic_train.evaluate.results import Result
 from lic_train.rd.curves import Curve
 from lic_train.report.elements import Comparison
-from lic_train.report.results import Result
 
 
 class Run(Protocol):

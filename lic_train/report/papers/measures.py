@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import log2
 
+from lic_train.complexity.results import Cost, counted
 from lic_train.rd.bd import bd_quality, bd_rate
 from lic_train.rd.curves import Curve
-from lic_train.report.papers.costs import Cost, counted
 from lic_train.report.papers.facts import Column, Row
 from lic_train.report.papers.inputs import Run
 from lic_train.report.papers.selection import Evidence, Selection, same_lambda

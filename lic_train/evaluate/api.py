@@ -1,0 +1,201 @@
+"""Evaluation of a loaded codec from Python: the function behind ``lic_train.evaluate``."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import ValidationError
+from torch import Tensor
+
+from lic_train.config.run import SetOptions
+from lic_train.data.decode.images import read_image, to_tensor
+from lic_train.errors import ConfigError, DataError
+from lic_train.evaluate import results
+from lic_train.evaluate.bench import Settings
+from lic_train.evaluate.run import evaluate as evaluate_pair
+from lic_train.evaluate.sets import FolderImages
+from lic_train.files.checkpoint import Metadata, fill, move
+from lic_train.models.base import Codec, build
+from lic_train.rd.metrics import to_8bit
+from lic_train.system.reading import mistakes, slug
+
+Picture = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
+
+
+class LoadedCodec(Protocol):
+    """The attributes of a loaded codec that `evaluate` needs."""
+
+    @property
+    def model(self) -> Codec:
+        """The network, in eval mode, ready to code."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Configuration from which the network is built."""
+
+    @property
+    def metadata(self) -> Metadata:
+        """File, training and fingerprint of the model."""
+
+    @property
+    def device(self) -> torch.device:
+        """Device on which the network computes."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Results of `evaluate`.
+
+    Attributes:
+        content: the content of a result file ``eval/<set>.json``: rows, means, definitions, environment, checkpoint.
+    """
+
+    content: dict[str, Any]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One dict for each image: name, size in pixels, bytes, bpp_file, bpp, psnr (dB), ms_ssim, times (seconds)."""
+        rows: list[dict[str, Any]] = self.content["rows"]
+        return rows
+
+    @property
+    def mean(self) -> dict[str, Any]:
+        """Means over the images."""
+        mean: dict[str, Any] = self.content["mean"]
+        return mean
+
+    def to_pandas(self) -> Any:
+        """Return the rows as a ``pandas.DataFrame``.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        try:
+            pandas = importlib.import_module("pandas")
+        except ImportError as error:
+            raise ConfigError(
+                "pandas cannot be imported.",
+                expected="pandas, which to_pandas() needs",
+                got=str(error),
+                to_do="pip install pandas",
+            ) from error
+        return pandas.DataFrame(self.rows)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the results as JSON, in the format of ``eval/<set>.json``, atomically."""
+        results.write(Path(path), self.content)
+
+
+def evaluate(
+    codec: LoadedCodec,
+    images: str | os.PathLike[str] | Iterable[Picture],
+    *,
+    name: str | None = None,
+    out: str | os.PathLike[str] | None = None,
+    metrics: Sequence[str] = (),
+    limit: int | None = None,
+    repeats: int = 1,
+    panels: int = 0,
+    save_images: bool = False,
+    quality_map: bool = False,
+) -> Evaluation:
+    """Code every image to a .lic file, decode the file with a second instance of the model and measure the result.
+
+    Args:
+        codec: a loaded codec.
+        images: a folder, or an iterable of paths and images. An image is a PIL image, a uint8 array (H, W, 3), a
+            uint8 tensor (3, H, W) or a float tensor (3, H, W) in [0, 1], which is rounded to 8 bits. Images without
+            a path are named by their number.
+        name: name of the set in file names; default: the folder's name, or "images".
+        out: folder that receives ``eval/<name>.json``, ``eval/<name>/*.lic`` and ``pictures/``; images that an earlier
+            call measured there under the same conditions are not measured again. None uses a temporary folder.
+        metrics: further metrics in `lic_train.evaluate.image_metrics.METRICS`, for example ("lpips", "dists").
+        limit: number of images; None takes all.
+        repeats: times are medians of this many calls.
+        panels: number of images for which a panel is drawn in ``out``/pictures.
+        save_images: keep decoded images in ``out``/eval/<name>/decoded.
+        quality_map: keep maps of error and bits in ``out``/eval/<name>/error and ``out``/eval/<name>/bits.
+
+    Raises:
+        CheckpointError: the model's coding tables are stale.
+        ConfigError: an invalid name or limit, or a metric that is unknown or cannot be loaded.
+        DataError: no image, an unreadable image, two images with the same name, or an object that is not an image.
+    """
+    options = _set_options(name or _default_name(images), limit)
+    settings = Settings(
+        panels=panels, repeats=repeats, save_images=save_images, quality_map=quality_map, metrics=tuple(metrics)
+    )
+    pictures, info = _named_pictures(images, limit), results.describe(codec.metadata)
+    with tempfile.TemporaryDirectory(prefix="lic_") as temporary:
+        folder = Path(temporary if out is None else out)
+        return Evaluation(
+            evaluate_pair(codec.model, _second_instance(codec), pictures, folder, options.name, info, settings)
+        )
+
+
+def _set_options(name: str, limit: int | None) -> SetOptions:
+    try:
+        return SetOptions(name=name, root=None, limit=limit)
+    except ValidationError as error:
+        raise ConfigError("The options of the evaluation are not valid.", got=mistakes(error)) from error
+
+
+def _default_name(images: str | os.PathLike[str] | Iterable[Picture]) -> str:
+    return slug(Path(images).resolve().name) if isinstance(images, str | os.PathLike) else "images"
+
+
+def _second_instance(codec: LoadedCodec) -> Codec:
+    # Not copy.deepcopy, which cannot copy coding tables.
+    model = fill(build(codec.config), codec.config, codec.model.state_dict(), codec.metadata.path)
+    return move(model, str(codec.device))
+
+
+def _named_pictures(
+    images: str | os.PathLike[str] | Iterable[Picture], limit: int | None
+) -> Iterable[tuple[str, Tensor]]:
+    if isinstance(images, str | os.PathLike):
+        return FolderImages([Path(images)], limit)
+    return _numbered(islice(images, limit))
+
+
+def _numbered(images: Iterable[Picture]) -> Iterator[tuple[str, Tensor]]:
+    for number, image in enumerate(images, start=1):
+        if isinstance(image, str | os.PathLike):
+            yield Path(image).name, read_image(image)
+        else:
+            yield f"{number:04}", _to_bytes(image, number)
+
+
+def _to_bytes(image: Image.Image | np.ndarray | Tensor, number: int) -> Tensor:
+    """Return an image in memory as uint8 (3, H, W)."""
+    if isinstance(image, Image.Image):
+        return to_tensor(image.convert("RGB"))
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        return torch.from_numpy(image.transpose(2, 0, 1).copy())
+    if isinstance(image, Tensor) and image.dim() == 3 and image.shape[0] == 3:
+        if image.dtype == torch.uint8:
+            return image.cpu()
+        if image.is_floating_point() and bool(((image >= 0) & (image <= 1)).all()):
+            return to_8bit(image.detach()).byte().cpu()
+    raise DataError(
+        f"Image {number} is not an image that can be evaluated.",
+        expected="a path, a PIL image, a uint8 array (H, W, 3), or a tensor (3, H, W), uint8 or float in [0, 1]",
+        got=_describe(image),
+    )
+
+
+def _describe(image: object) -> str:
+    about = f"{type(image).__name__} {tuple(getattr(image, 'shape', ()))} {getattr(image, 'dtype', '')}".strip()
+    if isinstance(image, Tensor) and image.numel():
+        about += f", values from {float(image.min()):g} to {float(image.max()):g}"
+    return about
