@@ -23,7 +23,7 @@ from lic_train.anchors.codecs import ANCHORS
 from lic_train.anchors.measure import measure
 from lic_train.data.decode.images import save_png
 from lic_train.errors import AnchorError, DataError
-from lic_train.evaluate import evaluate_run
+from lic_train.evaluate.run import evaluate_run
 from lic_train.evaluate.sets import SetOptions, open_images
 from lic_train.rd import curves, metrics
 from tests.conftest import ROOT

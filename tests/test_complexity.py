@@ -12,9 +12,8 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from lic_train.complexity import count_macs, count_parameters, multiply_adds
 from lic_train.complexity.__main__ import main
-from lic_train.complexity.count import count_quantiles, inside, on_meta
+from lic_train.complexity.count import count_macs, count_parameters, count_quantiles, inside, multiply_adds, on_meta
 from lic_train.complexity.measure import (
     PHASES,
     MeasurementError,

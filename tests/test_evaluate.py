@@ -14,11 +14,11 @@ from rich.console import Console
 
 from lic_train.data.decode.images import save_png
 from lic_train.errors import ConfigError, DataError
-from lic_train.evaluate import describe, evaluate, evaluate_run, show
 from lic_train.evaluate.__main__ import main
 from lic_train.evaluate.bench import Settings
 from lic_train.evaluate.measure import same_picture
-from lic_train.evaluate.results import DEFINITIONS, Result, Row
+from lic_train.evaluate.results import DEFINITIONS, Result, Row, describe
+from lic_train.evaluate.run import evaluate, evaluate_run, show
 from lic_train.evaluate.sets import SetOptions, open_images, read_options
 from lic_train.files.bitstream import decode, estimate
 from lic_train.rd import metrics

@@ -14,10 +14,10 @@ from PIL import Image
 
 from lic_train.data.decode.images import save_png
 from lic_train.errors import ConfigError, DataError
-from lic_train.evaluate import evaluate_run
 from lic_train.evaluate.api import evaluate
 from lic_train.evaluate.bench import Settings
 from lic_train.evaluate.results import Result
+from lic_train.evaluate.run import evaluate_run
 from lic_train.runs.load import load_run
 from tests.tiny import HYPERPRIOR, SERIAL, make_run, picture
 

@@ -16,11 +16,12 @@ from rich.console import Console
 from lic_train.data.decode.images import save_png
 from lic_train.entropy.stopwatch import coding_time, entropy_coding
 from lic_train.errors import BitstreamError, CheckpointError, ConfigError
-from lic_train.evaluate import describe, evaluate, evaluate_run
 from lic_train.evaluate.__main__ import main
 from lic_train.evaluate.bench import Settings, Task, load_bench, measure_all
 from lic_train.evaluate.measure import _timed, measure
 from lic_train.evaluate.pictures import ERROR_GAIN
+from lic_train.evaluate.results import describe
+from lic_train.evaluate.run import evaluate, evaluate_run
 from lic_train.files.bitstream import decode
 from lic_train.rd import metrics
 from lic_train.runs.load import load_run

@@ -16,11 +16,11 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from lic_train.data.decode.images import save_png
 from lic_train.errors import ConfigError
-from lic_train.evaluate import evaluate_run
 from lic_train.evaluate.__main__ import main
 from lic_train.evaluate.bench import Settings
 from lic_train.evaluate.image_metrics import METRICS, _loaded, check_names, compare, definitions, prepare
 from lic_train.evaluate.results import Result
+from lic_train.evaluate.run import evaluate_run
 from lic_train.evaluate.table import overview, table
 from lic_train.files.bitstream import decode
 from lic_train.rd.metrics import to_8bit

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from lic_train.data.decode.images import from_pillow, read_image
-from lic_train.errors import LicError
+from lic_train.errors import DataError
 from lic_train.files import bitstream
 from lic_train.files.checkpoint import Metadata
 from lic_train.models.base import Codec
@@ -21,7 +21,7 @@ from lic_train.rd import metrics
 Picture = Image.Image | np.ndarray | Tensor | str | os.PathLike[str]
 
 
-class PictureError(LicError, ValueError):
+class PictureError(DataError, ValueError):
     """An object that was passed to ``encode`` is not a picture of a supported kind."""
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-
 import torch
 from rich.console import Console
 from rich.progress import track
 from rich.text import Text
 
 from lic_train.complexity import results
+from lic_train.complexity.arguments import complexity_parser
 from lic_train.complexity.count import count_macs, count_parameters, count_quantiles, on_meta
 from lic_train.complexity.measure import measure
 from lic_train.complexity.options import Options, Variants, read_options
@@ -44,13 +43,7 @@ def count_model(name: str, options: Options) -> results.Complexity:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; exit with 2 after an error."""
-    parser = argparse.ArgumentParser(
-        prog="lic complexity",
-        description="Count parameters and multiply-adds of a model, and time its forward pass, encoding and decoding.",
-        epilog="Overrides: model=cwam model.N=192 size=1920x1080 time=false device=cuda variants=iblic_modules",
-    )
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="options as in conf/complexity.yaml")
-    arguments = parser.parse_intermixed_args(argv)
+    arguments = complexity_parser().parse_intermixed_args(argv)
     with errors_without_traceback():
         name, options = read_options(arguments.overrides)
         if options.variants:

@@ -1,6 +1,22 @@
 """Evaluation with real bitstreams: .lic files on disk, decoded by a second model, measured and stored as JSON."""
 
-from lic_train.evaluate.results import describe
-from lic_train.evaluate.run import evaluate, evaluate_run, show
+from __future__ import annotations
 
-__all__ = ["describe", "evaluate", "evaluate_run", "show"]
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lic_train.evaluate.api import Evaluation
+
+
+class _Evaluate(ModuleType):
+    """A package that can be called: the public function ``lic_train.evaluate`` has the same name as this package."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Evaluation:
+        from lic_train.evaluate.api import evaluate
+
+        return evaluate(*arguments, **options)
+
+
+sys.modules[__name__].__class__ = _Evaluate

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from rich.console import Console
 
 from lic_train.errors import ConfigError, LicError
 from lic_train.evaluate import image_metrics
+from lic_train.evaluate.arguments import evaluate_parser
 from lic_train.evaluate.bench import Settings
 from lic_train.evaluate.run import evaluate_run, show
 from lic_train.evaluate.sets import Options, each_set, open_images, read_options
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         0; 1 if an image was decoded differently from the encoder's reconstruction; 2 after an error; 130 after Ctrl-C.
     """
-    arguments = _parser().parse_intermixed_args(argv)
+    arguments = evaluate_parser().parse_intermixed_args(argv)
     overrides = [word for word in arguments.words if "=" in word and not Path(word).exists()]
     given = [Path(word) for word in arguments.words if word not in overrides]
     try:
@@ -43,24 +43,6 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         say_warning("stopped; the same command continues after the measured images")
         return 130
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="lic evaluate",
-        description="Encode sets of images to files, decode the files with a second model and measure the results.",
-        epilog="Overrides: eval=kodak,clic eval.root=FOLDER eval.limit=N metrics=lpips,dists checkpoint=best|last "
-        f"device=cpu panels=4 repeats=1 jobs=1 fresh=false. Metrics: {', '.join(image_metrics.METRICS)}.",
-    )
-    parser.add_argument(
-        "words",
-        nargs="+",
-        metavar="RUN | KEY=VALUE",
-        help="run directories, exported models or folders with runs; options as in conf/evaluate.yaml",
-    )
-    parser.add_argument("--save-images", action="store_true", help="keep decoded images in eval/<set>/decoded/")
-    parser.add_argument("--quality-map", action="store_true", help="keep maps: eval/<set>/error/, eval/<set>/bits/")
-    return parser
 
 
 def _no_run(overrides: Sequence[str]) -> ConfigError:

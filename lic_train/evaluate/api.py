@@ -5,51 +5,27 @@ from __future__ import annotations
 import importlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor
 
+from lic_train.codec.image_codec import ImageCodec, Picture, to_tensor
 from lic_train.config.run import SetOptions
-from lic_train.data.decode.images import read_image, to_tensor
-from lic_train.errors import ConfigError, DataError
+from lic_train.data.decode.images import read_image
+from lic_train.errors import ConfigError
 from lic_train.evaluate import results
 from lic_train.evaluate.bench import Settings
 from lic_train.evaluate.run import evaluate as evaluate_pair
 from lic_train.evaluate.sets import FolderImages
-from lic_train.files.checkpoint import Metadata, fill, move
+from lic_train.files.checkpoint import fill, move
 from lic_train.models.base import Codec, build
 from lic_train.rd.metrics import to_8bit
 from lic_train.system.reading import mistakes, slug
-
-Picture = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
-
-
-class LoadedCodec(Protocol):
-    """The attributes of a loaded codec that `evaluate` needs."""
-
-    @property
-    def model(self) -> Codec:
-        """The network, in eval mode, ready to code."""
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """Configuration from which the network is built."""
-
-    @property
-    def metadata(self) -> Metadata:
-        """File, training and fingerprint of the model."""
-
-    @property
-    def device(self) -> torch.device:
-        """Device on which the network computes."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +73,7 @@ class Evaluation:
 
 
 def evaluate(
-    codec: LoadedCodec,
+    codec: ImageCodec,
     images: str | os.PathLike[str] | Iterable[Picture],
     *,
     name: str | None = None,
@@ -113,9 +89,8 @@ def evaluate(
 
     Args:
         codec: a loaded codec.
-        images: a folder, or an iterable of paths and images. An image is a PIL image, a uint8 array (H, W, 3), a
-            uint8 tensor (3, H, W) or a float tensor (3, H, W) in [0, 1], which is rounded to 8 bits. Images without
-            a path are named by their number.
+        images: a folder, or an iterable of paths and images as `ImageCodec.encode` accepts them; floats are rounded to
+            8 bits. Images without a path are named by their number.
         name: name of the set in file names; default: the folder's name, or "images".
         out: folder that receives ``eval/<name>.json``, ``eval/<name>/*.lic`` and ``pictures/``; images that an earlier
             call measured there under the same conditions are not measured again. None uses a temporary folder.
@@ -154,7 +129,7 @@ def _default_name(images: str | os.PathLike[str] | Iterable[Picture]) -> str:
     return slug(Path(images).resolve().name) if isinstance(images, str | os.PathLike) else "images"
 
 
-def _second_instance(codec: LoadedCodec) -> Codec:
+def _second_instance(codec: ImageCodec) -> Codec:
     # Not copy.deepcopy, which cannot copy coding tables.
     model = fill(build(codec.config), codec.config, codec.model.state_dict(), codec.metadata.path)
     return move(model, str(codec.device))
@@ -173,29 +148,4 @@ def _numbered(images: Iterable[Picture]) -> Iterator[tuple[str, Tensor]]:
         if isinstance(image, str | os.PathLike):
             yield Path(image).name, read_image(image)
         else:
-            yield f"{number:04}", _to_bytes(image, number)
-
-
-def _to_bytes(image: Image.Image | np.ndarray | Tensor, number: int) -> Tensor:
-    """Return an image in memory as uint8 (3, H, W)."""
-    if isinstance(image, Image.Image):
-        return to_tensor(image.convert("RGB"))
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
-        return torch.from_numpy(image.transpose(2, 0, 1).copy())
-    if isinstance(image, Tensor) and image.dim() == 3 and image.shape[0] == 3:
-        if image.dtype == torch.uint8:
-            return image.cpu()
-        if image.is_floating_point() and bool(((image >= 0) & (image <= 1)).all()):
-            return to_8bit(image.detach()).byte().cpu()
-    raise DataError(
-        f"Image {number} is not an image that can be evaluated.",
-        expected="a path, a PIL image, a uint8 array (H, W, 3), or a tensor (3, H, W), uint8 or float in [0, 1]",
-        got=_describe(image),
-    )
-
-
-def _describe(image: object) -> str:
-    about = f"{type(image).__name__} {tuple(getattr(image, 'shape', ()))} {getattr(image, 'dtype', '')}".strip()
-    if isinstance(image, Tensor) and image.numel():
-        about += f", values from {float(image.min()):g} to {float(image.max()):g}"
-    return about
+            yield f"{number:04}", to_8bit(to_tensor(image)).byte().cpu()

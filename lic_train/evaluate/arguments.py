@@ -21,7 +21,8 @@ def evaluate_parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="RUN | KEY=VALUE",
         help="run directories, exported models or folders with runs; overrides: eval= eval.root= eval.limit= metrics= "
-        "checkpoint= device= panels= repeats= jobs= fresh=, as in conf/evaluate.yaml",
+        "checkpoint= device= panels= repeats= jobs= fresh=, as in conf/evaluate.yaml; metrics: lpips, "
+        "lpips_vgg, dists, ssim, vif, uqi, scc, sam, ergas, rmse_sw",
     )
     parser.add_argument("--save-images", action="store_true", help="keep decoded images in eval/<set>/decoded/")
     parser.add_argument("--quality-map", action="store_true", help="keep maps: eval/<set>/error/, eval/<set>/bits/")

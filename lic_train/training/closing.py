@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lic_train.config.run import RunConfig
 from lic_train.data.module import Photographs
-from lic_train.evaluate import evaluate_run, show
+from lic_train.evaluate.run import evaluate_run, show
 from lic_train.evaluate.sets import open_images
 from lic_train.runs import layout
 from lic_train.runs.claim import ResumeState

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lic_train.complexity import multiply_adds
+from lic_train.complexity.count import multiply_adds
 from lic_train.models.cwam import CWAM, CrossScaleWindowAttention, CrossWindowAttention
 
 

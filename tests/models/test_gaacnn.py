@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lic_train.complexity import multiply_adds
+from lic_train.complexity.count import multiply_adds
 from lic_train.models.base import build
 from lic_train.models.gaacnn import ACNN, GAACNN, AsymmetricConv, CoordinateAttention, Link, universal
 from lic_train.recipes.losses import bpp, mse

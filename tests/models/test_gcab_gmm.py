@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lic_train.complexity import multiply_adds
+from lic_train.complexity.count import multiply_adds
 from lic_train.config.compose import compose
 from lic_train.config.run import checked
 from lic_train.models.base import build
