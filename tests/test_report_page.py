@@ -15,7 +15,7 @@ from PIL import Image
 
 from lic_train.report.elements import Comparison, Figure, Line, Picture, Section, Table
 from lic_train.report.page import render
-from lic_train.report.page.markup import number, script_json, table
+from lic_train.report.page.document import number, script_json, table
 from tests.report_tree import HOSTILE
 
 
