@@ -1,8 +1,8 @@
 """Names, units and colours that every table, figure and page of rate-distortion results shares.
 
 The colours follow Paul Tol's schemes "vibrant" (models), "muted" (anchors and cited curves) and an ordered scale after
-viridis (trainings), darkened or lightened until their contrast with the background is at least 3 (WCAG 2.2). Markers and
-dashes also distinguish the curves, so that no figure depends on colour alone.
+viridis (trainings), darkened or lightened until their contrast with the background is at least 3 (WCAG 2.2). Markers
+and dashes also distinguish the curves, so that no figure depends on colour alone.
 """
 
 from __future__ import annotations

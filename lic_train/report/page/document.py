@@ -1,8 +1,8 @@
 """Render the elements of a report with the Jinja2 templates of this folder.
 
 Autoescaping is on for every template. Markup that the templates must not escape comes from three places only: the style
-sheet, the script, and `script_json`. The Content-Security-Policy of the page names the hashes of its style sheet and its
-script, so that a browser runs and loads nothing else.
+sheet, the script, and `script_json`. The Content-Security-Policy of the page contains the hashes of its style sheet and
+its script, so that a browser runs and loads nothing else.
 """
 
 from __future__ import annotations
