@@ -159,7 +159,9 @@ def test_colours_are_preserved(key, tmp_path):
 def test_changed_pixel_format_raises(tmp_path):
     anchor = replace(installed("vvc"), pixel_format="yuv444p10le")
     anchor.encode(array(picture(64, 64)), 40, tmp_path / "p.vvc")
-    with pytest.raises(AnchorError, match="(?s)libvvenc wrote another pixel format.*expected: yuv444p10le\ngot: yuv420p10le"):
+    with pytest.raises(
+        AnchorError, match=r"(?s)libvvenc wrote another pixel format.*expected: yuv444p10le\ngot: yuv420p10le"
+    ):
         anchor.decode(tmp_path / "p.vvc", 64, 64)
 
 

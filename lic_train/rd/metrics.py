@@ -77,7 +77,7 @@ def bits_map(likelihoods: Mapping[str, Tensor], size: tuple[int, int]) -> Tensor
         batch, _, rows, columns = likelihood.shape
         if batch != 1 or height % rows or width % columns:
             raise ValueError(
-                f"{name}: expected shape (1, C, h, w) with h, w dividing {height}x{width}, got {tuple(likelihood.shape)}"
+                f"{name}: expected (1, C, h, w) with h, w dividing {height}x{width}, got {tuple(likelihood.shape)}"
             )
         step_y, step_x = height // rows, width // columns
         bits = _bits(likelihood[0]).sum(dim=0).cpu() / (step_y * step_x)

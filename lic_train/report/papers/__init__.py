@@ -43,7 +43,7 @@ def sections(name: str, gather: Gather, compare: Compare) -> list[Section]:
 
 
 def _head(name: str, paper: Paper) -> Section:
-    blank = "Blank cells: not run here, or not published."
+    blank = "Blank cells: nothing was run here, or no number is published."
     return Section(
         f"The paper's tables and figures: {name}", text="\n".join(filter(None, (paper.cite, paper.source, blank)))
     )
