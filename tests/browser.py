@@ -1,4 +1,4 @@
-"""A headless Chromium on a page, by its DevTools protocol: what a test needs to look, click and drag like a person."""
+"""Control a headless Chromium through the DevTools protocol: load, click, drag, press keys, take screenshots."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ FLAGS = (
     "--hide-scrollbars",
     "--remote-debugging-port=0",
 )
-SECONDS = 120.0  # for anything that the browser is asked
+SECONDS = 120.0  # limit for every command
 
 
 def find_browser() -> str | None:
-    """The first Chromium on the path."""
+    """Return the first Chromium on the path, or None."""
     return next((found for name in NAMES if (found := shutil.which(name))), None)
 
 
 class Tab:
-    """One page. Everything that it logged or asked the network for lies in ``events``, by name of the event."""
+    """One page; ``events`` collects its console output and network requests as (name, parameters)."""
 
     def __init__(self, runner: asyncio.Runner, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._runner, self._socket = runner, socket
@@ -45,17 +45,17 @@ class Tab:
         self.events: list[tuple[str, dict[str, Any]]] = []
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """One command of the protocol; returns its result."""
+        """Send one command of the protocol and return its result."""
         return self._runner.run(self._call(method, parameters))
 
     def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression, as plain data."""
+        """Return the value of a JavaScript expression as plain data."""
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
     def open(self, path: Path, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Load a file and wait until it is there and drawn."""
+        """Load a file and wait until it is drawn."""
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
@@ -64,35 +64,35 @@ class Tab:
         self.wait("document.readyState === 'complete'")
         before = len(self.events)
         self.call("Page.navigate", url=path.resolve().as_uri())
-        self._runner.run(self._event("Page.loadEventFired", before))  # a question to the page that goes has no answer
+        self._runner.run(self._event("Page.loadEventFired", before))  # the old page would not answer an evaluation
         self.wait("document.readyState === 'complete'")
         self.frame()
 
     def wait(self, condition: str) -> None:
-        """Until a JavaScript expression is true."""
+        """Wait until a JavaScript expression is true."""
         end = time.monotonic() + SECONDS
         while not self.evaluate(condition):
             assert time.monotonic() < end, f"never true: {condition}"
             time.sleep(0.05)
 
     def frame(self) -> None:
-        """Until the browser has drawn twice."""
+        """Wait until the browser has drawn two frames."""
         self.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))")
 
     def click(self, selector: str) -> None:
-        """Press the middle of an element with the mouse."""
+        """Click the middle of an element."""
         x, y = self.middle(selector)
         self.drag((x, y), (x, y))
 
     def middle(self, selector: str) -> tuple[float, float]:
-        """Where an element is, after scrolling to it."""
+        """Scroll to an element and return the position of its middle."""
         found = f"document.querySelector({json.dumps(selector)})"
         self.evaluate(f"{found}.scrollIntoView({{block: 'center'}})")
         box = self.evaluate(f"(({{x, y, width, height}}) => [x, y, width, height])({found}.getBoundingClientRect())")
         return box[0] + box[2] / 2, box[1] + box[3] / 2
 
     def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
-        """Press the mouse at one place and let go at another."""
+        """Press the mouse button at ``start`` and release it at ``end``."""
         self.mouse("mouseMoved", start)
         self.mouse("mousePressed", start)
         if end != start:
@@ -101,7 +101,7 @@ class Tab:
         self.frame()
 
     def mouse(self, kind: str, place: tuple[float, float], **more: Any) -> None:
-        """One event of the mouse."""
+        """Send one mouse event."""
         button = {"button": "left", "clickCount": 1} if kind != "mouseMoved" else {}
         self.call("Input.dispatchMouseEvent", type=kind, x=place[0], y=place[1], **button, **more)
 
@@ -113,16 +113,16 @@ class Tab:
         self.frame()
 
     def screenshot(self, path: Path, whole: bool = True) -> None:
-        """Write what is seen as a PNG."""
+        """Write a screenshot as a PNG."""
         data = self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"]
         path.write_bytes(base64.b64decode(data))
 
     def pdf(self, path: Path) -> None:
-        """Write the page as it prints."""
+        """Print the page to a PDF."""
         path.write_bytes(base64.b64decode(self.call("Page.printToPDF", preferCSSPageSize=True)["data"]))
 
-    def complaints(self) -> list[str]:
-        """Errors and warnings in the console, and exceptions that nothing caught."""
+    def problems(self) -> list[str]:
+        """Return console errors and warnings, and uncaught exceptions."""
         found = []
         for name, data in self.events:
             if name == "Runtime.exceptionThrown":
@@ -134,12 +134,12 @@ class Tab:
         return found
 
     def requests(self) -> list[str]:
-        """Addresses that were asked for, without those that are data themselves."""
+        """Return the requested addresses except ``data:`` URLs."""
         urls = [data["request"]["url"] for name, data in self.events if name == "Network.requestWillBeSent"]
         return [url for url in urls if not url.startswith("data:")]
 
     async def _event(self, wanted: str, after: int) -> None:
-        """Until there is such an event behind the first ``after`` ones."""
+        """Wait for an event of this name after the first ``after`` events."""
         while not any(name == wanted for name, _ in self.events[after:]):
             message = json.loads((await self._socket.receive(SECONDS)).data)
             if "method" in message:
@@ -159,7 +159,7 @@ class Tab:
 
 @contextmanager
 def chromium(program: str, profile: Path) -> Iterator[Browser]:
-    """A browser with a fresh profile; it ends with the block."""
+    """Run a browser with a new profile; it is stopped at the end of the block."""
     profile.mkdir(parents=True, exist_ok=True)
     port_file = profile / "DevToolsActivePort"
     with (profile / "log").open("wb") as log:
@@ -178,7 +178,7 @@ def chromium(program: str, profile: Path) -> Iterator[Browser]:
 
 
 class Browser:
-    """A running Chromium; `tab` opens a page in it."""
+    """A running Chromium."""
 
     def __init__(self, port: int) -> None:
         self._base = f"http://127.0.0.1:{port}"
@@ -195,11 +195,11 @@ class Browser:
         self._runner.close()
 
     def tab(self) -> Tab:
-        """A new, empty page."""
+        """Open a new, empty page."""
         return Tab(self._runner, self._runner.run(self._connect()))
 
     async def _start(self) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession()  # needs a running loop
+        return aiohttp.ClientSession()  # needs a running event loop
 
     async def _connect(self) -> aiohttp.ClientWebSocketResponse:
         async with self._session.put(f"{self._base}/json/new?about:blank") as answer:

@@ -1,4 +1,4 @@
-"""Runs with chosen numbers, for the tests of papers and cards: every picture of a run is coded with the same result."""
+"""Synthetic runs with given numbers for the tests of papers and cards: all pictures of a run have equal results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 from tests import report_tree
 
 KODAK = tuple(f"kodim{number:02}" for number in range(1, 25))
-SWITCHES = {  # the shipped values of what the papers switch
+SWITCHES = {  # default values of the configuration keys that the papers vary
     "iblic": {
         "N": 128, "M": 320, "size": "full", "patch": 2, "levels": 2, "fexm": True, "frm": True, "fenm": True,
         "crm": True, "qecm": "learned",
@@ -21,7 +21,7 @@ STAGES = [{"name": "enhance", "loss": {"bpp": 1, "distortion": 1, "feature_enhan
 
 
 def result(bpp: float, psnr: float, ms_ssim: float, set_name: str, names: tuple[str, ...] = KODAK) -> dict[str, Any]:
-    """The content of ``eval/<set>.json``."""
+    """Return the content of ``eval/<set>.json``."""
     content = report_tree.result(0.0067, 30, names, set_name)
     for row in content["rows"]:
         row |= {"bpp_file": bpp, "psnr": psnr, "ms_ssim": ms_ssim, "encode_seconds": 0.5, "decode_seconds": 0.25}
@@ -32,10 +32,10 @@ def result(bpp: float, psnr: float, ms_ssim: float, set_name: str, names: tuple[
 def write(
     outputs: Path, model: str, lmbda: float, bpp: float = 0.5, psnr: float = 30.0, ms_ssim: float = 0.9, **options: Any
 ) -> Path:
-    """One finished run.
+    """Write a finished run.
 
-    Options: set, names of the pictures, recipe, name, steps, distortion, batch_size, feature_enhancement, log (of the
-    training loss), and ``config``: further keys of the model's configuration.
+    Options: set, names (of the pictures), recipe, name, steps, distortion, batch_size, feature_enhancement, log (values
+    of the training loss), and config (further keys of the model's configuration).
     """
     content = result(bpp, psnr, ms_ssim, options.pop("set", "kodak"), options.pop("names", KODAK))
     more = SWITCHES.get(model, {}) | options.pop("config", {})

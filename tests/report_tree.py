@@ -1,7 +1,7 @@
-"""A made-up outputs/ tree with the files that runs leave, and made-up anchors: test data, no measurements.
+"""Synthetic outputs/ trees with the files of runs, and synthetic anchors: test data, not measurements.
 
-``python -m tests.report_tree FOLDER`` writes one to look at: three models at four lambdas, eight anchors, the mistakes
-that a real tree has.
+``python -m tests.report_tree FOLDER`` writes an example: three models at four lambdas, eight anchors, and typical
+defects of a real tree.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lic_train.rd.curves import Curve, ImagePoint, Point
 
 LAMBDAS = (0.0018, 0.0067, 0.025, 0.0483)
 PICTURES = tuple(f"photo{number:02}" for number in range(1, 7))
-# PSNR in dB at 0.5 bit per pixel; anchors likewise.
+# PSNR in dB at 0.5 bits per pixel, also for the anchors.
 MODELS = {"mbt2018": 32.9, "cwam": 33.8, "gaacnn": 33.5}
 ANCHORS = {
     "jpeg": ("JPEG", 29.6),
@@ -41,7 +41,10 @@ def digest(names: tuple[str, ...] = PICTURES) -> str:
 
 
 def row(name: str, bpp: float, level: float, better: float = 0) -> dict[str, Any]:
-    """One picture; ``level`` is the codec's PSNR at 0.5 bit per pixel. The same name is as hard for every codec."""
+    """Return the row of one picture.
+
+    ``level`` is the codec's PSNR at 0.5 bits per pixel; the difficulty of a picture depends on its name only.
+    """
     hard = random.Random(name).uniform(-2, 2)
     lucky = random.Random(f"{name} {level}").uniform(-0.3, 0.3)
     psnr = level + 3.1 * math.log2(bpp / 0.5) - hard + lucky + better
@@ -65,7 +68,7 @@ def row(name: str, bpp: float, level: float, better: float = 0) -> dict[str, Any
 
 
 def result(lmbda: float, level: float, names: tuple[str, ...] = PICTURES, set_name: str = "kodak") -> dict[str, Any]:
-    """The content of ``eval/<set>.json``."""
+    """Return the content of ``eval/<set>.json``."""
     rows = [row(name, 0.12 * (lmbda / 0.0018) ** 0.68, level) for name in names]
     return {
         "format": 2,
@@ -90,7 +93,7 @@ def mean(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def write_run(outputs: Path, model: str, lmbda: float, level: float, **options: Any) -> Path:
-    """One finished run. Options: recipe, name, steps, distortion, folder, config (more of it), result."""
+    """Write a finished run. Options: recipe, name, steps, distortion, folder, config (model keys), result."""
     name, recipe = options.get("name"), options.get("recipe", model)
     folder = options.get("folder", f"lambda_{lmbda:g}" + (f"_{name}" if name else ""))
     run, steps = outputs / model / recipe / folder, options.get("steps", 300)
@@ -124,7 +127,7 @@ def put(path: Path, content: str | bytes) -> Path:
 
 
 def anchor(key: str, names: tuple[str, ...] = PICTURES, rates: int = 6, better: float = 0) -> Curve:
-    """A made-up classical codec, ``better`` by so many dB than ANCHORS says."""
+    """Return a synthetic classical codec whose PSNR exceeds that of ANCHORS by ``better`` dB."""
     title, level = ANCHORS[key]
     points = []
     for number in range(rates):
@@ -132,21 +135,21 @@ def anchor(key: str, names: tuple[str, ...] = PICTURES, rates: int = 6, better: 
         images = tuple(ImagePoint(r["name"], r["bpp_file"], r["psnr"], r["ms_ssim_db"]) for r in rows)
         means = mean(rows)
         points.append(Point(f"QP {42 - 5 * number}", means["bpp_file"], means["psnr"], means["ms_ssim_db"], images))
-    return Curve(key, title, "anchor", "kodak", tuple(points), digest(names), {"version": "made up"})
+    return Curve(key, title, "anchor", "kodak", tuple(points), digest(names), {"version": "synthetic"})
 
 
 def write_anchors(folder: Path, keys: tuple[str, ...] = tuple(ANCHORS), better: float = 0) -> Path:
-    """Files as `lic_train.report.gather` looks for them below ``here``."""
+    """Write anchor and cited curves in the layout that `lic_train.report.gather` reads."""
     for key in keys:
         curves.save(folder / "anchors" / "kodak" / f"{key}.json", anchor(key, better=better))
     points = (Point("λ 1", 0.2, 30.2), Point("λ 2", 0.4, 32.4), Point("λ 3", 0.8, 35.2))
-    cited = Curve("paper", "A paper", "cited", "kodak", points, None, {"source": "made up"})
+    cited = Curve("paper", "A paper", "cited", "kodak", points, None, {"source": "synthetic"})
     curves.save(folder / "cited" / "kodak" / "paper.json", cited)
     return folder
 
 
 def write_models(outputs: Path) -> None:
-    """Every model of MODELS at every lambda."""
+    """Write every model of MODELS at every lambda."""
     for model, level in MODELS.items():
         for lmbda in LAMBDAS:
             write_run(outputs, model, lmbda, level)
@@ -175,7 +178,7 @@ def write_complexity(outputs: Path) -> None:
 
 
 def write_mistakes(outputs: Path) -> None:
-    """What a real tree has: a run that goes on, a second one at a lambda, other pictures, broken files, odd names."""
+    """Write defects of real trees: an unfinished run, a duplicate lambda, other pictures, damaged files, odd names."""
     unfinished = write_run(outputs, "cwam", 0.1, 33)
     (unfinished / "finished.json").unlink()
     write_run(outputs, "cwam", 0.0067, 33, folder="lambda_0.00670", steps=100)
@@ -189,7 +192,7 @@ def write_mistakes(outputs: Path) -> None:
 
 
 def write_ablation(outputs: Path) -> None:
-    """Two variants of cwam."""
+    """Write two variants of cwam."""
     for lmbda in LAMBDAS:
         write_run(outputs, "cwam", lmbda, 33.4, name="no_attention", config={"attention": False})
     write_run(outputs, "cwam", 0.0067, 32.9, name="narrow", config={"N": 64})

@@ -1,4 +1,4 @@
-"""The versioned curves of Kodak: complete, of the right pictures, and where codecs of their kind are known to lie."""
+"""The stored curves of Kodak: complete, of the right pictures, and at the known distances between the codecs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 CURVES = {path.stem: curves.load(path) for path in folder("kodak").glob("*.json")}
 
 
-def test_all_eight_are_there_and_as_the_code_makes_them():
+def test_stored_curves_match_the_anchors():
     assert set(CURVES) == set(ANCHORS)
     for key, anchor in ANCHORS.items():
         curve = CURVES[key]
@@ -26,14 +26,14 @@ def test_all_eight_are_there_and_as_the_code_makes_them():
         assert {"encoder", "chroma", "bytes", "quality", "seconds", "date"} < set(curve.about)
 
 
-def test_no_curve_calls_itself_bpg():
+def test_curve_names():
     assert not any(re.match("bpg", curve.name, re.IGNORECASE) for curve in CURVES.values())
     assert "engine of BPG" in CURVES["hevc"].name
     assert "4:2:0 10-bit" in CURVES["vvc"].name
 
 
 @pytest.mark.parametrize("key", CURVES)
-def test_means_are_of_the_24_pictures(key):
+def test_means_over_24_pictures(key):
     for point in CURVES[key].points:
         assert [image.name for image in point.images] == [f"kodim{number:02d}" for number in range(1, 25)]
         for name in ("bpp", "psnr"):
@@ -42,7 +42,7 @@ def test_means_are_of_the_24_pictures(key):
 
 
 @pytest.mark.parametrize("key", CURVES)
-def test_rates_cover_the_range_of_learned_codecs_and_quality_rises(key):
+def test_rates_cover_the_range_of_learned_codecs(key):
     rates = [point.bpp for point in CURVES[key].points]
     assert rates[0] < 0.2
     assert 1.7 < rates[-1] < 2.6
@@ -51,14 +51,14 @@ def test_rates_cover_the_range_of_learned_codecs_and_quality_rises(key):
         assert qualities == sorted(qualities)
 
 
-def test_the_image_list_is_that_of_the_photographs(kodak):
+def test_image_list_matches_the_photographs(kodak):
     images = open_images(SetOptions(name="kodak", root=str(kodak), limit=None), kodak)
     assert read_pictures("kodak", images).sha256 == VERSIONED["kodak"]
     assert {curve.image_list_sha256 for curve in CURVES.values()} == {VERSIONED["kodak"]}
 
 
-# BD-rate over x265 in percent, PSNR. A wrong colour path moves a codec by far more than these ranges: JPEG 2000 without
-# its colour transform lies at +150; a conversion that truncates to 8 bits costs 0.8 dB at 37 dB.
+# BD-rate over x265 in percent, PSNR. A wrong colour conversion changes a codec by far more than these ranges: JPEG 2000
+# without its colour transform has +150 %; a conversion that truncates to 8 bits costs 0.8 dB at 37 dB.
 KNOWN = {
     "vvc": (-13, -5),
     "av1": (-11, -3),
@@ -70,7 +70,7 @@ KNOWN = {
 }
 
 
-def test_the_readme_tells_how_the_distance_changes_with_the_rate():
+def test_readme_distances_at_low_and_high_rates():
     anchor = CURVES["hevc"].with_quality("psnr")
     parts = []
     for name, key in (("JPEG 2000", "jpeg2000"), ("AVIF", "avif"), ("VVC", "vvc")):
@@ -81,12 +81,12 @@ def test_the_readme_tells_how_the_distance_changes_with_the_rate():
 
 
 @pytest.mark.parametrize("key", KNOWN)
-def test_codecs_lie_where_they_are_known_to(key):
+def test_bd_rates_are_in_the_known_ranges(key):
     low, high = KNOWN[key]
     assert low < bd.bd_rate_of_curves(CURVES["hevc"], CURVES[key], "psnr") < high
 
 
-def test_the_readme_shows_these_numbers():
+def test_readme_table_matches_the_curves():
     section = (ROOT / "README.md").read_text().split("## Anchors")[1].split("\n## ")[0]
     shown = dict(re.findall(r"^\| `(\w+)`: [^|]+\| (.+) \|$", section, re.MULTILINE))
     assert set(shown) == set(CURVES)

@@ -1,4 +1,4 @@
-"""Classical codecs: real files, the right colours, nothing silently replaced, nothing lost on a kill."""
+"""Classical codecs: real files, correct colours, no silent change of format, resuming after interruptions."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def installed(key):
 
 
 def array(x):
-    """Tensor (3, H, W) -> (H, W, 3)."""
+    """Convert a tensor (3, H, W) to an array (H, W, 3)."""
     return np.ascontiguousarray(x.permute(1, 2, 0).numpy())
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Pictures whose names need flattening, one of an odd size, one large enough for MS-SSIM."""
+    """Three pictures: in a subfolder, of an odd size, and large enough for MS-SSIM."""
     root = tmp_path / "pictures"
     (root / "sub").mkdir(parents=True)
     for name, x in (("b.png", picture(64, 96)), ("a.x.png", picture(61, 75, 1)), ("sub/c.png", picture(168, 176, 2))):
@@ -58,7 +58,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """The working directory, where ``outputs`` will be, with a folder of its own for temporary files."""
+    """The working directory, which will contain ``outputs``, with its own folder of temporary files."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
@@ -67,7 +67,7 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def fake_ffmpeg(tmp_path, monkeypatch):
-    """A function that puts a shell script in ffmpeg's place."""
+    """A function that replaces ffmpeg by a shell script."""
 
     def make(script):
         path = tmp_path / "ffmpeg"
@@ -81,8 +81,8 @@ def fake_ffmpeg(tmp_path, monkeypatch):
 # Colour
 
 
-def test_colours_of_bt709():
-    """Pure colours by ITU-R BT.709-6 in full range: Y from the weights; the farthest chroma is one end of the range."""
+def test_bt709_colours():
+    """Pure colours by ITU-R BT.709-6 in full range: Y from the weights, extreme chroma at an end of the range."""
     colours = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255], [0, 0, 0]]], np.uint8)
     planes = np.frombuffer(ycbcr.to_planes(colours, "yuv444p10le"), "<u2").reshape(3, 5)
     assert planes[0].tolist() == [round(1023 * y) for y in (0.2126, 0.7152, 0.0722, 1, 0)]
@@ -92,7 +92,7 @@ def test_colours_of_bt709():
     assert planes[2, 2] == round(1023 * (0.5 - 0.0722 / 1.5748))
 
 
-def test_full_chroma_comes_back_exactly():
+def test_444_round_trip_is_exact():
     values = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
     values[0, :256] = np.arange(256, dtype=np.uint8)[:, None]
     values[1, :8] = np.indices((2, 2, 2)).reshape(3, 8).T * 255
@@ -102,8 +102,8 @@ def test_full_chroma_comes_back_exactly():
 
 
 @pytest.mark.parametrize("size", [(64, 96), (61, 75), (1, 1)])
-def test_halved_chroma_keeps_smooth_colours_in_place(size):
-    """A grey picture is exact; on slow gradients of colour the loss is small, so nothing is shifted."""
+def test_420_round_trip_of_smooth_colours(size):
+    """A grey picture is exact; the loss on slow colour gradients is small, so chroma is not shifted."""
     rows, columns = np.indices(size)
     grey = np.repeat((rows * 3 + columns)[..., None] % 256, 3, axis=-1).astype(np.uint8)
     smooth = np.stack([rows * 2, columns * 2, 200 - rows - columns // 2], axis=-1).astype(np.uint8)
@@ -117,7 +117,7 @@ def test_halved_chroma_keeps_smooth_colours_in_place(size):
 
 
 @pytest.mark.parametrize("key", ANCHORS)
-def test_quality_and_bytes_rise_with_the_rate_and_odd_sizes_survive(key):
+def test_quality_and_bytes_increase_with_rate_at_odd_sizes(key):
     anchor = installed(key)
     assert 6 <= len(anchor.rates) <= 8
     rows = [measure(anchor, rate, "odd", picture(61, 75)) for rate in (anchor.rates[1], anchor.rates[-1])]
@@ -129,7 +129,7 @@ def test_quality_and_bytes_rise_with_the_rate_and_odd_sizes_survive(key):
 
 
 @pytest.mark.parametrize("key", ["jpeg", "hevc"])
-def test_a_row_is_true_of_the_file(key, tmp_path):
+def test_row_matches_the_file(key, tmp_path):
     anchor, x = installed(key), picture(168, 176)
     row = measure(anchor, anchor.rates[3], "p", x)
     path = tmp_path / f"p{anchor.suffix}"
@@ -144,8 +144,8 @@ def test_a_row_is_true_of_the_file(key, tmp_path):
 
 
 @pytest.mark.parametrize("key", ANCHORS)
-def test_colours_are_those_of_the_picture(key, tmp_path):
-    """Large patches of strong colours come back nearly as they were: no matrix, range or order is mixed up."""
+def test_colours_are_preserved(key, tmp_path):
+    """Large patches of saturated colours are decoded almost exactly: matrix, range and order are correct."""
     anchor = installed(key)
     colours = np.array([[200, 40, 40], [40, 180, 60], [40, 50, 210], [128, 128, 128]], np.uint8)
     patches = colours.reshape(2, 2, 3).repeat(32, axis=0).repeat(32, axis=1)
@@ -156,38 +156,40 @@ def test_colours_are_those_of_the_picture(key, tmp_path):
     assert np.abs(centres - colours).max() <= 4
 
 
-def test_a_silent_replacement_of_the_pixel_format_is_an_error(tmp_path):
+def test_changed_pixel_format_raises(tmp_path):
     anchor = replace(installed("vvc"), pixel_format="yuv444p10le")
     anchor.encode(array(picture(64, 64)), 40, tmp_path / "p.vvc")
-    with pytest.raises(AnchorError, match="expected libvvenc to code yuv444p10le, got yuv420p10le"):
+    with pytest.raises(
+        AnchorError, match=r"(?s)libvvenc wrote another pixel format.*expected: yuv444p10le\ngot: yuv420p10le"
+    ):
         anchor.decode(tmp_path / "p.vvc", 64, 64)
 
 
 @pytest.mark.parametrize(("key", "option"), [("jpeg", 2), ("avif", "4:2:0")])
-def test_halved_chroma_in_a_file_of_pillow_is_an_error(key, option, tmp_path):
+def test_subsampled_chroma_raises(key, option, tmp_path):
     anchor = installed(key)
     wrong = replace(anchor, options={**anchor.options, "subsampling": option})
     path = tmp_path / f"p{anchor.suffix}"
     wrong.encode(array(picture(64, 64)), 50, path)
-    with pytest.raises(AnchorError, match="4:4:4, got 4:2:0"):
+    with pytest.raises(AnchorError, match="expected: 4:4:4\ngot: 4:2:0"):
         anchor.decode(path, 64, 64)
 
 
-def test_a_foreign_or_broken_file_is_an_error(tmp_path):
+def test_foreign_file_raises(tmp_path):
     for key in ("jpeg2000", "hevc"):
         (tmp_path / "p").write_bytes(b"nothing of that kind" * 10)
         with pytest.raises(AnchorError):
             installed(key).decode(tmp_path / "p", 64, 64)
 
 
-def test_a_failure_of_ffmpeg_ends_with_its_last_words(fake_ffmpeg, tmp_path):
+def test_ffmpeg_failure_reports_the_end_of_its_output(fake_ffmpeg, tmp_path):
     fake_ffmpeg('yes words | head -c 5000 >&2; echo "no such thing as this" >&2; exit 3')
-    with pytest.raises(AnchorError, match=r"(?s)exit status 3: words.*no such thing as this$") as caught:
+    with pytest.raises(AnchorError, match=r"(?s)exit status 3\.\ngot:\n  words.*no such thing as this$") as caught:
         ANCHORS["hevc"].encode(array(picture(16, 16)), 30, tmp_path / "p.hevc")
     assert len(str(caught.value)) < 1000
 
 
-def test_the_command_line_in_the_curve_is_the_one_that_runs(fake_ffmpeg, tmp_path):
+def test_recorded_command_line_is_executed(fake_ffmpeg, tmp_path):
     fake_ffmpeg(f'echo "$@" > {tmp_path}/arguments; cat > /dev/null')
     for key in VIDEO:
         anchor = ANCHORS[key]
@@ -220,16 +222,16 @@ def test_curves_of_a_folder(folder, here, capsys):
     assert len(about["encode_seconds"]) == len(about["decode_seconds"]) == 7
     assert str(here) not in json.dumps(about)
     assert not list((here / "temporary").iterdir())
-    printed = capsys.readouterr()
-    assert max(map(len, printed.out.splitlines())) <= 80
-    assert "jpeg2000  outputs/anchors/three/jpeg2000.json\n" in printed.err
+    output = capsys.readouterr()
+    assert max(map(len, output.out.splitlines())) <= 80
+    assert "jpeg2000  outputs/anchors/three/jpeg2000.json\n" in output.err
 
 
 def options(folder):
     return SetOptions(name="three", root=str(folder), limit=None)
 
 
-def test_an_anchor_and_a_models_evaluation_have_the_same_image_list(folder, here):
+def test_image_list_equals_that_of_an_evaluation(folder, here):
     make_run(here / "run")
     result = evaluate_run(here / "run", open_images(options(folder), Path()), "three")
     pictures = run.read_pictures("three", open_images(options(folder), Path()))
@@ -239,8 +241,8 @@ def test_an_anchor_and_a_models_evaluation_have_the_same_image_list(folder, here
     assert run.read_pictures("three", open_images(options(folder), Path())).sha256 != result["image_list_sha256"]
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(folder, here, monkeypatch):
-    """Killed after ten rows and in the middle of a line, then run again: ten are kept, and the curve is the same."""
+def test_interrupted_run_resumes(folder, here, monkeypatch):
+    """After an interruption at ten rows and an incomplete line, ten rows are kept and the curve is the same."""
     arguments = ["--set", "three", "--root", str(folder), "--codec", "jpeg", "--jobs", "1"]
     measured = []
 
@@ -269,8 +271,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped(folder, here, monkeypatch):
     assert curves.load(here / "outputs" / "anchors" / "three" / "jpeg.json").points == first.points
 
 
-def test_a_kill_of_several_processes_loses_no_row_and_leaves_none_behind(folder, here):
-    """JPEG XL in two processes, each of which must load the plug-in; what they leave is finished in one."""
+def test_killed_run_with_several_processes_resumes(folder, here):
+    """JPEG XL in two processes, which both load the plug-in; the run is completed in one process."""
     installed("jxl")
     arguments = ["--set", "three", "--root", str(folder), "--codec", "jxl"]
     code = [sys.executable, "-m", "lic_train.anchors", *arguments, "--jobs", "2"]
@@ -280,7 +282,7 @@ def test_a_kill_of_several_processes_loses_no_row_and_leaves_none_behind(folder,
         time.sleep(0.01)
     assert rows.exists(), process.communicate()
     process.kill()
-    process.communicate(timeout=120)  # returns when no process holds the error stream any more
+    process.communicate(timeout=120)  # returns when no process has the error stream open
     kept = [line for line in rows.read_text().splitlines() if line.endswith("}}")]
     assert command.main([*arguments, "--jobs", "1"]) == 0
     assert all(line in rows.read_text() for line in kept)
@@ -289,7 +291,7 @@ def test_a_kill_of_several_processes_loses_no_row_and_leaves_none_behind(folder,
     assert run.make(ANCHORS["jxl"], "v", pictures, here / "alone", 1, lambda: None).points == curve.points
 
 
-def test_rows_of_another_picture_rate_codec_or_version_are_not_taken(folder):
+def test_row_keys_depend_on_picture_rate_codec_and_version(folder):
     def keys(anchor, version):
         pictures = run.read_pictures("three", open_images(options(folder), Path()))
         return {task.key for task in run._tasks(anchor, version, pictures)}
@@ -302,57 +304,57 @@ def test_rows_of_another_picture_rate_codec_or_version_are_not_taken(folder):
     assert len(first & keys(ANCHORS["jpeg"], "1")) == 2 * 7
 
 
-def test_a_codec_that_is_not_here_is_listed_and_left_out(folder, here, fake_ffmpeg, capsys):
+def test_missing_codec_is_left_out(folder, here, fake_ffmpeg, capsys):
     fake_ffmpeg('echo " V....D libx265  libx265 H.265"')
     codecs = ["jpeg", "vvc", "av1"]
     assert command.main(["--set", "three", "--root", str(folder), "--codec", *codecs, "--jobs", "1"]) == 1
-    said = capsys.readouterr().err
-    assert "vvc is left out: expected the encoder libvvenc, got an ffmpeg without it" in said
-    assert "av1 is left out" in said
-    assert "imageio-ffmpeg>=0.8.1" in said
+    printed = capsys.readouterr().err
+    assert "vvc is left out: The encoder libvvenc is missing.\nexpected: ffmpeg with libvvenc" in printed
+    assert "av1 is left out" in printed
+    assert "imageio-ffmpeg>=0.8.1" in printed
     assert [path.name for path in (here / "outputs" / "anchors" / "three").glob("*.json")] == ["jpeg.json"]
 
 
-def test_a_codec_that_fails_on_a_picture_is_listed_with_the_picture(folder, here, capsys):
-    """x265 takes no picture of 2 x 2; the other codec is not touched by that."""
+def test_failing_codec_is_left_out_with_the_picture(folder, here, capsys):
+    """x265 cannot encode a picture of 2 x 2; the other codec is not affected."""
     installed("hevc")
     save_png(folder / "small.png", picture(2, 2))
     assert command.main(["--set", "four", "--root", str(folder), "--codec", "hevc", "jpeg", "--jobs", "1"]) == 1
-    said = capsys.readouterr().err
-    assert re.search(r"hevc is left out: small at QP 46: ffmpeg ended with exit status", said)
+    printed = capsys.readouterr().err
+    assert re.search(r"hevc is left out: small at QP 46: ffmpeg ended with exit status", printed)
     assert [path.name for path in (here / "outputs" / "anchors" / "four").glob("*.json")] == ["jpeg.json"]
     assert not list((here / "temporary").iterdir())
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (["--set", "../x", "--root", "pictures"], "expected --set of letters"),
+        (["--set", "../x", "--root", "pictures"], "expected: letters, digits"),
         (["--set", "kodka"], "kodak"),
-        (["--set", "folder"], "got none; give one by --root"),
-        (["--set", "x", "--root", "nowhere"], "got nowhere; give one by --root"),
-        (["--set", "kodak", "--root", "pictures"], "got others"),
+        (["--set", "folder"], "got: none\nto do: give the folder with --root"),
+        (["--set", "x", "--root", "nowhere"], "got: nowhere\nto do: give the folder with --root"),
+        (["--set", "kodak", "--root", "pictures"], "These are not the pictures of kodak"),
     ],
 )
-def test_wrong_arguments_are_errors_that_say_so(folder, here, capsys, arguments, said):
+def test_invalid_arguments(folder, here, capsys, arguments, message):
     assert command.main([*arguments, "--codec", "jpeg"]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not list(here.rglob("*.json"))
 
 
-def test_an_unreadable_picture_stops_before_any_codec_runs(folder, here, capsys):
+def test_unreadable_picture_stops_before_encoding(folder, here, capsys):
     (folder / "z.png").write_bytes(b"no picture")
     assert command.main(["--set", "three", "--root", str(folder), "--codec", "jpeg"]) == 2
     assert "z.png" in capsys.readouterr().err
 
 
-def test_two_pictures_of_one_name_are_refused():
+def test_two_pictures_of_one_name_raise():
     with pytest.raises(DataError, match="twice"):
         run.read_pictures("two", [("a.png", picture(8, 8)), ("a.png", picture(8, 8, 1))])
 
 
-def test_an_unchanged_picture_has_no_psnr_and_its_mean_neither(here):
-    """Middle grey is exact in JPEG: no number, not infinity, in the file."""
+def test_exact_reconstruction_has_no_psnr(here):
+    """Middle grey is exact in JPEG: the PSNR is null, not infinity, also in the mean."""
     images = [("grey", torch.full((3, 32, 32), 128, dtype=torch.uint8)), ("other", picture(32, 32))]
     pictures = run.read_pictures("two", images)
     curve = run.make(ANCHORS["jpeg"], "v", pictures, here / "rows", 1, lambda: None)
@@ -363,14 +365,14 @@ def test_an_unchanged_picture_has_no_psnr_and_its_mean_neither(here):
     assert point.images[1].psnr > 10
 
 
-def test_the_bar_counts_every_row(folder, here):
+def test_progress_counts_every_row(folder, here):
     pictures = run.read_pictures("three", open_images(options(folder), Path()))
     steps = []
     run.make(ANCHORS["jpeg"], "v", pictures, here / "rows", 1, lambda: steps.append(1))
     assert len(steps) == len(pictures.names) * len(ANCHORS["jpeg"].rates)
 
 
-def test_pillow_without_the_library_is_said(monkeypatch):
+def test_missing_pillow_library_raises(monkeypatch):
     monkeypatch.setattr("PIL.features.check", lambda feature: False)
     monkeypatch.setitem(sys.modules, "pillow_jxl", None)
     for key in ("avif", "webp", "jpeg2000"):
@@ -380,8 +382,8 @@ def test_pillow_without_the_library_is_said(monkeypatch):
         ANCHORS["jxl"].require()
 
 
-def test_the_file_is_opened_as_its_own_format_only(tmp_path):
-    """A decoder never guesses: a PNG under a JPEG's name is refused."""
+def test_file_of_another_format_raises(tmp_path):
+    """The decoder does not detect formats: a PNG with a JPEG suffix raises."""
     Image.new("RGB", (8, 8)).save(tmp_path / "p.jpg", "PNG")
     with pytest.raises(AnchorError):
         ANCHORS["jpeg"].decode(tmp_path / "p.jpg", 8, 8)

@@ -1,4 +1,4 @@
-"""The reproduction card: what it says of a made-up run, written out by hand; strangers' names do no harm."""
+"""Reproduction cards of synthetic runs against hand-written expectations; hostile records."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ENVIRONMENT = {
 
 
 def write_cwam(outputs: Path, lmbda: float = 0.0175, **options) -> Path:
-    """1,500 steps of batch 8, where the paper has 1.5 M."""
+    """Write a run of 1,500 steps of batch 8, where the paper has 1.5 M."""
     run = made_up_runs.write(outputs, "cwam", lmbda, 0.5, 34.0, **{"steps": 1500, "config": {"N": 320}, **options})
     config = yaml.safe_load((run / ".hydra/config.yaml").read_text())
     config["model"]["_target_"] = "lic_train.models.cwam.CWAM"
@@ -48,25 +48,25 @@ def only(outputs: Path) -> dict[str, Table]:
     return tables(section)
 
 
-def test_what_was_trained_and_its_share_of_the_papers_budget(tmp_path):
+def test_training_and_its_share_of_the_papers(tmp_path):
     write_cwam(tmp_path)
     trained = only(tmp_path)["What was trained"]
-    said = dict(zip(trained.columns, trained.rows[0], strict=True))
-    assert said == {
+    row = dict(zip(trained.columns, trained.rows[0], strict=True))
+    assert row == {
         "λ": 0.0175, "distortion": "mse", "recipe": "cwam", "data": "imagenet", "steps": 1500, "batch": "8",
         "crops seen": 12_000, "share of the paper's": "0.1 %",
     }  # fmt: skip
     assert "Paper: 1,500,000 steps of batch 8 on about 20 k Flickr" in trained.note
 
 
-def test_the_share_is_of_the_budget_of_its_own_recipe(tmp_path):
+def test_share_refers_to_the_recipe(tmp_path):
     made_up_runs.write(tmp_path, "gcab_gmm", 0.0315, steps=5_000, batch_size=4, recipe="gcab_gmm_finetune")
     made_up_runs.write(tmp_path, "gcab_gmm", 0.12598, steps=5_000, batch_size=4)
     shares = [tables(found)["What was trained"].rows[0][-1] for found in card.sections(read_runs(tmp_path)[0])]
     assert sorted(shares) == ["0.2 %", "1 %"]
 
 
-def test_points_stand_against_the_papers_at_equal_lambda(tmp_path):
+def test_points_against_the_papers_at_equal_lambda(tmp_path):
     write_cwam(tmp_path)
     points = only(tmp_path)["kodak: against the paper's points"]
     row = next(row for row in points.rows if row[0] == 0.0175)
@@ -81,7 +81,7 @@ def test_results_on_other_pictures_are_not_compared(tmp_path):
     assert "the paper has 24" in points.note
 
 
-def test_deviations_are_those_of_the_run_then_those_of_the_recipe(tmp_path):
+def test_deviations_of_run_and_recipe(tmp_path):
     write_cwam(tmp_path, batch_size=4, config={"N": 64})
     deviations = [list(row) for row in only(tmp_path)["Deviations from the paper"].rows]
     assert ["crops seen", "12,000,000", "6,000", "chosen for this run"] in deviations
@@ -91,26 +91,31 @@ def test_deviations_are_those_of_the_run_then_those_of_the_recipe(tmp_path):
     assert all(len(row) == 4 for row in deviations)
 
 
-def test_a_run_by_the_common_recipe_deviates_by_it_alone_and_by_what_was_typed(tmp_path):
+def test_deviations_of_the_common_recipe_and_the_command(tmp_path):
     run = write_cwam(tmp_path, recipe="common")
     config = yaml.safe_load((run / ".hydra/config.yaml").read_text())
     report_tree.put(run / ".hydra/config.yaml", yaml.safe_dump({**config, "lr_scale": 10}))
     report_tree.put(run / ".hydra/overrides.yaml", yaml.safe_dump(["model=cwam", "model.N=320", "model.depth=3"]))
     deviations = [list(row) for row in only(tmp_path)["Deviations from the paper"].rows]
-    assert ["recipe", "its own", "common: one for all models, for fair comparison", "chosen for this run"] in deviations
+    assert [
+        "recipe",
+        "its own",
+        "common: the same for all models, for a fair comparison",
+        "chosen for this run",
+    ] in deviations
     assert ["learning rate", "", "10 times the recipe's", "chosen for this run"] in deviations
-    assert [row[2] for row in deviations if row[0] == "network"] == ["depth 3, by the command"]
+    assert [row[2] for row in deviations if row[0] == "network"] == ["depth 3, set by the command"]
     assert "first lambda" not in [row[0] for row in deviations]
 
 
 @pytest.mark.parametrize("model", ["cwam", "gaacnn", "gcab_gmm", "iblic", "tinylic"])
-def test_readings_of_the_network_come_from_the_head_of_its_module(model):
+def test_readings_from_the_docstring_of_the_module(model):
     readings = card.readings(Path(card.models.__file__).parent / f"{model}.py")
     assert len(readings) >= 4
     assert all("\n" not in reading and "Legend" not in reading for reading in readings)
 
 
-def test_command_and_environment_are_told(tmp_path):
+def test_command_and_environment(tmp_path):
     write_cwam(tmp_path)
     found = only(tmp_path)
     environment = found["Environment"].rows[0]
@@ -121,7 +126,7 @@ def test_command_and_environment_are_told(tmp_path):
     assert commands == [["python train.py model=cwam lambda=0.0175 'data.root=my set'"]]
 
 
-def test_a_model_has_one_card_over_its_lambdas(tmp_path):
+def test_one_card_over_all_lambdas(tmp_path):
     for lmbda in (0.0045, 0.0175, 0.09):
         write_cwam(tmp_path, lmbda)
     (section,) = card.sections(read_runs(tmp_path)[0])
@@ -129,16 +134,16 @@ def test_a_model_has_one_card_over_its_lambdas(tmp_path):
     assert [row[0] for row in tables(section)["What was trained"].rows] == [0.0045, 0.0175, 0.09]
 
 
-def test_a_model_without_a_paper_has_a_card_without_its_column(tmp_path):
+def test_card_without_a_paper(tmp_path):
     assert facts.of_model("elic2022") is None
     made_up_runs.write(tmp_path, "elic2022", 0.0067)
     found = only(tmp_path)
     assert "share of the paper's" not in found["What was trained"].columns
-    assert found["kodak: points"].columns == ["λ", "pictures", "bpp of the files", "PSNR, dB", "MS-SSIM, dB"]
+    assert found["kodak: points"].columns == ["λ", "pictures", "bpp of the files", "PSNR [dB]", "MS-SSIM [dB]"]
     assert "Deviations from the paper" not in found
 
 
-def test_the_card_is_written_into_the_run(tmp_path, capsys):
+def test_card_is_written_to_the_run_directory(tmp_path, capsys):
     run = write_cwam(tmp_path)
     assert card.main([str(tmp_path)]) == 0
     text = (run / "card.md").read_text(encoding="utf-8")
@@ -148,10 +153,10 @@ def test_the_card_is_written_into_the_run(tmp_path, capsys):
     assert str(run / "card.md") in capsys.readouterr().out.replace("\n", "")
 
 
-def test_where_there_is_no_finished_run_there_is_no_card(tmp_path, capsys):
+def test_no_card_without_a_finished_run(tmp_path, capsys):
     run = write_cwam(tmp_path)
     (run / "finished.json").unlink()
-    with pytest.raises(DataError, match=r"expected a finished run in .*, got: unfinished"):
+    with pytest.raises(DataError, match=r"(?s)No card is written for .*expected: a finished run\ngot: unfinished"):
         card.write(run)
     assert card.main([str(tmp_path)]) == 2
     assert not (run / "card.md").exists()
@@ -170,7 +175,7 @@ HOSTILE_RECORDS = [
 
 @pytest.mark.parametrize("record", HOSTILE_RECORDS)
 @pytest.mark.parametrize("overrides", [[], ["a=`b`\n# c", 5, None, {"x": 1}], {"x": 1}, "text"])
-def test_hostile_records_do_no_harm(tmp_path, record, overrides):
+def test_hostile_records_are_harmless(tmp_path, record, overrides):
     run = write_cwam(tmp_path, name=report_tree.HOSTILE, folder="lambda_x", batch_size={"a": "|"})
     report_tree.put(run / "environment.json", json.dumps(record))
     report_tree.put(run / ".hydra/overrides.yaml", yaml.safe_dump(overrides))
@@ -179,7 +184,7 @@ def test_hostile_records_do_no_harm(tmp_path, record, overrides):
     assert not any("<script" in line for line in lines if not line.startswith("    "))
 
 
-def test_a_strangers_class_name_reads_no_file(tmp_path):
+def test_hostile_class_name_reads_no_file(tmp_path):
     run = write_cwam(tmp_path)
     config = yaml.safe_load((run / ".hydra/config.yaml").read_text())
     secret = report_tree.put(tmp_path / "secret.py", '"""Title\n\n- a secret\n"""').with_suffix("")
@@ -190,7 +195,7 @@ def test_a_strangers_class_name_reads_no_file(tmp_path):
         assert not any(title.startswith("The network") for title in only(tmp_path))
 
 
-def test_markdown_has_cells_that_cannot_leave_their_cell():
+def test_markdown_cells_are_escaped():
     table = Table(
         "k", "a | b", ["x", "y"], [["p|q", "<i>\n# r"], [None, 1234], [0.5, "`c` *d* [e](f)"]], [2, None], "note"
     )

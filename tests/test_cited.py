@@ -1,4 +1,4 @@
-"""Curves that others published: their files, and BD-rates between them that were computed elsewhere."""
+"""Published curves: files, sources, and BD-rates between them against independent computations."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ def named(curve: Curve) -> str:
     return f"{curve.set}/{curve.key}"
 
 
-def test_every_set_has_curves_and_no_file_is_forgotten():
+def test_all_files_are_loaded():
     files = {f"{path.parent.name}/{path.stem}" for path in cited.HERE.rglob("*.json")}
     assert {named(curve) for curve in ALL} == files
     assert {curve.set for curve in ALL} == set(SETS)
 
 
-def test_vtm_and_bpg_are_there():
+def test_vtm_and_bpg_exist():
     assert {"vtm", "bpg"} <= {curve.key for curve in cited.curves("kodak")}
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../cited/kodak", "/", "imagenet", "kodak/", "ko\0dak"])
-def test_a_set_that_nothing_is_cited_on_has_no_curves(name):
+def test_unknown_set_has_no_curves(name):
     assert cited.curves(name) == []
 
 
 @pytest.mark.parametrize("curve", ALL, ids=named)
-def test_a_cited_curve_says_that_it_is_one_and_where_it_is_from(curve):
+def test_cited_curves_have_sources(curve):
     assert curve.kind == "cited"
     assert curve.image_list_sha256 is None
     assert all(curve.about[key] for key in ("source", "paper", "pictures"))
@@ -47,7 +47,7 @@ def test_a_cited_curve_says_that_it_is_one_and_where_it_is_from(curve):
 
 
 @pytest.mark.parametrize("curve", ALL, ids=named)
-def test_quality_rises_with_rate(curve):
+def test_quality_increases_with_rate(curve):
     for metric in ("psnr", "ms_ssim_db"):
         for (rate, quality), (higher, better) in itertools.pairwise(curve.with_quality(metric)):
             assert rate < higher
@@ -57,7 +57,7 @@ def test_quality_rises_with_rate(curve):
 @pytest.mark.parametrize(
     ("key", "over", "expected"),
     [
-        # Computed from the authors' and CompressAI's files with another program; the specifications have the figures.
+        # Computed from the authors' and CompressAI's files with another program; see the specifications.
         ("tinylic_cited", "vtm", -3.5),
         ("tinylic_cited", "bpg", -22.0),
         ("stf", "vtm", -4.1),
@@ -67,14 +67,14 @@ def test_quality_rises_with_rate(curve):
         ("balle2018", "bpg", 6.6),
     ],
 )
-def test_bd_rates_between_cited_curves_are_those_computed_elsewhere(key, over, expected):
+def test_bd_rates_match_independent_computations(key, over, expected):
     assert bd_rate(curve(over).with_quality("psnr"), curve(key).with_quality("psnr")) == pytest.approx(
         expected, abs=0.06
     )
 
 
 def table_row(text: str, first_cells: str, occurrence: int = 0) -> list[float]:
-    """Numbers of the table row that begins with ``first_cells``."""
+    """Return the numbers of the table row that starts with ``first_cells``."""
     lines = [line for line in text.splitlines() if line.startswith(f"| {first_cells} |")]
     return [float(cell) for cell in re.findall(r"[-+]?\d*\.\d+", lines[occurrence].removeprefix(f"| {first_cells} |"))]
 
@@ -88,7 +88,7 @@ def qualities(curve: Curve, metric: str = "psnr") -> list[float]:
 
 
 @pytest.mark.parametrize(("set_name", "occurrence"), [("kodak", 0), ("clic", 1)])
-def test_cwam_is_as_specified(spec, set_name, occurrence):
+def test_cwam_matches_specification(spec, set_name, occurrence):
     found = curve("cwam_cited", set_name)
     assert rates(found) == table_row(spec("cwam"), "bpp", occurrence)
     assert qualities(found) == table_row(spec("cwam"), "PSNR dB", occurrence)
@@ -104,13 +104,13 @@ def test_cwam_is_as_specified(spec, set_name, occurrence):
         ("tecnick", "gaacnn_ms_ssim_cited", "Tecnick MS-SSIM bpp", "ms_ssim_db", 1),
     ],
 )
-def test_gaacnn_is_as_specified(spec, set_name, key, heading, metric, line):
+def test_gaacnn_matches_specification(spec, set_name, key, heading, metric, line):
     text = spec("gaacnn")
     assert rates(curve(key, set_name)) == table_row(text, heading)
     assert qualities(curve(key, set_name), metric) == table_row(text, "PSNR" if metric == "psnr" else "dB", line)
 
 
-def test_tinylic_is_as_specified(spec):
+def test_tinylic_matches_specification(spec):
     text = spec("tinylic").partition("## 5.")[2]
     cells = [table_row(text, str(rung)) for rung in range(1, 9)]
     kodak, clic, tecnick = (curve("tinylic_cited", name) for name in ("kodak", "clic", "tecnick"))
@@ -122,7 +122,7 @@ def test_tinylic_is_as_specified(spec):
     assert similarity == pytest.approx([row[2] for row in cells], abs=1e-6)
 
 
-def test_compressais_models_are_as_specified(spec):
+def test_compressai_models_match_specification(spec):
     text = spec("compressai_baselines").partition("## 4.")[2]
     keys = (
         "bmshj2018_factorized",
@@ -142,20 +142,20 @@ def test_compressais_models_are_as_specified(spec):
                 assert 1 - 10 ** (-points[rung].ms_ssim_db / 10) == pytest.approx(ms_ssim, abs=1e-6)
 
 
-def test_bpg_is_as_specified(spec):
-    said = re.search(r"BPG 4:4:4 \(x265\): (.*?)\. ", spec("gcab_gmm").replace("\n", " "))
-    points = [tuple(map(float, pair.split("/"))) for pair in said[1].split(", ")]
+def test_bpg_matches_specification(spec):
+    line = re.search(r"BPG 4:4:4 \(x265\): (.*?)\. ", spec("gcab_gmm").replace("\n", " "))
+    points = [tuple(map(float, pair.split("/"))) for pair in line[1].split(", ")]
     ours = [(round(point.bpp, 3), round(point.psnr, 2)) for point in curve("bpg").points]
     assert set(points) <= set(ours)
 
 
-def test_vtm_is_what_compressai_published():
+def test_vtm_matches_compressai():
     notes = [(round(point.bpp, 4), round(point.psnr, 2)) for point in curve("vtm").points]
     assert {(0.8748, 37.42), (3.6326, 46.59)} <= set(notes)
     assert "8-bit YCbCr" in curve("vtm").about["caution"]
 
 
-def test_stf_and_wacnn_are_as_specified(spec):
+def test_stf_and_wacnn_match_specification(spec):
     rows = [table_row(spec("stf"), lmbda) for lmbda in ("0.0018", "0.0035", "0.0067", "0.013", "0.025", "0.0483")]
     found = [curve("stf"), curve("wacnn"), curve("stf", "clic"), curve("wacnn", "clic")]
     assert rows == [[n for c in found for n in (c.points[i].bpp, c.points[i].psnr)] for i in range(6)]
@@ -172,7 +172,7 @@ def test_stf_and_wacnn_are_as_specified(spec):
         ("invcompress", "tecnick", "invcompress", "Tecnick"),
     ],
 )
-def test_a_row_of_rates_and_qualities_is_as_specified(spec, key, set_name, name, heading):
+def test_rates_and_qualities_match_specification(spec, key, set_name, name, heading):
     found = curve(key, set_name)
     assert rates(found) + qualities(found) == table_row(spec(name), heading)
 
@@ -180,7 +180,7 @@ def test_a_row_of_rates_and_qualities_is_as_specified(spec, key, set_name, name,
 @pytest.mark.parametrize(
     ("set_name", "heading"), [("kodak", "Kodak"), ("tecnick", "Tecnick 1200"), ("clic", "CLIC 2022 test")]
 )
-def test_qres_vae_is_as_specified(spec, set_name, heading):
+def test_qres_vae_matches_specification(spec, set_name, heading):
     found, name = curve("qres_vae", set_name), heading.removesuffix(" 1200").removesuffix(" test")
     assert rates(found) == table_row(spec("qres_vae"), f"{heading} bpp")
     assert qualities(found) == table_row(spec("qres_vae"), f"{name} PSNR")

@@ -1,4 +1,4 @@
-"""Elements as files for a paper: LaTeX that is sound, exact CSV, figures that are readable without colour."""
+"""Export of elements for papers: valid LaTeX, exact CSV, figures that are readable without colour."""
 
 from __future__ import annotations
 
@@ -94,12 +94,12 @@ def exported(tmp_path_factory, comparison):
 
 
 def tokens(latex):
-    """Commands, escaped characters and single characters."""
+    """Split LaTeX into commands, escaped characters and single characters."""
     return re.findall(r"\\[A-Za-z]+|\\.|.", latex, re.DOTALL)
 
 
 def columns_of(latex):
-    """The body's rows as lists of cells, cut where TeX would cut them."""
+    """Return the rows of the body as lists of cells, split where TeX splits them."""
     body = latex.split("\\toprule\n")[1].split("    \\bottomrule")[0].replace("    \\midrule\n", "")
     assert body.endswith("\\\\\n")
     rows, cell = [[]], ""
@@ -115,7 +115,7 @@ def columns_of(latex):
     return rows
 
 
-def test_latex_has_its_rows_digits_and_blanks():
+def test_latex_rows_digits_and_blanks():
     latex = latex_table(TABLE, "bd_rate")
     rows = columns_of(latex)
     assert [len(row) for row in rows] == [4] * 4
@@ -129,7 +129,7 @@ def test_latex_has_its_rows_digits_and_blanks():
     assert r"100 \% of the pictures \& more." in latex
 
 
-def test_latex_is_balanced_and_runs_nothing_from_a_name():
+def test_latex_is_balanced_and_names_are_not_executed():
     latex = latex_table(TABLE, "bd_rate")
     found = tokens(latex)
     assert found.count("{") == found.count("}")
@@ -143,8 +143,8 @@ def test_latex_is_balanced_and_runs_nothing_from_a_name():
 
 
 @pytest.mark.parametrize("character", string.punctuation)
-def test_every_special_character_stands_alone_in_a_row(character):
-    """A cell of one special character changes nothing but itself, wherever it stands."""
+def test_special_characters_are_escaped(character):
+    """A cell of one special character does not affect other cells, in any position."""
     latex = latex_table(Table("t", character, (character, "b"), ((character, 1.5), ("x", character))), "t")
     rows = columns_of(latex)
     assert [len(row) for row in rows] == [2, 2, 2]
@@ -153,7 +153,7 @@ def test_every_special_character_stands_alone_in_a_row(character):
     assert (escape(character) == character) == (character in "!'()+,-./:;=?@`")
 
 
-def test_letters_that_pdflatex_lacks_appear_as_code_points():
+def test_unsupported_characters_become_code_points():
     assert escape("naïve ś 漢 \u202e\x00") == r"naïve ś \texttt{U+6F22} \texttt{U+202E}\texttt{U+0000}"
     assert escape("ßøłÅé") == "ßøłÅé"
     assert escape("ąĸ") == r"\texttt{U+0105}\texttt{U+0138}"  # no ogonek in the default encoding
@@ -165,8 +165,8 @@ def read(path):
         return list(csv.reader(file))
 
 
-def test_tables_are_set_by_pdflatex(exported, tmp_path):
-    """Hostile cells and all, with no other package than booktabs."""
+def test_pdflatex_compiles_the_tables(exported, tmp_path):
+    """Tables with hostile cells compile with booktabs as the only package."""
     program = shutil.which("pdflatex")
     if program is None:
         pytest.skip("no pdflatex on the path")
@@ -181,7 +181,7 @@ def test_tables_are_set_by_pdflatex(exported, tmp_path):
     assert (tmp_path / "paper.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_csv_is_exact_and_harmless(exported):
+def test_csv_is_exact_and_without_formulas(exported):
     rows = read(exported / "bd_rate.csv")
     assert rows[0] == list(TABLE.columns)
     assert float(rows[2][1]) == -9.1234567890123
@@ -197,8 +197,8 @@ def svg_paths(path):
     return [element.get("d", "") for element in ElementTree.parse(path).iter("{http://www.w3.org/2000/svg}path")]
 
 
-def test_figure_draws_the_points_where_they_are(exported):
-    """The drawn corners of a line are one affine map of its points."""
+def test_figure_draws_points_at_their_positions(exported):
+    """The drawn corners of the lines are an affine map of their points."""
     lines = [path for path in svg_paths(exported / "rd.svg") if path.count("L") == 2 and "z" not in path]
     drawn = [np.array(re.findall(r"-?\d+\.?\d*", line), float).reshape(3, 2) for line in lines]
     drawn = [corners for corners in drawn if len(set(corners[:, 0])) == 3]
@@ -211,7 +211,7 @@ def test_figure_draws_the_points_where_they_are(exported):
         assert (slope > 0) == (axis == 0)
 
 
-def test_a_figure_ends_where_its_first_view_does():
+def test_figure_is_limited_to_the_first_view():
     line = Line("name", (0.1, 0.4, 0.9, 3.0), (28, 32, 36, 45), "anchor")
 
     def ticks(high: float | None) -> list[float]:
@@ -220,24 +220,24 @@ def test_a_figure_ends_where_its_first_view_does():
 
     everything, first = ticks(None), ticks(1.25)
     assert max(everything) >= 44
-    assert 36 <= max(first) <= 39  # 37.5 dB where the line leaves
+    assert 36 <= max(first) <= 39  # 37.5 dB at the end of the view
     assert max(tick for tick in everything if tick < 20) >= 3
     assert 1 <= max(tick for tick in first if tick < 20) <= 1.25
 
 
-def test_lines_differ_without_colour(exported):
+def test_lines_differ_in_marker_and_dash(exported):
     text = (exported / "many.svg").read_text()
     shapes = re.findall(r'<path id="m[0-9a-f]+" d="([^"]+)" style="[^"]*stroke-', text)
     assert len(set(shapes)) >= len(MANY.lines)
     assert len(set(re.findall(r"stroke-dasharray: ([^;]+)", text))) == 2
 
 
-def test_training_lines_have_no_markers_and_differ_in_dash(exported):
+def test_training_lines_differ_in_dash(exported):
     text = (exported / "training.svg").read_text()
     assert len(set(re.findall(r"stroke-dasharray: ([^;]+)", text))) == 3
 
 
-def test_comparison_shows_the_crops_side_by_side(exported):
+def test_comparison_of_crops(exported):
     drawn = np.asarray(Image.open(exported / "crops.png").convert("RGB")).astype(int)
     centres = []
     for colour in ([55, 225, 225], [225, 75, 225], [225, 225, 45]):
@@ -253,13 +253,13 @@ def test_comparison_shows_the_crops_side_by_side(exported):
 
 
 @pytest.mark.parametrize("crop", [(50, 10, 20, 10), (0, 35, 10, 10), (-1, 0, 5, 5), (0, 0, 0, 5)])
-def test_a_crop_outside_is_refused(tmp_path, comparison, crop):
+def test_crop_outside_the_picture_raises(tmp_path, comparison, crop):
     wrong = Comparison("crops", "Crops", comparison.pictures, crop)
-    with pytest.raises(DataError, match="got a picture of 60 x 40"):
+    with pytest.raises(DataError, match="got: a picture of 60 x 40"):
         export([Section("all", [wrong])], tmp_path / "out")
 
 
-def test_a_missing_or_broken_picture_is_refused(tmp_path, comparison):
+def test_unreadable_picture_raises(tmp_path, comparison):
     for path in (tmp_path / "none.png", tmp_path / "broken.png"):
         (tmp_path / "broken.png").write_bytes(b"\x89PNG")
         wrong = Comparison("crops", "Crops", [Picture("a", path)], (0, 0, 1, 1))
@@ -267,7 +267,7 @@ def test_a_missing_or_broken_picture_is_refused(tmp_path, comparison):
             export([Section("all", [wrong])], tmp_path / "out")
 
 
-def test_hostile_keys_stay_in_the_folder_and_apart(tmp_path):
+def test_hostile_keys_give_distinct_files_in_the_folder(tmp_path):
     keys = ["../../evil", "/etc/passwd", "a/b", "a_b", "A_B", "", ".hidden", "x" * 500, "nul\x00", "é"]
     tables = [Table(key, "t", ("a",), ((index,),)) for index, key in enumerate(keys)]
     paths = export([Section("all", tables[:5]), Section("more", tables[5:])], tmp_path / "out")
@@ -282,11 +282,11 @@ def test_hostile_keys_stay_in_the_folder_and_apart(tmp_path):
     "element",
     [Table("t", "", (), ()), Figure("f", "", "", "", [Line("", (), ())])],
 )
-def test_empty_elements_make_files(tmp_path, element):
+def test_empty_elements_are_exported(tmp_path, element):
     assert all(path.stat().st_size for path in export([Section("all", [element])], tmp_path) if path.suffix != ".csv")
 
 
-def test_the_same_elements_give_the_same_bytes_in_another_process(exported, tmp_path, comparison):
+def test_files_are_reproducible_in_another_process(exported, tmp_path, comparison):
     code = (
         "from pathlib import PosixPath; from lic_train.report.elements import *; "
         "from lic_train.report.export import export; "
@@ -301,7 +301,7 @@ def test_the_same_elements_give_the_same_bytes_in_another_process(exported, tmp_
     assert b"CreationDate" not in (exported / "rd.pdf").read_bytes()
 
 
-def test_long_and_many_names_stay_inside_the_figure(exported):
+def test_long_and_many_names_fit_into_the_figure(exported):
     root = ElementTree.parse(exported / "long.svg").getroot()
     width, height = (float(root.attrib[side].removesuffix("pt")) for side in ("width", "height"))
     legend = next(g for g in root.iter("{http://www.w3.org/2000/svg}g") if g.attrib.get("id") == "legend_1")

@@ -1,4 +1,4 @@
-"""Metrics against numpy written out by hand, and against their definitions."""
+"""Metrics against plain numpy implementations and against their definitions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.tiny import picture
 
 
 def pair(height: int, width: int, seed: int = 0):
-    """A float picture and a distorted one that leaves [0, 1] in places."""
+    """Return a float picture and a distorted one that exceeds [0, 1] in places."""
     x = picture(height, width, seed).float() / 255
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed + 1)) * 0.1
     return x, x * 0.9 + 0.08 + noise
@@ -21,7 +21,7 @@ def eight_bit(x: torch.Tensor) -> np.ndarray:
     return np.round(np.clip(x.double().numpy(), 0, 1) * 255)
 
 
-def test_psnr_is_of_eight_bits_and_per_picture():
+def test_psnr_of_8_bit_pictures():
     pairs = [pair(31, 45, seed) for seed in (0, 5)]
     expected = [10 * np.log10(255**2 / np.mean((eight_bit(x) - eight_bit(y)) ** 2)) for x, y in pairs]
     x, x_hat = (torch.stack(side) for side in zip(*pairs, strict=True))
@@ -29,7 +29,7 @@ def test_psnr_is_of_eight_bits_and_per_picture():
     assert float(psnr(x[0], x_hat[0])) == pytest.approx(expected[0], abs=1e-4)
 
 
-def test_psnr_ignores_what_rounding_and_clamping_remove():
+def test_psnr_after_rounding_and_clamping():
     x = torch.full((3, 8, 8), 1.0)
     assert float(psnr(x, x + 0.7)) == np.inf
     assert float(psnr(x, x - 0.49 / 255)) == np.inf
@@ -66,7 +66,7 @@ def slow_ms_ssim(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.mean(channels))
 
 
-def test_ms_ssim_is_the_published_formula():
+def test_ms_ssim_matches_the_published_formula():
     x, x_hat = pair(176, 192)
     expected = slow_ms_ssim(eight_bit(x), eight_bit(x_hat))
     assert 0.3 < expected < 0.99
@@ -74,13 +74,13 @@ def test_ms_ssim_is_the_published_formula():
     assert ms_ssim(torch.stack([x, x]), torch.stack([x_hat, x])).tolist() == pytest.approx([expected, 1], abs=2e-5)
 
 
-def test_ms_ssim_needs_161_pixels():
+def test_ms_ssim_requires_161_pixels():
     assert ms_ssim(*pair(160, 300)) is None
     assert ms_ssim(*pair(300, 160)) is None
     assert ms_ssim(*pair(161, 161)) is not None
 
 
-def test_ms_ssim_in_decibel():
+def test_ms_ssim_db():
     assert ms_ssim_db(torch.tensor([0.9, 0.99, 0.0, 1.0])).tolist() == pytest.approx([10, 20, 0, np.inf], abs=1e-4)
 
 
@@ -90,13 +90,13 @@ def some_likelihoods() -> dict[str, torch.Tensor]:
     return {"y": draw[0], "z": draw[1]}
 
 
-def test_bpp_is_the_sum_of_all_bits():
+def test_bpp_sums_all_likelihoods():
     likelihoods = some_likelihoods()
     expected = sum(-np.log2(value.double().numpy()).sum() for value in likelihoods.values())
     assert float(bpp(likelihoods, 1000)) == pytest.approx(expected / 1000, rel=1e-5)
 
 
-def test_bits_map_puts_each_latents_bits_on_its_own_area():
+def test_bits_map_spreads_bits_over_the_area_of_each_latent():
     likelihoods = some_likelihoods()
     got = bits_map(likelihoods, (16, 48)).numpy()
     bits = {name: -np.log2(value[0].double().numpy()).sum(axis=0) for name, value in likelihoods.items()}
@@ -109,11 +109,11 @@ def test_bits_map_puts_each_latents_bits_on_its_own_area():
 
 
 @pytest.mark.parametrize("size", [(15, 48), (16, 50)])
-def test_bits_map_refuses_latents_that_do_not_tile(size):
+def test_bits_map_with_other_sides_raises(size):
     with pytest.raises(ValueError, match="dividing"):
         bits_map(some_likelihoods(), size)
 
 
-def test_bits_map_is_of_one_picture():
-    with pytest.raises(ValueError, match="expected y"):
+def test_bits_map_of_a_batch_raises():
+    with pytest.raises(ValueError, match="y: expected"):
         bits_map({"y": torch.rand(2, 3, 4, 4)}, (16, 16))

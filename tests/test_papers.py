@@ -1,4 +1,4 @@
-"""The papers' tables and figures: numbers of the papers, and the user's runs in the cells where they belong."""
+"""The papers' tables and figures: published numbers, and the user's runs in the right cells."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lic_train.report import cited, papers
 from lic_train.report.elements import Comparison, Figure, Picture, Section, Table
 from lic_train.report.gather import Gathered, gather
 from lic_train.report.papers import facts
-from lic_train.report.papers.inputs import Compare
+from lic_train.report.papers.figures import Compare
 from lic_train.report.papers.measures import MEASURES, at_rate
 from lic_train.report.papers.selection import Evidence, percent, value_at
 from lic_train.report.runs import read_runs
@@ -53,12 +53,12 @@ def element(name: str, key: str, outputs: Path, compare: Compare = NOTHING):
 
 
 def table(name: str, key: str, outputs: Path) -> dict[str, list]:
-    """Cells of a table by the name of their row."""
+    """Return the cells of a table by the name of their row."""
     return {row[0]: list(row[1:]) for row in element(name, key, outputs).rows}
 
 
 def measured(figure: Figure) -> dict[str, list[float]]:
-    """Rates of the user's lines by name."""
+    """Return the rates of the user's lines by name."""
     return {line.name: list(line.x) for line in figure.lines if line.style == "model"}
 
 
@@ -66,23 +66,23 @@ def close(*numbers: float | None) -> object:
     return pytest.approx(list(numbers), abs=1e-9)
 
 
-def test_the_four_papers_can_be_had():
+def test_names_of_papers():
     assert papers.names() == ["cwam", "gaacnn", "gcab_gmm", "iblic"]
 
 
-def test_an_unknown_paper_is_refused_with_the_known_ones(tmp_path):
-    with pytest.raises(ConfigError, match=r"one of the papers cwam, gaacnn, gcab_gmm, iblic; got \.\./iblic"):
+def test_unknown_paper_lists_the_known_ones(tmp_path):
+    with pytest.raises(ConfigError, match=r"one of cwam, gaacnn, gcab_gmm, iblic\ngot: \.\./iblic"):
         build("../iblic", tmp_path)
 
 
 @pytest.mark.parametrize("name", WANTED)
-def test_every_table_and_figure_that_is_asked_for_has_its_section(name, tmp_path):
+def test_sections_of_tables_and_figures(name, tmp_path):
     titles = [section.title for section in build(name, tmp_path)]
     assert [wanted for wanted in WANTED[name] if not any(title.startswith(wanted) for title in titles)] == []
 
 
 @pytest.mark.parametrize("name", WANTED)
-def test_without_runs_everything_of_ours_is_blank(name, tmp_path):
+def test_without_runs_our_cells_are_blank(name, tmp_path):
     on_set = gather_from(tmp_path)
     sections = papers.sections(name, lambda set_name: replace(on_set(set_name), anchors=()), NOTHING)
     for found in (element for section in sections for element in section.elements):
@@ -96,7 +96,7 @@ def test_without_runs_everything_of_ours_is_blank(name, tmp_path):
     assert "nothing was run here" in " ".join(section.text for section in sections)
 
 
-def test_facts_hang_together():
+def test_facts_are_consistent():
     for name in facts.stored():
         paper = facts.load(name)
         elements = [element for section in paper.sections for element in section.elements]
@@ -115,7 +115,7 @@ def test_every_measure_is_used():
 
 
 @pytest.mark.parametrize("name", facts.stored())
-def test_facts_name_things_that_there_are(name):
+def test_facts_refer_to_existing_names(name):
     paper = facts.load(name)
     models = {path.stem for path in (CONF_DIR / "model").glob("*.yaml")}
     recipes = {path.stem for path in (CONF_DIR / "recipe").glob("*.yaml")}
@@ -140,10 +140,10 @@ def _shipped(model: str) -> dict:
     return {key: value for parent in parents for key, value in _shipped(parent).items()} | content
 
 
-# ---- the papers' numbers
+# Published numbers
 
 
-def test_iblic_table_2_is_as_specified(spec, tmp_path):
+def test_iblic_table_2_matches_specification(spec, tmp_path):
     line = re.search(r"Table II, BD-rate vs BPG \(%\), Kodak / CLIC: (.*)", spec("iblic"))[1].replace("−", "-")
     numbers = [
         tuple(map(float, pair)) for pair in re.findall(r"(-?[\d.]+) / (-?[\d.]+\d)", line.replace("VTM 18.0", ""))
@@ -153,7 +153,7 @@ def test_iblic_table_2_is_as_specified(spec, tmp_path):
     assert len(numbers) == 11
 
 
-def test_iblic_table_5_is_as_specified(spec, tmp_path):
+def test_iblic_table_5_matches_specification(spec, tmp_path):
     rows = re.findall(r"^\| (?:baseline|\+ .*?) \| (.*) \|$", spec("iblic").partition("Table V")[2], re.MULTILINE)
     specified = [list(map(float, re.findall(r"-?\d[\d.]*", row.replace("−", "-")))) for row in rows]
     points = list(table("iblic", "iblic_table_5_points", tmp_path).values())
@@ -163,7 +163,7 @@ def test_iblic_table_5_is_as_specified(spec, tmp_path):
     assert ours == specified
 
 
-def test_iblic_table_4_is_as_specified(spec, tmp_path):
+def test_iblic_table_4_matches_specification(spec, tmp_path):
     numbers = [float(number) for number in re.findall(r"\| (\d{3}) G", spec("iblic").partition("## 8.")[2])]
     assert (
         [cells[0] for cells in table("iblic", "iblic_table_4", tmp_path).values()]
@@ -172,7 +172,7 @@ def test_iblic_table_4_is_as_specified(spec, tmp_path):
     )
 
 
-def test_gcab_table_1_is_as_specified(spec, tmp_path):
+def test_gcab_table_1_matches_specification(spec, tmp_path):
     rows = spec("gcab_gmm").partition("Table 1, Tecnick")[2].split("\n\n")[1].splitlines()[2:]
     specified = [list(map(float, re.findall(r"\d+\.\d+", row))) for row in rows]
     found = table("gcab_gmm", "gcab_gmm_table_1", tmp_path)
@@ -189,7 +189,7 @@ def test_gcab_table_1_is_as_specified(spec, tmp_path):
         ("gaacnn_table_2_ms_ssim", "Kodak", 1),
     ],
 )
-def test_gaacnn_tables_are_as_specified(spec, tmp_path, key, set_name, columns):
+def test_gaacnn_tables_match_specification(spec, tmp_path, key, set_name, columns):
     rows = re.findall(rf"^\| {set_name}, .*? \| (.*?) \| (.*?) \|$", spec("gaacnn"), re.MULTILINE)
     specified = {
         tuple(map(float, pair)) for row in rows for pair in re.findall(r"(-\d+\.\d+)\D+?(\d+\.\d+)", row[columns])
@@ -198,10 +198,10 @@ def test_gaacnn_tables_are_as_specified(spec, tmp_path, key, set_name, columns):
     assert {(cells[0], cells[3]) for cells in table("gaacnn", key, tmp_path).values()} == specified
 
 
-# ---- the user's numbers
+# Measured numbers
 
 
-def test_a_codec_that_saves_a_tenth_of_bpgs_rate_has_a_bd_rate_of_minus_ten(tmp_path):
+def test_bd_rate_of_nine_tenths_of_bpgs_rate(tmp_path):
     bpg = next(curve for curve in cited.curves("kodak") if curve.key == "bpg")
     for number, point in enumerate(bpg.points, start=1):
         made_up_runs.write(tmp_path, "iblic", number, 0.9 * point.bpp, point.psnr)
@@ -209,10 +209,10 @@ def test_a_codec_that_saves_a_tenth_of_bpgs_rate_has_a_bd_rate_of_minus_ten(tmp_
     assert found["Proposed"][:3] == close(-25.4, -10, 15.4)
     assert found["Proposed"][3:6] == [-33.4, None, None]
     assert found["Tiny-LIC"][:3] == [-22.9, None, None]
-    assert found["Tiny-LIC"][6] == pytest.approx(-22.0, abs=0.06)  # its authors' points over BPG's, as specified
+    assert found["Tiny-LIC"][6] == pytest.approx(-22.0, abs=0.06)  # authors' points over BPG's, from the specification
 
 
-def test_the_ablation_of_iblic_finds_every_row(tmp_path):
+def test_iblic_ablation_rows(tmp_path):
     off = {"fexm": False, "frm": False, "crm": False, "fenm": False, "qecm": "off"}
     rows = [
         ("baseline", off, 1, 0.30),
@@ -233,32 +233,32 @@ def test_the_ablation_of_iblic_finds_every_row(tmp_path):
     assert found["+ QECM, λ 0.0483"] == close(0.905, 0.26, -0.645, 38.08, 36.0, -2.08)
 
 
-def test_the_row_of_a_sweep_comes_before_a_longer_run_of_the_same_codec(tmp_path):
+def test_run_of_a_sweep_is_preferred_to_a_longer_run(tmp_path):
     made_up_runs.write(tmp_path, "iblic", 0.0035, 0.2, 31.0, steps=9000)
     made_up_runs.write(tmp_path, "iblic", 0.0035, 0.3, 30.0, name="qecm", steps=100)
     assert table("iblic", "iblic_table_5_points", tmp_path)["+ QECM, λ 0.0035"][1] == pytest.approx(0.3)
     assert measured(element("iblic", "iblic_fig_7_kodak_psnr", tmp_path))["Proposed"] == close(0.2)
 
 
-def test_tiny_lic_is_the_baseline_and_iblic_with_everything_off_is_it_too(tmp_path):
+def test_tiny_lic_is_the_baseline(tmp_path):
     made_up_runs.write(tmp_path, "tinylic", 0.0035, 0.21, 30.7)
     assert table("iblic", "iblic_table_5_points", tmp_path)["Tiny-LIC, λ 0.0035"][1] == pytest.approx(0.21)
 
 
-def test_a_network_with_another_switch_is_not_the_papers(tmp_path):
+def test_network_with_other_switches_does_not_match(tmp_path):
     made_up_runs.write(tmp_path, "iblic", 0.0035, config={"levels": 3})
     assert table("iblic", "iblic_table_5_points", tmp_path)["+ QECM, λ 0.0035"][1] is None
     assert set(measured(element("iblic", "iblic_fig_12", tmp_path))) == {"three-level 3-D Res"}
 
 
-def test_gcabs_curve_joins_its_two_recipes(tmp_path):
+def test_gcab_curve_joins_two_recipes(tmp_path):
     made_up_runs.write(tmp_path, "gcab_gmm", 0.12598, 1.4, 39.0)
     made_up_runs.write(tmp_path, "gcab_gmm", 0.0315, 0.7, 35.0, recipe="gcab_gmm_finetune")
     made_up_runs.write(tmp_path, "gcab_gmm", 0.0067, 0.3, 31.0, recipe="common")
     assert measured(element("gcab_gmm", "gcab_gmm_fig_6a", tmp_path)) == {"Proposed": close(0.7, 1.4)}
 
 
-def test_gcabs_table_is_read_off_at_the_papers_rate(tmp_path):
+def test_gcab_table_interpolates_at_the_papers_rate(tmp_path):
     tecnick = {"set": "tecnick", "names": ("a", "b")}
     made_up_runs.write(tmp_path, "gcab_gmm", 0.00197, 0.1, 30.0, 0.9, **tecnick)
     made_up_runs.write(tmp_path, "gcab_gmm", 0.00394, 0.2, 32.0, 0.99, **tecnick)
@@ -267,7 +267,7 @@ def test_gcabs_table_is_read_off_at_the_papers_rate(tmp_path):
     assert found == pytest.approx([31.285, 31.169925, -0.115075, 0.957, 0.973996, 0.016996], abs=1e-6)
 
 
-def test_the_convergence_of_the_components_comes_from_the_logs(tmp_path):
+def test_convergence_of_components_from_logs(tmp_path):
     for number, last in ((1, 4.0), (2, 3.0), (3, 1.0), (4, 2.0)):
         log = [9.0] * 18 + [last, last]
         made_up_runs.write(tmp_path, "gcab_gmm", 0.0315, name=f"K{number}", config={"K": number}, log=log)
@@ -279,7 +279,7 @@ def test_the_convergence_of_the_components_comes_from_the_logs(tmp_path):
     assert list(losses.values()) == [[4.0], [3.0], [1.0], [2.0]]
 
 
-def test_what_was_trained_for_ms_ssim_stands_apart(tmp_path):
+def test_ms_ssim_models_are_separate(tmp_path):
     made_up_runs.write(tmp_path, "gaacnn", 36, 0.3, 28.0, 0.99, distortion="ms_ssim", recipe="gaacnn_ms_ssim")
     made_up_runs.write(tmp_path, "gaacnn", 0.00984, 0.4, 33.0, 0.98)
     by_psnr, by_ms_ssim = (element("gaacnn", key, tmp_path) for key in ("gaacnn_fig_4a", "gaacnn_fig_4b"))
@@ -288,18 +288,18 @@ def test_what_was_trained_for_ms_ssim_stands_apart(tmp_path):
     assert next(line.y for line in by_ms_ssim.lines if line.style == "model") == close(20.0)
 
 
-def test_points_stand_beside_the_papers_at_equal_lambda(tmp_path):
+def test_points_at_equal_lambda(tmp_path):
     made_up_runs.write(tmp_path, "cwam", 0.0175, 0.5, 34.0, config={"N": 320})
     made_up_runs.write(tmp_path, "cwam", 0.0067, 0.27419, 31.0, config={"N": 320})
     rows = element("cwam", "cwam_fig_4_points", tmp_path).rows
     assert [row[0] for row in rows] == [0.0045, 0.0067, 0.00975, 0.0175, 0.0483, 0.09, 0.14]
-    # 0.5 bpp lies log2(0.5 / 0.4886) / log2(0.8283 / 0.4886) = 0.043698 of the way from 34.257 to 37.331 dB.
+    # 0.5 bpp is log2(0.5 / 0.4886) / log2(0.8283 / 0.4886) = 0.043698 of the way from 34.257 to 37.331 dB.
     assert rows[3] == pytest.approx([0.0175, 0.4886, 0.5, 0.0114, 34.257, 34.0, -0.257, -0.391328], abs=1e-5)
     assert rows[1][1:4] == close(None, 0.27419, None)
     assert rows[0][:4] == [0.0045, 0.2006, None, None]
 
 
-def test_points_whose_lambda_the_paper_does_not_tell_stand_below(tmp_path):
+def test_points_of_unknown_lambda_come_last(tmp_path):
     made_up_runs.write(tmp_path, "gaacnn", 0.00984, 0.4, 33.0)
     rows = element("gaacnn", "gaacnn_fig_4a_points", tmp_path).rows
     assert rows[0][:3] == close(0.00984, None, 0.4)
@@ -307,7 +307,7 @@ def test_points_whose_lambda_the_paper_does_not_tell_stand_below(tmp_path):
     assert [row[:3] for row in rows[1:3]] == [[None, 0.15196, None], [None, 0.17554, None]]
 
 
-def test_tables_over_jpeg_take_the_anchor_that_was_measured_here(tmp_path):
+def test_tables_over_jpeg_use_the_measured_anchor(tmp_path):
     rates = [(0.25, 28.0), (0.5, 31.0), (1.0, 34.0), (2.0, 38.0)]
     for lmbda, (bpp, psnr) in zip((0.00123, 0.00246, 0.00492, 0.00984), rates, strict=True):
         made_up_runs.write(tmp_path, "gaacnn", lmbda, bpp / 2, psnr)
@@ -319,38 +319,40 @@ def test_tables_over_jpeg_take_the_anchor_that_was_measured_here(tmp_path):
     assert next(list(row) for row in found.rows if row[0] == "GAACNN")[1:4] == close(-72.135, -50, 22.135)
 
 
-def test_results_on_other_pictures_than_the_papers_are_left_out(tmp_path):
+def test_results_on_other_pictures_are_left_out(tmp_path):
     made_up_runs.write(tmp_path, "iblic", 0.0035, names=("kodim01", "kodim02"))
     found = element("iblic", "iblic_table_5_points", tmp_path)
     assert all(row[2] is None for row in found.rows)
-    assert "results on 2 pictures of kodak, where the paper has 24" in found.note
+    assert "results on 2 pictures of kodak; the paper uses 24" in found.note
 
 
-def test_the_reader_is_told_how_little_was_trained_and_on_which_network(tmp_path):
+def test_note_states_training_length_and_widths(tmp_path):
     made_up_runs.write(tmp_path, "iblic", 0.0035, steps=780, config={"N": 32})
     note = element("iblic", "iblic_table_5_points", tmp_path).note
     assert "Here: 1 run, trained on 0.001 % of the crops of their papers" in note
     assert "iblic: N 32 instead of 128" in note
 
 
-def test_a_reason_stands_where_a_bd_rate_is_refused(tmp_path):
+def test_undefined_bd_rate_has_a_reason(tmp_path):
     made_up_runs.write(tmp_path, "iblic", 0.0035)
     found = element("iblic", "iblic_table_2", tmp_path)
     assert next(row for row in found.rows if row[0] == "Proposed")[2] is None
-    assert re.search(r"Proposed, Kodak: expected at least 4 points .*, got 1", found.note)
+    assert re.search(
+        r"Proposed, Kodak: The test curve has too few points\. Expected: at least 4 points; got: 1", found.note
+    )
 
 
-def test_crops_are_of_the_users_curves_under_the_papers_names(tmp_path):
+def test_crops_of_the_users_curves(tmp_path):
     made_up_runs.write(tmp_path, "gcab_gmm", 0.12598)
     made_up_runs.write(tmp_path, "gcab_gmm", 0.0315, recipe="gcab_gmm_finetune")
-    asked = []
+    calls = []
 
     def compare(*arguments):
-        asked.append(arguments)
+        calls.append(arguments)
         return Comparison("x", "x", [Picture("original", Path("o.png"))], arguments[3], "Each at its own rate.")
 
     found = element("gcab_gmm", "gcab_gmm_fig_7", tmp_path, compare)
-    (set_name, image, curves, crop) = asked[0]
+    (set_name, image, curves, crop) = calls[0]
     assert (set_name, image, crop) == ("kodak", "kodim07", (256, 128, 256, 256))
     assert [curve.name for curve in curves] == ["Proposed"]
     assert curves[0].about["runs"] == [
@@ -358,12 +360,12 @@ def test_crops_are_of_the_users_curves_under_the_papers_names(tmp_path):
         "gcab_gmm/gcab_gmm/lambda_0.12598",
     ]
     assert "Each at its own rate." in found.note
-    absent = found.note.partition("No picture here of: ")[2]
+    absent = found.note.partition("No reconstructions here of: ")[2]
     assert "Ballé 2018" in absent
     assert "Proposed" not in absent
 
 
-def test_module_by_module_costs_come_from_the_count(tmp_path):
+def test_costs_from_complexity_files(tmp_path):
     off = {
         "size": "full",
         "patch": 2,
@@ -389,7 +391,7 @@ def test_module_by_module_costs_come_from_the_count(tmp_path):
     assert table("iblic", "iblic_table_3", tmp_path)["Tiny-LIC"] == [28.338211, None, None]
 
 
-def test_hostile_names_and_values_do_no_harm(tmp_path):
+def test_hostile_names_and_values_are_harmless(tmp_path):
     for number, name in enumerate((report_tree.HOSTILE, "../../x", "a\nb", "|", "x" * 500)):
         config = {"N": name, "K": 3}
         folder = f"lambda_{number}"
@@ -403,16 +405,16 @@ def test_hostile_names_and_values_do_no_harm(tmp_path):
     ("path", "expected"),
     [("a.b", 1), ("c.1.d", 2), ("c.2", None), ("a.b.x", None), ("x", None), ("c.-1", None), ("", None)],
 )
-def test_a_dotted_path_goes_through_mappings_and_lists(path, expected):
+def test_value_at_dotted_path(path, expected):
     assert value_at({"a": {"b": 1}, "c": [0, {"d": 2}]}, path) == expected
 
 
 @pytest.mark.parametrize(("part", "text"), [(1.0, "100 %"), (0.3, "30 %"), (0.000012, "0.0012 %"), (2.5, "250 %")])
-def test_a_share_is_written_as_a_reader_would(part, text):
+def test_percent_format(part, text):
     assert percent(part) == text
 
 
-def test_between_two_rates_quality_is_linear_in_the_logarithm():
+def test_at_rate_is_linear_in_log_rate():
     points = [(0.25, 30.0), (1.0, 34.0), (1.0, 34.0), (2.0, 36.0)]
     assert at_rate(points, 0.5) == pytest.approx(32.0)
     assert at_rate(points, 0.25) == 30.0
@@ -421,7 +423,7 @@ def test_between_two_rates_quality_is_linear_in_the_logarithm():
     assert at_rate(points, 2.1) is None
 
 
-ROWS = {  # of a sweep: name of its runs -> codec of the paper's file
+ROWS = {  # by sweep: name of its runs -> codec in the paper's file
     "iblic_ablation": {
         "baseline": "baseline", "fexm_frm": "fexm_frm", "fenm_without_loss": "fenm_plain", "fenm": "fenm",
         "qecm": "qecm",
@@ -433,7 +435,7 @@ ROWS = {  # of a sweep: name of its runs -> codec of the paper's file
 
 
 @pytest.mark.parametrize("sweep", ROWS)
-def test_the_rows_of_a_sweep_are_codecs_of_the_paper(sweep):
+def test_rows_of_sweeps_match_codecs(sweep):
     path = CONF_DIR / "sweep" / f"{sweep}.yaml"
     if not path.is_file():
         pytest.skip(f"there is no conf/sweep/{sweep}.yaml")
@@ -448,7 +450,7 @@ def test_the_rows_of_a_sweep_are_codecs_of_the_paper(sweep):
 
 
 def _with(config: DictConfig, overrides: list[str]) -> DictConfig:
-    """The configuration with a row's overrides, read as Hydra reads them."""
+    """Return the configuration with the overrides of a row, parsed by Hydra."""
     config = config.copy()
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         OmegaConf.update(config, override.key_or_group, override.value())

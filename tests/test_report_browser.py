@@ -1,4 +1,4 @@
-"""The page in a real browser: drawn, operated by mouse and keys, silent, offline, and safe against hostile names."""
+"""The page in a real browser: drawing, mouse and keyboard, no console output, no requests, hostile names."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def browser(tmp_path_factory) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> Path:
-    """A report of made-up runs, hostile names among them, with a comparison of made-up pictures."""
+    """A report of synthetic runs with hostile names, and a comparison of synthetic pictures."""
     folder = tmp_path_factory.mktemp("page")
     write_models(folder)
     write_mistakes(folder)
@@ -46,7 +46,7 @@ def page(tmp_path_factory) -> Path:
 
 
 def comparison(folder: Path) -> Comparison:
-    """Four plain colours: original, error and bits of one codec, and another codec named by a stranger."""
+    """Return plain colours: the original, all layers of one codec, and a codec with a hostile name."""
     paths = {}
     for name, colour in {"original": "white", "decoded": "red", "error": "green", "bits": "blue"}.items():
         paths[name] = folder / f"{name}.png"
@@ -76,15 +76,15 @@ def box(tab: Tab, selector: str) -> dict[str, float]:
     return tab.evaluate(f"document.querySelector({json.dumps(selector)}).getBoundingClientRect().toJSON()")
 
 
-def test_nothing_complains_nothing_is_asked_for_and_no_name_is_run(tab, page):
-    assert tab.complaints() == []
+def test_no_problems_no_requests_and_no_execution_of_names(tab, page):
+    assert tab.problems() == []
     assert tab.requests() == [page.resolve().as_uri()]
     assert tab.evaluate("document.title") == HOSTILE
     assert count(tab, "script:not([type])") == 1
     assert count(tab, "[onerror]") == 0
 
 
-def test_curves_are_drawn_with_their_points(tab):
+def test_curves_have_lines_and_markers(tab):
     names = tab.evaluate(
         f"[...document.querySelectorAll('{PSNR} .plot .series[data-name]')].map((s) => s.dataset.name)"
     )
@@ -100,7 +100,7 @@ def test_curves_are_drawn_with_their_points(tab):
     assert plot["width"] > 900
 
 
-def test_axes_have_round_ticks_that_hold_the_points(tab):
+def test_axes_have_round_ticks_around_the_points(tab):
     for axis, low, high in (("x", 0.12, 1.1), ("y", 27, 37)):
         values = ticks(tab, axis)
         steps = np.diff(values)
@@ -109,7 +109,7 @@ def test_axes_have_round_ticks_that_hold_the_points(tab):
         assert values[0] - steps[0] <= low < high <= values[-1] + steps[0]
 
 
-def test_the_legend_hides_a_curve_and_brings_it_back(tab):
+def test_legend_hides_and_shows_a_curve(tab):
     button = f"{PSNR} .legend button[data-name=JPEG]"
     curve = f"{PSNR} .plot .series[data-name=JPEG]"
     low = min(ticks(tab, "y"))
@@ -121,20 +121,20 @@ def test_the_legend_hides_a_curve_and_brings_it_back(tab):
     assert count(tab, curve) == 1
 
 
-def test_hovering_tells_name_parameter_rate_and_quality(tab):
+def test_hovering_shows_name_parameter_rate_and_quality(tab):
     tab.mouse("mouseMoved", tab.middle(f"{PSNR} .plot .series[data-name=cwam] .marker:last-child"))
     tab.frame()
     assert not tab.evaluate(f"document.querySelector('{PSNR} .tip').hidden")
-    told = tab.evaluate(f"document.querySelector('{PSNR} .tip').innerText").split("\n")
-    assert told[:2] == ["cwam", "λ 0.0483"]
-    assert told[2].startswith("bits per pixel: 1.14")
-    assert told[3].startswith("PSNR (dB): 37.")
+    shown = tab.evaluate(f"document.querySelector('{PSNR} .tip').innerText").split("\n")
+    assert shown[:2] == ["cwam", "λ 0.0483"]
+    assert shown[2].startswith("bits per pixel: 1.14")
+    assert shown[3].startswith("PSNR [dB]: 37.")
     tab.mouse("mouseMoved", (1, 1))
     tab.frame()
     assert tab.evaluate(f"document.querySelector('{PSNR} .tip').hidden")
 
 
-def test_a_dragged_box_zooms_and_reset_shows_everything(tab):
+def test_dragging_zooms_and_reset_restores(tab):
     before = ticks(tab, "x"), ticks(tab, "y")
     x, y = tab.middle(PLOT)
     tab.drag((x - 100, y - 80), (x + 100, y + 80))
@@ -145,9 +145,9 @@ def test_a_dragged_box_zooms_and_reset_shows_everything(tab):
     assert (ticks(tab, "x"), ticks(tab, "y")) == before
 
 
-def test_the_first_view_ends_at_the_usual_rates_and_everything_can_be_seen(tab):
+def test_first_view_ends_at_the_usual_rates(tab):
     def end(name: str) -> tuple[float, float]:
-        """Where the name at a line begins, and where the axes end."""
+        """Return the start of the name at a line and the right end of the axes."""
         names = f"[...document.querySelectorAll('{PSNR} .label')].find((label) => label.textContent === '{name}')"
         return tab.evaluate(f"{names}.getBoundingClientRect().x"), box(tab, f"{PSNR} .plot .frame")["right"]
 
@@ -162,8 +162,8 @@ def test_the_first_view_ends_at_the_usual_rates_and_everything_can_be_seen(tab):
     assert (ticks(tab, "x"), ticks(tab, "y")) == first
 
 
-def test_names_at_lines_come_to_rest_whatever_rounding_does(tab):
-    """2.428... + 14 - 2.428... is less than 14 in floating point: names that touch would be moved for ever."""
+def test_placement_of_names_terminates_despite_rounding(tab):
+    """2.428... + 14 - 2.428... is below 14 in floating point: adjacent names would be moved without end."""
     y = 17 / 7
     assert y + 14 - y < 14
     source = (HERE / "axes.js").read_text(encoding="utf-8")
@@ -172,7 +172,7 @@ def test_names_at_lines_come_to_rest_whatever_rounding_does(tab):
     assert [label["y"] for label in tab.evaluate(spread)] == pytest.approx([y, y + 14, y + 28])
 
 
-def test_no_two_curves_of_a_kind_look_alike(tab):
+def test_all_curves_have_different_looks(tab):
     looks = tab.evaluate(
         f"[...document.querySelectorAll('{PSNR} .plot .series[data-name]')].map((series) => ["
         "getComputedStyle(series).color, getComputedStyle(series.querySelector('.line')).strokeDasharray])"
@@ -181,7 +181,7 @@ def test_no_two_curves_of_a_kind_look_alike(tab):
     assert len({tuple(look) for look in looks}) == 11
 
 
-def test_the_wheel_zooms_with_control_alone(tab):
+def test_wheel_zooms_only_with_control(tab):
     before = ticks(tab, "x")
     place = tab.middle(PLOT)
     tab.call("Input.dispatchMouseEvent", type="mouseWheel", x=place[0], y=place[1], deltaX=0, deltaY=-100)
@@ -193,21 +193,21 @@ def test_the_wheel_zooms_with_control_alone(tab):
     assert max(ticks(tab, "x")) < max(before)
 
 
-def test_keys_go_from_point_to_point_and_zoom(tab):
+def test_keys_select_points_and_zoom(tab):
     before = ticks(tab, "x")
     tab.evaluate(f"document.querySelector('{PLOT}').focus()")
-    told = []
+    shown = []
     for key in ("ArrowRight", "ArrowRight", "ArrowDown"):
         tab.key(key)
-        told.append(tab.evaluate(f"document.querySelector('{PSNR} .tip').innerText").split("\n")[:2])
-    assert told == [["cwam", "λ 0.0018"], ["cwam", "λ 0.0067"], ["gaacnn", "λ 0.0067"]]
+        shown.append(tab.evaluate(f"document.querySelector('{PSNR} .tip').innerText").split("\n")[:2])
+    assert shown == [["cwam", "λ 0.0018"], ["cwam", "λ 0.0067"], ["gaacnn", "λ 0.0067"]]
     tab.key("+")
     assert max(ticks(tab, "x")) < max(before)
     tab.key("0")
     assert ticks(tab, "x") == before
 
 
-def test_a_heading_sorts_its_table(tab):
+def test_heading_sorts_its_table(tab):
     def first() -> list[str]:
         return tab.evaluate(
             "[...document.querySelectorAll('#element-bd_psnr tbody tr')].map((row) => row.cells[0].textContent)"
@@ -222,7 +222,7 @@ def test_a_heading_sorts_its_table(tab):
     assert tab.evaluate(f"document.querySelector('{button}').closest('th').getAttribute('aria-sort')") == "descending"
 
 
-def test_the_slider_moves_between_original_and_reconstruction(tab):
+def test_slider_moves_between_original_and_reconstruction(tab):
     over, divider = ".stage img.over", ".stage .divider"
     assert tab.evaluate(f"document.querySelector('{over}').style.clipPath") == "inset(0px 50% 0px 0px)"
     tab.evaluate("document.querySelector('.stage input').focus()")
@@ -233,9 +233,9 @@ def test_the_slider_moves_between_original_and_reconstruction(tab):
     assert line["x"] + line["width"] / 2 == pytest.approx(stage["x"] + 0.6 * stage["width"], abs=2)
 
 
-def test_buttons_choose_codec_error_and_bits(tab):
+def test_buttons_select_codec_error_and_bits(tab):
     def colour() -> list[int]:
-        """Of the middle of the lower picture."""
+        """Return the colour of the lower picture."""
         return tab.evaluate(
             "(async () => { const image = document.querySelector('.stage img'); await image.decode();"
             "const canvas = document.createElement('canvas'); canvas.width = canvas.height = 1;"
@@ -254,18 +254,18 @@ def test_buttons_choose_codec_error_and_bits(tab):
 
 
 @pytest.mark.parametrize(("width", "dark"), [(360, False), (800, True), (1400, False)])
-def test_every_width_and_scheme_holds_its_content(browser, page, width, dark):
+def test_content_fits_every_width_and_colour_scheme(browser, page, width, dark):
     tab = browser.tab()
     tab.open(page, width=width, dark=dark)
     assert tab.evaluate("document.documentElement.scrollWidth") == width
     assert box(tab, PLOT)["width"] == pytest.approx(box(tab, PSNR)["width"], abs=1)
     ground = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(int(part) for part in ground[4:-1].split(",")) < 200) == dark
-    assert tab.complaints() == []
+    assert tab.problems() == []
 
 
 def contrast(a: str, b: str) -> float:
-    """WCAG 2.2 contrast of two colours ``rgb(r, g, b)``."""
+    """Return the WCAG 2.2 contrast of two colours ``rgb(r, g, b)``."""
 
     def luminance(colour: str) -> float:
         parts = [int(part) / 255 for part in colour[4:-1].split(",")]
@@ -277,7 +277,7 @@ def contrast(a: str, b: str) -> float:
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_text_and_curves_stand_out_from_the_ground(browser, page, dark):
+def test_contrast_of_text_and_curves(browser, page, dark):
     tab = browser.tab()
     tab.open(page, dark=dark)
     ground = tab.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -292,7 +292,7 @@ def test_text_and_curves_stand_out_from_the_ground(browser, page, dark):
     assert [name for name, colour in zip(names, colours, strict=True) if contrast(colour, ground) < 3] == []
 
 
-def test_it_prints_all_its_sections_and_none_of_its_controls(tab, tmp_path):
+def test_printing_omits_controls(tab, tmp_path):
     tab.pdf(tmp_path / "page.pdf")
     assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
     tab.call("Emulation.setEmulatedMedia", media="print")

@@ -1,4 +1,4 @@
-"""Runs become curves; what cannot be compared is refused by name."""
+"""Runs are combined to curves; what cannot be compared is left out with a reason."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def reasons(found: Gathered) -> dict[str, str]:
     return {item.what: item.reason for item in found.left_out}
 
 
-def test_one_curve_for_each_model_over_lambda(tmp_path):
+def test_one_curve_for_each_model(tmp_path):
     write_models(tmp_path)
     write_anchors(tmp_path / "package")
     found = gathered(tmp_path)
@@ -46,7 +46,7 @@ def test_one_curve_for_each_model_over_lambda(tmp_path):
     assert found.left_out == ()
 
 
-def test_recipe_distortion_and_name_make_curves_of_their_own(tmp_path):
+def test_recipe_distortion_and_name_separate_curves(tmp_path):
     write_run(tmp_path, "cwam", 0.0067, 33)
     write_run(tmp_path, "cwam", 0.0067, 33, recipe="common")
     write_run(tmp_path, "cwam", 8.73, 33, distortion="ms_ssim")
@@ -60,19 +60,19 @@ def test_recipe_distortion_and_name_make_curves_of_their_own(tmp_path):
     }
 
 
-def test_a_recipe_is_named_where_it_tells_curves_apart(tmp_path):
+def test_recipe_is_named_only_where_needed(tmp_path):
     write_run(tmp_path, "cwam", 0.0067, 33, recipe="common")
     write_run(tmp_path, "gaacnn", 0.0067, 33)
     assert [curve.name for curve in gathered(tmp_path).curves] == ["cwam", "gaacnn"]
 
 
-def test_names_that_look_alike_keep_different_keys(tmp_path):
+def test_names_with_equal_slugs_have_different_keys(tmp_path):
     write_run(tmp_path, "cwam", 0.0067, 33, name="a b")
     write_run(tmp_path, "cwam", 0.0067, 33, name="a-b")
     assert sorted(gathered(tmp_path).members) == ["cwam_a_b", "cwam_a_b_2"]
 
 
-def test_of_two_runs_at_one_lambda_the_longer_is_taken(tmp_path):
+def test_longest_run_at_a_lambda_is_used(tmp_path):
     write_run(tmp_path, "cwam", 0.0067, 30, steps=100)
     write_run(tmp_path, "cwam", 0.0067, 34, steps=200, folder="lambda_0.00670")
     write_run(tmp_path, "cwam", 0.0067, 35, steps=200, folder="lambda_0.006700")
@@ -85,7 +85,7 @@ def test_of_two_runs_at_one_lambda_the_longer_is_taken(tmp_path):
     }
 
 
-def test_other_pictures_than_the_anchors_are_refused(tmp_path):
+def test_runs_on_other_pictures_are_left_out(tmp_path):
     write_anchors(tmp_path / "package", ("jpeg",))
     write_run(tmp_path, "cwam", 0.0067, 33)
     for lmbda in LAMBDAS:
@@ -94,40 +94,40 @@ def test_other_pictures_than_the_anchors_are_refused(tmp_path):
     assert found.image_list_sha256 == digest()
     assert [curve.key for curve in found.curves] == ["cwam"]
     assert reasons(found)["gaacnn/gaacnn/lambda_0.0018"] == (
-        f"coded other pictures than the report's: 2, list {digest(PICTURES[:2])[:8]}, expected list {digest()[:8]}; "
-        "not comparable"
+        f"other pictures than in this report; expected: image list {digest()[:8]}; "
+        f"got: 2 pictures, list {digest(PICTURES[:2])[:8]}"
     )
 
 
-def test_anchors_of_other_pictures_are_refused_where_no_run_has_theirs(tmp_path):
+def test_anchors_on_other_pictures_are_left_out(tmp_path):
     write_anchors(tmp_path / "package", ("jpeg",))
     write_run(tmp_path, "cwam", 0.0067, 33, result=result(0.0067, 33, PICTURES[:2]))
     found = gathered(tmp_path)
     assert found.anchors == ()
-    assert "6, list" in reasons(found)["anchor jpeg"]
+    assert "6 pictures, list" in reasons(found)["anchor jpeg"]
 
 
-def test_the_set_is_kodak_or_else_the_most_common(tmp_path):
+def test_default_set_is_kodak_or_the_most_common(tmp_path):
     for lmbda in LAMBDAS:
         write_run(tmp_path, "cwam", lmbda, 33, result=result(lmbda, 33, set_name="clic"))
     write_run(tmp_path, "cwam", 0.2, 33, result=result(0.2, 33, set_name="heldout"))
     found = gathered(tmp_path)
     assert (found.set, len(found.runs), len(found.finished)) == ("clic", 4, 5)
-    assert "no result on clic; this makes it: python -m lic_train.evaluate" in reasons(found)["cwam/cwam/lambda_0.2"]
+    assert "not evaluated on clic; to do: lic evaluate" in reasons(found)["cwam/cwam/lambda_0.2"]
     write_run(tmp_path, "gaacnn", 0.2, 33)
     assert gathered(tmp_path).set == "kodak"
     assert gathered(tmp_path, "heldout").set == "heldout"
 
 
-def test_anchors_made_below_outputs_replace_shipped_ones(tmp_path):
+def test_anchors_below_outputs_replace_stored_ones(tmp_path):
     write_anchors(tmp_path / "package", ("jpeg", "vvc"))
     write_anchors(tmp_path, ("vvc",), better=3.0)
-    shipped, made = gathered(tmp_path).anchors
-    assert (shipped.key, made.key) == ("jpeg", "vvc")
+    stored, made = gathered(tmp_path).anchors
+    assert (stored.key, made.key) == ("jpeg", "vvc")
     assert made.points[0].psnr == pytest.approx(3.0 + anchor("vvc").points[0].psnr)
 
 
-def test_broken_anchors_and_counts_are_named(tmp_path):
+def test_damaged_anchors_and_counts_are_left_out(tmp_path):
     write_anchors(tmp_path, ("jpeg", "vvc"))
     write_complexity(tmp_path)
     (tmp_path / "anchors/kodak/jpeg.json").write_text("{}")
@@ -138,7 +138,7 @@ def test_broken_anchors_and_counts_are_named(tmp_path):
     assert sorted(reasons(found)) == ["anchor jpeg", "complexity/cwam.json"]
 
 
-def test_an_unknown_curve_names_the_known_ones(tmp_path):
+def test_unknown_curve_lists_the_known_ones(tmp_path):
     write_models(tmp_path)
-    with pytest.raises(DataError, match="cwam, gaacnn, mbt2018; got vvx"):
+    with pytest.raises(DataError, match="one of cwam, gaacnn, mbt2018\ngot: vvx"):
         gathered(tmp_path).curve("vvx")

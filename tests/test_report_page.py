@@ -1,4 +1,4 @@
-"""The HTML page as text: self-contained, escaped, with the numbers that its elements have."""
+"""The HTML page as text: self-contained, escaped, with the numbers of its elements."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from PIL import Image
 
 from lic_train.report.elements import Comparison, Figure, Line, Picture, Section, Table
 from lic_train.report.page import render
-from lic_train.report.page.markup import number, script_json, table
+from lic_train.report.page.document import number, script_json, table
 from tests.report_tree import HOSTILE
 
 
 class Tags(HTMLParser):
-    """Every tag with its attributes, and the text of scripts and cells."""
+    """Parses all tags with their attributes, and the text inside each kind of tag."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ def photograph(tmp_path) -> Path:
 
 
 def everything(text: str, photograph: Path) -> list[Section]:
-    """One section with each kind of element, and ``text`` in every place for text."""
+    """Return one section with each kind of element and ``text`` in every field."""
     line = Line(text, [0.1, 0.2], [30.0, 31.0], "model", [text, text])
     pictures = [Picture("original", photograph), Picture(text, photograph, 0.3, 31.2, photograph, None)]
     elements = [
@@ -72,7 +72,7 @@ def test_hostile_text_adds_no_tag_and_no_attribute(photograph, text):
     assert text in "".join(hostile.texts["p"])
 
 
-def test_the_page_needs_nothing_else(photograph):
+def test_page_is_self_contained(photograph):
     page = Tags(render(everything("plain", photograph), "plain", []))
     addresses = [a[name] for _, a in page.tags for name in ("src", "href") if name in a]
     assert addresses
@@ -82,7 +82,7 @@ def test_the_page_needs_nothing_else(photograph):
     assert "url(" not in page.texts["style"][0]
 
 
-def test_the_policy_allows_this_script_and_this_style_alone(photograph):
+def test_policy_allows_only_the_inline_script_and_style(photograph):
     page = Tags(render(everything("plain", photograph), "plain", []))
     policy = next(meta["content"] for meta in page.of("meta") if meta.get("http-equiv"))
     script = page.texts["script"][-1]
@@ -93,7 +93,7 @@ def test_the_policy_allows_this_script_and_this_style_alone(photograph):
     assert "unsafe" not in policy
 
 
-def test_json_comes_back_and_cannot_end_its_element():
+def test_json_cannot_close_its_element():
     data = {"name": "</script><!--\u2028&"}
     text = script_json(data)
     inside = text.removeprefix('<script type="application/json">').removesuffix("</script>")
@@ -101,7 +101,7 @@ def test_json_comes_back_and_cannot_end_its_element():
     assert not set("<>&\u2028") & set(inside)
 
 
-def test_crops_are_the_samples_of_the_file(photograph):
+def test_crops_are_lossless(photograph):
     page = Tags(render(everything("plain", photograph), "plain", []))
     crop = next(image for image in page.of("img") if image.get("data-layer") == "picture")
     shown = Image.open(io.BytesIO(base64.b64decode(crop["src"].partition(",")[2]))).convert("RGB")
@@ -119,23 +119,23 @@ def test_crops_are_the_samples_of_the_file(photograph):
         (1e6, 0, "1,000,000"),
     ],
 )
-def test_numbers_as_a_reader_expects_them(value, digits, shown):
+def test_number_format(value, digits, shown):
     assert number(value, digits) == shown
 
 
-def test_cells_keep_their_values_for_sorting():
+def test_cells_contain_values_for_sorting():
     page = Tags(table(Table("key", "title", ["a", "b"], [["x", -1.23456], ["y", None]], (None, 2))))
     assert [cell.get("data-value") for cell in page.of("td")] == [None, "-1.23456", None, None]
     assert "number blank" in page.of("td")[3]["class"]
 
 
-def test_a_column_of_numbers_is_one_before_the_first_of_them_is_there():
+def test_blank_column_with_decimals_is_numeric():
     blank = Table("key", "title", ["Codec", "paper", "here", "remark"], [["a", 1.5, None, None]], (None, 2, 2, None))
     cells = Tags(table(blank)).of("td")
     assert [cell["class"] for cell in cells] == ["words", "number", "number blank", " blank"]
 
 
-def test_command_lines_are_shown_whole_and_as_such():
+def test_command_lines_are_not_truncated():
     command = "python train.py " + " ".join(f"key_{number}=value" for number in range(80))
     text = table(Table("key", "title", ["Codec", "command"], [["a", command]]))
     assert [cell["class"] for cell in Tags(text).of("td")] == ["words", "words code"]

@@ -1,4 +1,4 @@
-"""Photographs side by side: found or decoded again, checked against what was measured, and cut where codecs differ."""
+"""Comparisons: reconstructions are found or decoded again, verified, and cropped where the codecs differ."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lic_train.evaluate.run import evaluate_run
 from lic_train.files.bitstream import decode
 from lic_train.files.checkpoint import load_model
 from lic_train.rd.metrics import to_8bit
-from lic_train.report.build import Wish, build
+from lic_train.report.build import Options, build
 from lic_train.report.comparisons import Comparer, most_different, typical
 from lic_train.report.elements import Comparison, Section
 from lic_train.report.gather import Gathered, gather
@@ -36,7 +36,7 @@ NAMES = ("a", "b_c")
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory) -> Path:
-    """``photos/`` with a.png and b/c.png, and ``outputs/`` with two finished runs whose files are real."""
+    """``photos/`` with a.png and b/c.png, and ``outputs/`` with two finished runs with real .lic files."""
     root = tmp_path_factory.mktemp("evaluated")
     images = {name: picture(48, 64, seed) for seed, name in enumerate(("a.png", "b/c.png"))}
     for name, image in images.items():
@@ -53,7 +53,7 @@ def evaluated(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def tree(evaluated, tmp_path) -> Path:
-    """A copy to spoil."""
+    """A copy that tests may damage."""
     return shutil.copytree(evaluated, tmp_path / "tree")
 
 
@@ -87,7 +87,7 @@ def test_reconstructions_are_decoded_from_the_files(tree):
     assert Image.open(shown.bits).size == (64, 48)
 
 
-def test_a_second_report_decodes_nothing(tree):
+def test_second_report_reuses_decoded_pictures(tree):
     first, _ = compare(tree)
     for run in gathered(tree).runs:
         best_model(run.path).unlink()
@@ -96,7 +96,7 @@ def test_a_second_report_decodes_nothing(tree):
     assert again == first
 
 
-def test_pictures_that_the_evaluation_saved_are_taken(tree):
+def test_saved_pictures_are_used(tree):
     run = gathered(tree).runs[0]
     codec, metadata = load_model(best_model(run.path))
     saved = run.path / "eval/photos/decoded/a.png"
@@ -107,11 +107,11 @@ def test_pictures_that_the_evaluation_saved_are_taken(tree):
     assert (found.pictures[1].path, found.pictures[1].error) == (saved, None)
 
 
-def spoil_model(run: Path) -> None:
+def damage_model(run: Path) -> None:
     best_model(run).write_bytes(b"nothing")
 
 
-def spoil_file(run: Path) -> None:
+def damage_file(run: Path) -> None:
     path = run / "eval/photos/a.lic"
     path.write_bytes(path.read_bytes()[:-1])
 
@@ -133,24 +133,24 @@ def other_size(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "reason"),
+    ("damage", "reason"),
     [
-        (spoil_model, "cannot read"),
-        (spoil_file, "the .lic file is cut short"),
+        (damage_model, "cannot read"),
+        (damage_file, "the .lic file is cut short"),
         (remove_file, "the file is missing"),
         (other_model, "expected a file of the model"),
         (other_picture, "is not the one that was measured"),
-        (other_size, "expected a of 64 × 48, got a reconstruction of 65 × 48"),
+        (other_size, "has another size. Expected: 64 × 48; got: 65 × 48"),
     ],
 )
-def test_a_codec_without_its_picture_is_left_out_with_the_reason(tree, spoil, reason):
-    spoil(gathered(tree).runs[0].path)
+def test_codec_without_reconstruction_is_left_out(tree, damage, reason):
+    damage(gathered(tree).runs[0].path)
     found, missing = compare(tree)
     assert [shown.name for shown in found.pictures] == ["original", "bmshj2018_hyperprior"]
     assert reason in missing["photographs by bmshj2018_factorized"]
 
 
-def test_other_originals_are_refused(tree):
+def test_other_originals_are_detected(tree):
     save_png(tree / "photos/a.png", picture(48, 64, 9))
     found, missing = compare(tree)
     assert found is None
@@ -158,20 +158,20 @@ def test_other_originals_are_refused(tree):
     assert all("is not the one that was measured" in reason for reason in missing.values())
 
 
-def test_no_originals_is_one_line_on_the_page(tree):
-    written = build(Wish(tree / "outputs", tree / "report", set="photos", root=tree / "nowhere"))
+def test_missing_originals_are_listed_once(tree):
+    written = build(Options(tree / "outputs", tree / "report", set="photos", root=tree / "nowhere"))
     (missing,) = [item for item in written.left_out if "photographs" in item.what]
     assert missing.what == "photographs by bmshj2018_factorized, bmshj2018_hyperprior"
-    assert "give it by --root" in missing.reason
+    assert "give the folder with --root" in missing.reason
 
 
-def test_the_page_and_its_files_have_the_reports_crops_and_those_of_a_paper(tree, monkeypatch):
+def test_page_and_files_contain_crops_of_report_and_paper(tree, monkeypatch):
     def sections(name, gather, compare):
         found = compare("photos", "b_c", gather("photos").curves, (8, 4, 32, 24))
         return [Section(name, [replace(found, key="paper_crops", title="As in the paper")])]
 
     monkeypatch.setattr("lic_train.report.build.papers.sections", sections)
-    written = build(Wish(tree / "outputs", tree / "report", set="photos", paper="iblic", root=tree / "photos"))
+    written = build(Options(tree / "outputs", tree / "report", set="photos", paper="iblic", root=tree / "photos"))
     page = (tree / "report/index.html").read_text()
     (crops,) = re.findall(r'id="element-paper_crops">(.*?)<div class="inspector"', page, re.DOTALL)
     shown = re.findall(r'data-codec="([^"]+)"><img data-layer="picture"[^>]*base64,([^"]+)"', crops)
@@ -183,11 +183,11 @@ def test_the_page_and_its_files_have_the_reports_crops_and_those_of_a_paper(tree
     assert not any("photographs" in item.what for item in written.left_out)
 
 
-def test_originals_have_the_names_that_evaluation_gives(tree):
+def test_names_of_originals_match_evaluation(tree):
     assert find_originals(tree / "photos", NAMES) == {"a": tree / "photos/a.png", "b_c": tree / "photos/b/c.png"}
 
 
-def test_hardest_middle_and_easiest(tree):
+def test_typical_photographs(tree):
     curves = gathered(tree).curves
     mean = {
         name: sum(image.psnr for c in curves for p in c.points for image in p.images if image.name == name)
@@ -197,7 +197,7 @@ def test_hardest_middle_and_easiest(tree):
     assert typical([]) == []
 
 
-def test_the_crop_is_where_the_codecs_differ(tmp_path):
+def test_crop_where_the_codecs_differ(tmp_path):
     grey = np.full((64, 96, 3), 128, np.uint8)
     paths = []
     for name, spots in {"original": [], "one": [(8, 8, 90), (40, 70, 60)], "two": [(8, 8, 90)]}.items():
@@ -208,8 +208,8 @@ def test_the_crop_is_where_the_codecs_differ(tmp_path):
         Image.fromarray(image).save(paths[-1])
     left, top, width, height = most_different(paths[0], paths[1:], (16, 12))
     assert (width, height) == (16, 12)
-    assert left <= 70 <= 78 <= left + 16  # both err at (8, 8), alike
+    assert left <= 70 <= 78 <= left + 16  # both have the same error at (8, 8)
     assert top <= 40 <= 48 <= top + 12
-    left, top, *_ = most_different(paths[0], paths[1:2], (16, 12))  # alone: the largest error
+    left, top, *_ = most_different(paths[0], paths[1:2], (16, 12))  # one codec: its largest error
     assert left <= 8 <= 16 <= left + 16
     assert most_different(paths[0], paths[1:], (256, 192)) == (0, 0, 96, 64)

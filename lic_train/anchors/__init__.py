@@ -1,4 +1,4 @@
-"""Classical codecs, run here on the same pictures as a model: real files, decoded again, measured alike.
+"""Classical codecs as reference curves: real files, decoded again and measured like a model's, on the same pictures.
 
-``python -m lic_train.anchors --set kodak`` makes the curves; those of Kodak are versioned in ``kodak/``.
+``lic anchors --set kodak`` makes the curves. The curves of Kodak are part of the package, in ``kodak/``.
 """

@@ -1,9 +1,7 @@
-"""``python -m lic_train.anchors --set kodak [--root DIR] [--codec jpeg ...] [--jobs N]``."""
+"""``lic anchors --set kodak [--root DIR] [--codec jpeg ...] [--jobs N]``."""
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -16,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 from torch import Tensor
 
+from lic_train.anchors.arguments import anchors_parser
 from lic_train.anchors.codecs import ANCHORS, Anchor
 from lic_train.anchors.run import Pictures, make, read_pictures
 from lic_train.anchors.table import table
@@ -26,31 +25,33 @@ from lic_train.rd.curves import Curve
 from lic_train.system.screen import say_error, say_warning
 
 OUTPUTS = Path("outputs") / "anchors"
-VERSIONED = {  # sets whose curves are part of lic_train, and their image lists
+VERSIONED = {  # sets whose curves are part of lic_train, with their image lists
     "kodak": "7c58032089a0c7d0623d347acfeb7174542cf115dae729fdeb44384bb96e7e08",
 }
 
 
 def folder(set_name: str) -> Path:
-    """Where the curves of a set lie: inside the package for those that are versioned, else below ``outputs``."""
+    """Return the folder of a set's curves: inside the package for versioned sets, else below ``outputs``."""
     return Path(__file__).parent / set_name if set_name in VERSIONED else OUTPUTS / set_name
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the anchors; returns 0, 1 if some codec had to be left out, or 2 after an error."""
-    arguments = _parser().parse_args(argv)
-    torch.set_num_threads(1)  # --jobs shares the cores
+    """Run the anchors; return 0, 1 if a codec was left out, or 2 after an error."""
+    arguments = anchors_parser().parse_args(argv)
+    torch.set_num_threads(1)  # the processes of --jobs share the cores
     try:
         pictures = read_pictures(arguments.set, _open(arguments.set, arguments.root))
         _check_list(pictures)
-        left_out: dict[str, str] = {}
-        versions = _installed([anchor for key, anchor in ANCHORS.items() if key in arguments.codec], left_out)
+        left_out: dict[str, AnchorError] = {}
+        versions = _installed(
+            [anchor for key, anchor in ANCHORS.items() if key in (arguments.codec or ANCHORS)], left_out
+        )
         made = _make_all(versions, pictures, arguments.jobs, left_out)
     except (LicError, OSError) as error:
         say_error(error)
         return 2
     except KeyboardInterrupt:
-        say_warning("stopped; the same command goes on from here")
+        say_warning("interrupted; the same command resumes")
         return 130
     Console().print(table(made, pictures))
     for key, reason in left_out.items():
@@ -58,22 +59,22 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if left_out else 0
 
 
-def _installed(chosen: Sequence[Anchor], left_out: dict[str, str]) -> list[tuple[Anchor, str]]:
-    """The anchors that are here, with their versions; the reasons for the others go to ``left_out``, said at once."""
+def _installed(chosen: Sequence[Anchor], left_out: dict[str, AnchorError]) -> list[tuple[Anchor, str]]:
+    """Return the installed anchors with their versions; add the errors of the others to ``left_out`` and warn."""
     here = []
     for anchor in chosen:
         try:
             here.append((anchor, anchor.require()))
         except AnchorError as error:
-            left_out[anchor.key] = str(error)
-            say_warning(f"going on without {anchor.key}")
+            left_out[anchor.key] = error
+            say_warning(f"{anchor.key} is not installed, continuing without it")
     return here
 
 
 def _make_all(
-    versions: Sequence[tuple[Anchor, str]], pictures: Pictures, jobs: int, left_out: dict[str, str]
+    versions: Sequence[tuple[Anchor, str]], pictures: Pictures, jobs: int, left_out: dict[str, AnchorError]
 ) -> list[Curve]:
-    """The curves, each stored as soon as it is complete; codecs that fail go to ``left_out`` with the reason."""
+    """Make the curves and save each when it is complete; add codecs that fail to ``left_out``."""
     made = []
     with _progress() as progress:
         for anchor, version in versions:
@@ -82,7 +83,7 @@ def _make_all(
                 step = partial(progress.advance, bar)
                 curve = make(anchor, version, pictures, OUTPUTS / pictures.set / "rows", jobs, step)
             except AnchorError as error:
-                left_out[anchor.key] = str(error)
+                left_out[anchor.key] = error
                 continue
             path = folder(pictures.set) / f"{anchor.key}.json"
             curves.save(path, curve)
@@ -95,14 +96,18 @@ def _open(set_name: str, root: Path | None) -> Iterable[tuple[str, Tensor]]:
     try:
         given = None if root is None else SetOptions(name=set_name, root=str(root), limit=None)
     except ValidationError as error:
-        raise ConfigError(f"expected --set of letters, digits, '_', '-' and '.', got {set_name!r}") from error
+        raise ConfigError(
+            "The name in --set is not valid.", expected="letters, digits, '_', '-' and '.'", got=repr(set_name)
+        ) from error
     options = given or read_options([f"eval={set_name}"]).eval
     folders = [options.root] if isinstance(options.root, str) else options.root or []
     missing = [folder for folder in folders if not Path(folder).expanduser().is_dir()]
     if missing or not folders:
         raise DataError(
-            f"expected the pictures of {set_name} in a folder, got {', '.join(missing) or 'none'}; "
-            "give one by --root, or get them as data/README.md says"
+            f"The pictures of {set_name} are missing.",
+            expected="a folder of pictures",
+            got=", ".join(missing) or "none",
+            to_do="give the folder with --root, or download the set as described in data/README.md",
         )
     return open_images(options, Path())
 
@@ -110,8 +115,10 @@ def _open(set_name: str, root: Path | None) -> Iterable[tuple[str, Tensor]]:
 def _check_list(pictures: Pictures) -> None:
     if pictures.sha256 != VERSIONED.get(pictures.set, pictures.sha256):
         raise AnchorError(
-            f"expected the pictures of {pictures.set}, whose curves are part of lic_train, got others "
-            f"({len(pictures.names)} pictures, list {pictures.sha256[:12]}); give another name by --set"
+            f"These are not the pictures of {pictures.set}, whose curves are part of lic_train.",
+            expected=f"image list {VERSIONED[pictures.set][:12]}",
+            got=f"{len(pictures.names)} pictures, list {pictures.sha256[:12]}",
+            to_do="give the set another name with --set",
         )
 
 
@@ -120,30 +127,6 @@ def _progress() -> Progress:
     columns = (TextColumn("{task.description:9}"), BarColumn(), MofNCompleteColumn(), *times)
     console = Console(stderr=True)
     return Progress(*columns, console=console, disable=not console.is_terminal)
-
-
-def _parser() -> argparse.ArgumentParser:
-    keys = list(ANCHORS)
-    parser = argparse.ArgumentParser(
-        prog="python -m lic_train.anchors",
-        description="Code a set of pictures with classical codecs: real files, decoded again, measured like a model's. "
-        f"The same command goes on where an interrupted one stopped, by the rows in {OUTPUTS}/<set>/rows.",
-    )
-    parser.add_argument(
-        "--set", required=True, metavar="NAME", help="kodak, or another set of conf/eval; with --root any name"
-    )
-    parser.add_argument("--root", type=Path, metavar="DIR", help="the pictures' folder (default: as in conf/eval)")
-    codec_help = f"some of {', '.join(keys)} (default: all)"
-    parser.add_argument("--codec", nargs="+", choices=keys, default=keys, metavar="CODEC", help=codec_help)
-    jobs_help = "files made at once (default: the number of cores, %(default)s)"
-    parser.add_argument("--jobs", type=_positive, metavar="N", default=os.cpu_count() or 1, help=jobs_help)
-    return parser
-
-
-def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {number}")
-    return number
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from lic_train.system.arguments import command_parser
 
+CODECS = ("jpeg", "jpeg2000", "webp", "avif", "jxl", "hevc", "av1", "vvc")
+
 
 def anchors_parser() -> argparse.ArgumentParser:
     """Return the parser of ``lic anchors``."""
@@ -20,7 +22,8 @@ def anchors_parser() -> argparse.ArgumentParser:
     sets = "kodak or another set of conf/eval; any name with --root"
     parser.add_argument("--set", required=True, metavar="NAME", help=sets)
     parser.add_argument("--root", type=Path, metavar="DIR", help="folder of the pictures (default: as in conf/eval)")
-    parser.add_argument("--codec", nargs="+", metavar="CODEC", help="jpeg, webp, hevc, vvc, ... (default: all)")
+    names = f"any of {', '.join(CODECS)} (default: all)"
+    parser.add_argument("--codec", nargs="+", choices=CODECS, metavar="CODEC", help=names)
     jobs = "files made at once (default: the number of cores, %(default)s)"
     parser.add_argument("--jobs", type=_positive, metavar="N", default=os.cpu_count() or 1, help=jobs)
     return parser

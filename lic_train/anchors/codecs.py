@@ -1,4 +1,4 @@
-"""The eight anchors, each with the options that serve PSNR best and rates from about 0.1 to 2 bits per pixel."""
+"""The eight anchors, tuned for PSNR, with rates from about 0.1 to 2 bits per pixel."""
 
 from __future__ import annotations
 
@@ -23,44 +23,44 @@ class Anchor(Protocol):
 
     @property
     def key(self) -> str:
-        """Short and unique: of command lines and file names."""
+        """Short and unique, for command lines and file names."""
 
     @property
     def name(self) -> str:
-        """What a legend says."""
+        """Name in legends."""
 
     @property
     def suffix(self) -> str:
-        """Of its files, with the dot."""
+        """File suffix, with the dot."""
 
     @property
     def parameter(self) -> str:
-        """What chooses the rate: "quality", "QP"."""
+        """Name of the setting that determines the rate: "quality", "QP"."""
 
     @property
     def rates(self) -> tuple[int, ...]:
-        """Values of the parameter, in the order of rising rate."""
+        """Values of the parameter, in the order of increasing rate."""
 
     @property
     def chroma(self) -> str:
-        """ "4:4:4" or "4:2:0"."""
+        """Chroma format, "4:4:4" or "4:2:0"."""
 
     @property
     def colour(self) -> str:
-        """How RGB becomes what is coded."""
+        """Description of the colour conversion."""
 
     @property
     def command(self) -> str:
-        """What writes a file, exactly."""
+        """Exact command line or call that writes a file."""
 
     def require(self) -> str:
-        """The version of the encoder. Raises AnchorError: it is not installed here; the message says what to do."""
+        """Return the version of the encoder; raise AnchorError if it is not installed."""
 
     def encode(self, picture: np.ndarray, rate: int, path: Path) -> None:
-        """Write ``picture`` as the new file ``path``. Raises AnchorError: the encoder failed."""
+        """Write ``picture`` to the new file ``path``; raise AnchorError if the encoder fails."""
 
     def decode(self, path: Path, height: int, width: int) -> np.ndarray:
-        """Read the file back. Raises AnchorError: the decoder failed, or the file is not coded as it should be."""
+        """Decode the file; raise AnchorError if the decoder fails or the file has another chroma format or size."""
 
 
 _JFIF = "YCbCr BT.601, full range, 8 bits, made and inverted inside the library"

@@ -1,4 +1,4 @@
-"""Video encoders behind ffmpeg, each coding one picture as one intra frame."""
+"""Video encoders of ffmpeg, each encoding one picture as one intra frame."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from pathlib import Path
 import numpy as np
 
 from lic_train.anchors import ycbcr
-from lic_train.errors import AnchorError
+from lic_train.errors import AnchorError, in_one_line
 
 _QUIET = ["-hide_banner", "-nostats"]
 _WARNINGS = ["-loglevel", "warning"]
-_RANGE = ["-color_range", "pc", "-colorspace", "bt709"]  # written into the file, so that a player shows it right
-_SAID = 600  # characters of ffmpeg's last words in an error
+_RANGE = ["-color_range", "pc", "-colorspace", "bt709"]  # stored in the file, so that players show the right colours
+_LAST_OUTPUT = 600  # characters of ffmpeg's error output in a message
 _STREAM = re.compile(r"Stream #0:0.*: Video: \w+.*?, (?P<pixel_format>[a-z0-9]+)[(,]")
 
 
 @dataclass(frozen=True)
 class FfmpegAnchor:
-    """An encoder of ffmpeg; see `lic_train.anchors.codecs.Anchor` for what is not said here.
+    """An encoder of ffmpeg. `lic_train.anchors.codecs.Anchor` documents the other attributes.
 
     Attributes:
-        encoder: ffmpeg's name of it.
-        muxer: ffmpeg's name of the raw bitstream, which has no container.
-        pixel_format: what the encoder is fed and must have coded; `ycbcr.CHROMA` lists the possible ones.
-        options: of the encoder, with ``{rate}`` where the rate goes.
-        library: finds the version of the encoder in what ffmpeg says.
+        encoder: ffmpeg's name of the encoder.
+        muxer: ffmpeg's name of the raw bitstream without a container.
+        pixel_format: input format, which the file must have too; one of `ycbcr.CHROMA`.
+        options: options of the encoder, with ``{rate}`` for the rate.
+        library: regular expression that finds the version of the encoder in ffmpeg's output.
     """
 
     key: str
@@ -44,25 +44,28 @@ class FfmpegAnchor:
 
     @property
     def chroma(self) -> str:
-        """As the pixel format has it."""
+        """Chroma format of the pixel format."""
         return ycbcr.CHROMA[self.pixel_format]
 
     @property
     def colour(self) -> str:
-        """How RGB became what is coded."""
+        """Description of the colour conversion."""
         return ycbcr.COLOUR + (f"; {ycbcr.SUBSAMPLED}" if self.chroma == "4:2:0" else "")
 
     @property
     def command(self) -> str:
-        """The command line that writes a file, ``{rate}`` where the rate goes."""
+        """The command line that writes a file, with ``{rate}`` for the rate."""
         return " ".join(["ffmpeg", *self._arguments("{width}x{height}"), f"picture{self.suffix}"])
 
     def require(self) -> str:
-        """See `Anchor`."""
+        """Return the versions of the encoder and of ffmpeg; raise AnchorError if ffmpeg lacks the encoder."""
         listed = _run([*_QUIET, "-encoders"]).stdout.decode()
         if not re.search(rf"\b{self.encoder}\b", listed):
             raise AnchorError(
-                f"expected the encoder {self.encoder}, got an ffmpeg without it; install imageio-ffmpeg>=0.8.1"
+                f"The encoder {self.encoder} is missing.",
+                expected=f"ffmpeg with {self.encoder}",
+                got="ffmpeg built without it",
+                to_do="install imageio-ffmpeg>=0.8.1",
             )
         black = ycbcr.to_planes(np.zeros((64, 64, 3), np.uint8), self.pixel_format)
         arguments = [*self._arguments("64x64", self.rates[0])[:-1], "null", "-loglevel", "verbose", "-"]
@@ -71,7 +74,7 @@ class FfmpegAnchor:
         return f"{self.encoder} {library[1] if library else 'of unknown version'}, {ffmpeg}"
 
     def encode(self, picture: np.ndarray, rate: int, path: Path) -> None:
-        """See `Anchor`."""
+        """Write ``picture`` to ``path``; raise AnchorError if ffmpeg fails."""
         height, width = picture.shape[:2]
         planes = ycbcr.to_planes(picture, self.pixel_format)
         if self.chroma == "4:2:0":
@@ -79,15 +82,19 @@ class FfmpegAnchor:
         _run([*_WARNINGS, *self._arguments(f"{width}x{height}", rate), str(path)], planes)
 
     def decode(self, path: Path, height: int, width: int) -> np.ndarray:
-        """See `Anchor`."""
+        """Decode the file; raise AnchorError if ffmpeg fails or pixel format or size differ."""
         done = _run([*_QUIET, "-i", str(path), "-f", "rawvideo", "-"])
         stream = _STREAM.search(done.stderr.decode(errors="replace"))
         if (found := stream["pixel_format"] if stream else "nothing") != self.pixel_format:
-            raise AnchorError(f"expected {self.encoder} to code {self.pixel_format}, got {found}")
+            raise AnchorError(f"{self.encoder} wrote another pixel format.", expected=self.pixel_format, got=found)
         try:
             return ycbcr.from_planes(done.stdout, self.pixel_format, height, width)
         except ValueError as error:
-            raise AnchorError(f"expected one frame of {width} x {height}, got {len(done.stdout)} bytes") from error
+            raise AnchorError(
+                f"{self.encoder} decoded a picture of another size.",
+                expected=f"one frame of {width} x {height}",
+                got=f"{len(done.stdout)} bytes",
+            ) from error
 
     def _arguments(self, size: str, rate: int | str = "{rate}") -> list[str]:
         source = ["-f", "rawvideo", "-pix_fmt", self.pixel_format, "-s", size, *_RANGE, "-i", "-"]
@@ -99,15 +106,20 @@ def _run(arguments: list[str], data: bytes = b"") -> subprocess.CompletedProcess
     """Run ffmpeg on ``data``.
 
     Raises:
-        AnchorError: there is no ffmpeg, or it failed; the message ends as its error stream does.
+        AnchorError: ffmpeg is missing or failed; the message ends with the last part of its error output.
     """
     try:
         import imageio_ffmpeg  # an extra: only these codecs need it
 
         done = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), *arguments], input=data, capture_output=True)
     except (ImportError, OSError, RuntimeError) as error:
-        raise AnchorError(f"expected ffmpeg, got: {error}; install imageio-ffmpeg>=0.8.1") from error
+        raise AnchorError(
+            "ffmpeg is missing.",
+            expected="the package imageio-ffmpeg",
+            got=in_one_line(error),
+            to_do="install imageio-ffmpeg>=0.8.1",
+        ) from error
     if done.returncode:
-        said = done.stderr.decode(errors="replace")[-_SAID:].strip()
-        raise AnchorError(f"ffmpeg ended with exit status {done.returncode}: {said}")
+        output = done.stderr.decode(errors="replace")[-_LAST_OUTPUT:].strip()
+        raise AnchorError(f"ffmpeg ended with exit status {done.returncode}.", got=output)
     return done

@@ -1,4 +1,4 @@
-"""One picture through one codec at one rate: a real file, decoded by a separate call."""
+"""Measure one picture with one codec at one rate: write a real file, decode it by a separate call, compare."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Row:
     """One picture at one rate.
 
     Attributes:
-        name: of the picture, as evaluation names it.
-        bytes: of the whole file.
+        name: name of the picture, as in evaluation results.
+        bytes: size of the whole file.
         bpp: ``8 * bytes / (height * width)``.
-        psnr: dB, 8-bit RGB; None if the picture came back unchanged.
-        ms_ssim: at most 1; None if a side is too short for it.
-        encode_seconds: of processor time, from the pixels in memory to the closed file: colour, the start of ffmpeg and
-            all threads included.
-        decode_seconds: from the file to the pixels, likewise.
+        psnr: PSNR in dB, 8-bit RGB; None if the decoded picture is exact.
+        ms_ssim: MS-SSIM, at most 1; None if a side is too short.
+        encode_seconds: CPU time of all threads from the pixels in memory to the closed file, including the colour
+            conversion and the start of ffmpeg.
+        decode_seconds: CPU time from the file to the pixels.
     """
 
     name: str
@@ -41,9 +41,15 @@ class Row:
 
 
 def measure(anchor: Anchor, rate: int, name: str, picture: Tensor) -> Row:
-    """Code ``picture``, uint8 (3, H, W), into a file, read that, and compare.
+    """Encode a picture to a file, decode the file and compare.
 
-    Nothing else may run in this process meanwhile, for its processor time is taken.
+    The CPU time of the whole process is measured, so nothing else may run in it meanwhile.
+
+    Args:
+        anchor: the codec.
+        rate: value of its parameter.
+        name: name of the picture.
+        picture: uint8 (3, H, W).
 
     Raises:
         AnchorError: the codec failed.
@@ -51,11 +57,11 @@ def measure(anchor: Anchor, rate: int, name: str, picture: Tensor) -> Row:
     height, width = picture.shape[1:]
     with tempfile.TemporaryDirectory(prefix="lic_train_") as folder:
         path = Path(folder) / f"picture{anchor.suffix}"
-        began = _processor_seconds()
+        began = _cpu_seconds()
         anchor.encode(picture.permute(1, 2, 0).contiguous().numpy(), rate, path)
-        encoded = _processor_seconds()
+        encoded = _cpu_seconds()
         decoded = anchor.decode(path, height, width)
-        ended = _processor_seconds()
+        ended = _cpu_seconds()
         num_bytes = path.stat().st_size
     x, x_hat = picture / 255, torch.tensor(decoded).permute(2, 0, 1) / 255
     psnr, similarity = float(metrics.psnr(x, x_hat)), metrics.ms_ssim(x, x_hat)
@@ -70,7 +76,7 @@ def measure(anchor: Anchor, rate: int, name: str, picture: Tensor) -> Row:
     )
 
 
-def _processor_seconds() -> float:
-    """Of this process with all its threads, and of its children that have ended."""
+def _cpu_seconds() -> float:
+    """Return the CPU time of all threads of this process and of its finished children."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime

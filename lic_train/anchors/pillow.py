@@ -1,4 +1,4 @@
-"""Classical codecs that Pillow carries, or a plug-in gives it."""
+"""Classical codecs built into Pillow or added to it by a plug-in."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import Any
 import numpy as np
 from PIL import Image, JpegImagePlugin, UnidentifiedImageError, features
 
-from lic_train.errors import AnchorError
+from lic_train.errors import AnchorError, in_one_line
 
 
 @dataclass(frozen=True)
 class PillowAnchor:
-    """A codec behind ``PIL.Image.save``; see `lic_train.anchors.codecs.Anchor` for what is not said here.
+    """A codec of ``PIL.Image.save``. `lic_train.anchors.codecs.Anchor` documents the other attributes.
 
     Attributes:
         format: Pillow's name of the file format.
-        library: gives the version of the library that does the work, or raises AnchorError.
-        options: of ``save``, the same at every rate.
-        at_rate: of ``save``, the options that choose the rate.
-        chroma: "4:4:4" or "4:2:0", as the format or the options have it.
-        read_chroma: what the file at a path really has, where a file can tell.
+        library: returns the version of the library that encodes, or raises AnchorError.
+        options: options of ``save`` at every rate.
+        at_rate: options of ``save`` that depend on the rate.
+        chroma: chroma format that the format or the options imply, "4:4:4" or "4:2:0".
+        read_chroma: returns the actual chroma format of a file, for formats that store it.
     """
 
     key: str
@@ -43,71 +43,86 @@ class PillowAnchor:
 
     @property
     def command(self) -> str:
-        """The call that writes a file, ``{rate}`` where the rate goes."""
+        """The call that writes a file, with ``{rate}`` for the rate."""
         options = {**self.at_rate("{rate}"), **self.options}
         arguments = ", ".join(f"{name}={value!r}" for name, value in options.items()).replace("'{rate}'", "{rate}")
         return f"PIL.Image.save(file, {self.format!r}, {arguments})"
 
     def require(self) -> str:
-        """See `Anchor`."""
+        """Return the versions of Pillow and the library; raise AnchorError if the library is missing."""
         return f"Pillow {version('pillow')}, {self.library()}"
 
     def encode(self, picture: np.ndarray, rate: int, path: Path) -> None:
-        """See `Anchor`."""
+        """Write ``picture`` to ``path``; raise AnchorError if the library fails."""
         try:
             Image.fromarray(picture).save(path, self.format, **self.at_rate(rate), **self.options)
         except (OSError, ValueError, RuntimeError) as error:
-            raise AnchorError(f"{self.name} cannot write a file at {self.parameter} {rate}: {error}") from error
+            raise AnchorError(
+                f"{self.name} cannot write a file at {self.parameter} {rate}.", got=in_one_line(error)
+            ) from error
 
     def decode(self, path: Path, height: int, width: int) -> np.ndarray:
-        """See `Anchor`."""
+        """Decode the file; raise AnchorError if the library fails or chroma format or size differ."""
         try:
             chroma = self.read_chroma(path) if self.read_chroma else self.chroma
             with Image.open(path, formats=[self.format]) as image:
                 picture = np.asarray(image.convert("RGB"))
         except (OSError, ValueError, RuntimeError, UnidentifiedImageError) as error:
-            raise AnchorError(f"{self.name} cannot read its own file: {error}") from error
+            raise AnchorError(f"{self.name} cannot read its own file.", got=in_one_line(error)) from error
         if chroma != self.chroma:
-            raise AnchorError(f"expected {self.name} to write {self.chroma}, got {chroma}")
+            raise AnchorError(f"{self.name} wrote another chroma format.", expected=self.chroma, got=chroma)
         if picture.shape != (height, width, 3):
-            raise AnchorError(f"expected {self.name} to give back {width} x {height}, got {picture.shape}")
+            raise AnchorError(
+                f"{self.name} decoded a picture of another size.",
+                expected=f"{width} x {height}",
+                got=f"{picture.shape[1]} x {picture.shape[0]}",
+            )
         return picture
 
 
 def built_in(feature: str, name: str) -> Callable[[], str]:
-    """Asks for a library inside Pillow, by Pillow's word for it."""
+    """Return a function that returns the version of a library inside Pillow, given Pillow's name of the feature."""
 
     def library() -> str:
         if not features.check(feature):
-            raise AnchorError(f"expected {name} in Pillow {version('pillow')}, got a Pillow built without it")
+            raise AnchorError(
+                f"{name} is missing.",
+                expected=f"Pillow with {name}",
+                got=f"Pillow {version('pillow')} built without it",
+            )
         return f"{name} {features.version(feature)}"
 
     return library
 
 
 def avif_library() -> str:
-    """libavif, and the AV1 encoder inside it."""
+    """Return the versions of libavif and of the AV1 encoder inside it."""
     library = built_in("avif", "libavif")()
     return f"{library} ({importlib.import_module('PIL._avif').codec_versions()})"
 
 
 def jxl_plugin() -> str:
-    """The plug-in, which is entered in Pillow by importing it."""
+    """Return the version of the plug-in, which registers itself in Pillow on import."""
     try:
         importlib.import_module("pillow_jxl")
     except ImportError as error:
-        raise AnchorError("expected Pillow's plug-in for JPEG XL, got none; install pillow-jxl-plugin>=1.3") from error
+        raise AnchorError(
+            "Pillow's plug-in for JPEG XL is missing.",
+            expected="the package pillow-jxl-plugin",
+            got=in_one_line(error),
+            to_do="install pillow-jxl-plugin>=1.3",
+        ) from error
     return f"pillow-jxl-plugin {version('pillow-jxl-plugin')}"
 
 
 def jpeg_chroma(path: Path) -> str:
-    """How a JPEG file samples its colour."""
+    """Return the chroma format of a JPEG file."""
     with Image.open(path, formats=["JPEG"]) as image:
         return {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}.get(JpegImagePlugin.get_sampling(image), "unknown")
 
 
 def avif_chroma(path: Path) -> str:
-    """How an AVIF file samples its colour: two bits of the AV1 configuration box."""
+    """Return the chroma format of an AVIF file, stored in two bits of the AV1 configuration box."""
     data = path.read_bytes()
     box = data.find(b"av1C")
     if box < 0 or len(data) < box + 7:

@@ -1,4 +1,4 @@
-"""Finished rows, kept through an interruption."""
+"""Cache of finished rows that survives an interruption."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lic_train.anchors.measure import Row
 
 
 class Rows:
-    """Finished rows in a file of JSON lines, each under a key that says what it depends on."""
+    """Finished rows in a JSON Lines file, each with a key that hashes everything the row depends on."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -19,14 +19,14 @@ class Rows:
             self._read(line)
 
     def get(self, key: str) -> Row | None:
-        """The row of ``key``, if it was finished before."""
+        """Return the row of ``key``, or None if it is not finished."""
         return self._rows.get(key)
 
     def add(self, key: str, row: Row) -> Row:
-        """Keep a row, also through a kill of this process, and give it back."""
+        """Store a row in the file and return it."""
         line = json.dumps({"key": key, "row": asdict(row)}, ensure_ascii=False)
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(f"\n{line}\n")  # the first line break ends what a killed process may have begun
+            file.write(f"\n{line}\n")  # the first line break ends a line that a killed process left incomplete
         self._rows[key] = row
         return row
 
@@ -35,4 +35,4 @@ class Rows:
             content = json.loads(line)
             self._rows[content["key"]] = Row(**content["row"])
         except (ValueError, TypeError, KeyError):
-            return  # empty, or half a line: that row is measured again
+            return  # empty or incomplete line: the row is measured again

@@ -1,4 +1,4 @@
-"""All pictures of a set through the anchors, and a curve of each: `make`."""
+"""Run an anchor on all pictures of a set and return its curve: `make`."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ _BPP_DIGITS, _DB_DIGITS = 6, 4
 
 @dataclass(frozen=True)
 class Pictures:
-    """A set's pictures with their names as evaluation writes them.
+    """A set of pictures.
 
     Attributes:
-        set: the set's name, as in file names.
-        names: in the set's order.
-        sha256: as `lic_train.evaluate.results.ImageListHash` gives it, so that an anchor and a model's result are
-            known to be of the same pictures.
-        images: can be read again and again: pairs of any name and uint8 (3, H, W).
+        set: name of the set, as in file names.
+        names: names of the pictures as in evaluation results, in the order of the set.
+        sha256: hash by `lic_train.evaluate.results.ImageListHash`, which proves that an anchor and a model's result are
+            of the same pictures.
+        images: pairs of name and uint8 (3, H, W), which can be iterated repeatedly.
     """
 
     set: str
@@ -60,7 +60,7 @@ def read_pictures(set_name: str, images: Iterable[tuple[str, Tensor]]) -> Pictur
     """Read every picture of ``images`` once.
 
     Raises:
-        DataError: one is unreadable, two have one name, or there is none.
+        DataError: a picture is unreadable, two pictures have the same name, or there is no picture.
     """
     stems: dict[str, str] = {}
     image_list = ImageListHash()
@@ -68,23 +68,23 @@ def read_pictures(set_name: str, images: Iterable[tuple[str, Tensor]]) -> Pictur
         stems[name] = new_stem(name, stems)
         image_list.add(stems[name], picture)
     if not stems:
-        raise DataError("expected at least one picture, got none")
+        raise DataError(f"There are no pictures of {set_name}.", expected="at least one picture", got="none")
     return Pictures(set_name, tuple(stems.values()), image_list.hexdigest(), images)
 
 
 def make(anchor: Anchor, version: str, pictures: Pictures, cache: Path, jobs: int, step: Callable[[], object]) -> Curve:
-    """The anchor's curve on ``pictures``; rows that an interrupted call finished are not made again.
+    """Return the anchor's curve on ``pictures``; an interrupted call is resumed from its finished rows.
 
     Args:
-        anchor: installed here.
-        version: what its ``require`` gave.
-        pictures: all of the set.
-        cache: folder for finished rows.
-        jobs: how many processes make files at once.
-        step: called after each of ``len(pictures.names) * len(anchor.rates)`` rows.
+        anchor: an installed codec.
+        version: result of its ``require``.
+        pictures: the whole set.
+        cache: folder of the finished rows.
+        jobs: number of processes.
+        step: called after each of the ``len(pictures.names) * len(anchor.rates)`` rows.
 
     Raises:
-        AnchorError: the codec failed on a picture; the message names it.
+        AnchorError: the codec failed on a picture; the message names the picture.
     """
     cache.mkdir(parents=True, exist_ok=True)
     rows = Rows(cache / f"{anchor.key}.jsonl")
@@ -99,14 +99,14 @@ def make(anchor: Anchor, version: str, pictures: Pictures, cache: Path, jobs: in
 
 @dataclass(frozen=True)
 class Task:
-    """One row to be made.
+    """One row to measure.
 
     Attributes:
         anchor: key of the codec.
         rate: value of its parameter.
-        name: of the picture.
+        name: name of the picture.
         picture: uint8 (3, H, W).
-        key: SHA-256 over all that the row depends on.
+        key: SHA-256 over everything that the row depends on.
     """
 
     anchor: str
@@ -126,9 +126,9 @@ def _tasks(anchor: Anchor, version: str, pictures: Pictures) -> Iterator[Task]:
 
 
 def _in_order(anchor: Anchor, tasks: Iterable[Task], rows: Rows, jobs: int) -> Iterator[tuple[Task, Row]]:
-    """A row for each task, taken from ``rows`` or made here or in so many processes, and entered there.
+    """Yield each task with its row, from the cache ``rows`` or measured in ``jobs`` processes and added to the cache.
 
-    Tasks are read as they are needed, so that a large set never lies in memory.
+    Tasks are read when they are needed, so that a large set is never in memory as a whole.
     """
     if jobs == 1:
         for task in tasks:
@@ -154,12 +154,12 @@ def _finished(task: Task, row: Row | Future[Row], rows: Rows) -> tuple[Task, Row
         return task, rows.add(task.key, row.result())
     except BrokenProcessPool as error:
         raise AnchorError(
-            f"{task.name}: expected the process to last, got one that was killed; use fewer --jobs if memory is short"
+            f"The process that encodes {task.name} was killed.", to_do="use fewer --jobs if memory is short"
         ) from error
 
 
 def _start(anchor: str) -> None:
-    """Prepare a process: it has the codec and one thread, leaves Ctrl-C to its parent, and does not outlive it."""
+    """Initialize a process: load the codec, use one thread, ignore Ctrl-C, and end with the parent process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
@@ -178,7 +178,8 @@ def _row(task: Task) -> Row:
     try:
         return measure(anchor, task.rate, task.name, torch.from_numpy(task.picture))
     except AnchorError as error:
-        raise AnchorError(f"{task.name} at {anchor.parameter} {task.rate}: {error}") from error
+        what = f"{task.name} at {anchor.parameter} {task.rate}: {error.what}"
+        raise AnchorError(what, expected=error.expected, got=error.got, to_do=error.to_do) from error
 
 
 def _point(parameter: str, rows: Sequence[Row]) -> Point:

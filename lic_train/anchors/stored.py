@@ -1,4 +1,4 @@
-"""Curves of classical codecs that are part of the package."""
+"""Anchor curves that are part of the package."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 
 
 def stored_anchors(set_name: str) -> list[Curve]:
-    """Return the curves that are stored for a set of pictures; none for most sets.
+    """Return the stored curves of a picture set, sorted by key; an empty list for a set without stored curves.
 
     Raises:
         DataError: a file is damaged.

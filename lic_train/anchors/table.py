@@ -1,4 +1,4 @@
-"""The last thing on the screen: what was measured, within 80 columns."""
+"""Table of the measured anchors for the terminal, at most 80 columns wide."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BASE = "hevc"
 
 
 def table(curves: Sequence[Curve], pictures: Pictures) -> Table:
-    """One line for each curve: lowest and highest of rate, quality and seconds, and PSNR's BD-rate over HEVC."""
+    """Return one row for each curve: ranges of rate, quality and seconds, and the BD-rate over HEVC in PSNR."""
     title = f"{pictures.set}: {len(pictures.names)} pictures"
     made = ruled_table(title=title)
     made.add_column("codec", no_wrap=True)

@@ -1,7 +1,7 @@
-"""RGB to planar YCbCr and back: BT.709, full range, 10 bits, computed in float64 and rounded once each way.
+"""Convert RGB to planar YCbCr and back: BT.709, full range, 10 bits, computed in float64 and rounded once each way.
 
-A video encoder is fed these planes and gives them back, so no converter of ffmpeg's is between the picture and the
-codec. Without a codec in between, the round trip in 4:4:4 is exact for every 8-bit RGB value.
+The video encoders receive and return these planes, so that none of ffmpeg's colour conversions is involved. Without a
+codec in between, the round trip in 4:4:4 is exact for every 8-bit RGB value.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _PEAK = 1023
 
 
 def to_planes(picture: np.ndarray, pixel_format: str) -> bytes:
-    """Planes Y, Cb, Cr one after the other, 16 bits a sample, little-endian.
+    """Return the planes Y, Cb and Cr in this order, with 16 bits per sample, little-endian.
 
     Args:
         picture: uint8 (H, W, 3), RGB.
-        pixel_format: "yuv444p10le", or "yuv420p10le", for which odd sides are extended by their last row or column.
+        pixel_format: "yuv444p10le", or "yuv420p10le", which repeats the last row or column of odd sides.
     """
     red, green, blue = np.moveaxis(picture / 255.0, -1, 0)
     luma = _RED * red + _GREEN * green + _BLUE * blue
@@ -34,10 +34,10 @@ def to_planes(picture: np.ndarray, pixel_format: str) -> bytes:
 
 
 def from_planes(data: bytes, pixel_format: str, height: int, width: int) -> np.ndarray:
-    """The inverse of `to_planes`: uint8 (height, width, 3).
+    """Invert `to_planes`; return uint8 (height, width, 3).
 
     Raises:
-        ValueError: ``data`` is not of that size.
+        ValueError: ``data`` has another size.
     """
     even = CHROMA[pixel_format] == "4:2:0"
     shape = (height + height % 2, width + width % 2) if even else (height, width)

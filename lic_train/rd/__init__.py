@@ -1,1 +1,1 @@
-"""Rate and distortion: metrics, curves and Bjontegaard deltas."""
+"""Rate and distortion: metrics, curves, Bjontegaard differences, and the style of their tables and figures."""

@@ -1,4 +1,4 @@
-"""A rate-distortion curve as data: of a model, of a classical codec measured here, or cited from a paper."""
+"""Rate-distortion curves as data: of a model, of a classical codec measured here, or cited from a paper."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lic_train.errors import DataError
+from lic_train.errors import DataError, in_one_line
 from lic_train.system import atomic
 
 FORMAT = 1
@@ -17,7 +17,7 @@ Kind = Literal["model", "anchor", "cited"]
 
 @dataclass(frozen=True)
 class ImagePoint:
-    """One picture at one rate: the file's bits per pixel, PSNR in dB, MS-SSIM in dB (None: unknown or perfect)."""
+    """One picture at one rate: bits per pixel of the file, PSNR and MS-SSIM in dB (None: unknown or infinite)."""
 
     name: str
     bpp: float
@@ -27,14 +27,14 @@ class ImagePoint:
 
 @dataclass(frozen=True)
 class Point:
-    """One rate of a curve: means over the pictures, and the pictures themselves where they were measured.
+    """One rate of a curve: means over the pictures, and the results of each picture where they were measured.
 
     Attributes:
-        parameter: what chose the rate, as a reader would say it: "lambda 0.0067", "QP 32".
-        bpp: bits per pixel of whole files; of a cited curve, what its source counts.
-        psnr: dB, RGB, mean over pictures of per-picture values.
-        ms_ssim_db: dB, of the mean MS-SSIM.
-        images: one for each picture, in the set's order; empty for cited points.
+        parameter: label of the setting that determines the rate: "λ 0.0067", "QP 32".
+        bpp: bits per pixel of whole files; for a cited curve, as its source counts them.
+        psnr: mean over the pictures of PSNR in dB, RGB.
+        ms_ssim_db: mean MS-SSIM, converted to dB.
+        images: results of each picture in the order of the set; empty for cited points.
     """
 
     parameter: str
@@ -44,22 +44,23 @@ class Point:
     images: tuple[ImagePoint, ...] = ()
 
     def quality(self, metric: str) -> float | None:
-        """The point's "psnr" or "ms_ssim_db"."""
+        """Return the value of a metric, "psnr" or "ms_ssim_db"."""
         value: float | None = getattr(self, metric)
         return value
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Points in the order of rising rate.
+    """A rate-distortion curve on a set of pictures.
 
     Attributes:
         key: short and unique, for command lines and file names: "vvc", "hevc", "mine_ms_ssim".
-        name: what a legend says.
+        name: name in legends.
         kind: "model" (trained here), "anchor" (a classical codec, measured here) or "cited".
-        set: the pictures: "kodak".
-        image_list_sha256: of the pictures, as evaluation gives it; None for cited curves.
-        about: how it was made: version, command, colour, source; plain values.
+        set: name of the picture set, "kodak".
+        points: sorted by rate.
+        image_list_sha256: hash of the pictures, as in evaluation results; None for cited curves.
+        about: origin of the curve (version, command, colour conversion, source), plain values only.
     """
 
     key: str
@@ -74,30 +75,35 @@ class Curve:
         object.__setattr__(self, "points", tuple(sorted(self.points, key=lambda point: point.bpp)))
 
     def with_quality(self, metric: str) -> list[tuple[float, float]]:
-        """Pairs (bpp, quality) of the points that have ``metric``, in the order of rising rate."""
+        """Return the pairs (bpp, quality) of the points that have a value of ``metric``, sorted by rate."""
         return [(p.bpp, quality) for p in self.points if (quality := p.quality(metric)) is not None]
 
 
 def save(path: Path, curve: Curve) -> None:
-    """Write ``curve`` as JSON, all or nothing."""
+    """Write ``curve`` as JSON, atomically."""
     content = {"format": FORMAT, **asdict(curve)}
     atomic.replace_text(path, json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def load(path: Path) -> Curve:
-    """Read what `save` wrote.
+    """Return the curve that `save` wrote.
 
     Raises:
-        DataError: the file is unreadable, of another format, or no curve.
+        DataError: the file is unreadable, of another format, or not a curve.
     """
     try:
         content = json.loads(path.read_bytes())
         if content.pop("format") != FORMAT:
-            raise ValueError("another format")
+            raise ValueError("the file has another format")
         points = [_point(point) for point in content.pop("points")]
         return Curve(points=tuple(points), **content)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(f"expected a curve of format {FORMAT} in {path}, got: {error}; make it again") from error
+        raise DataError(
+            f"{path} is not a rate-distortion curve.",
+            expected=f"a curve file of format {FORMAT}",
+            got=in_one_line(error),
+            to_do="write the file again",
+        ) from error
 
 
 def _point(content: dict[str, Any]) -> Point:

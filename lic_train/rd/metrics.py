@@ -1,7 +1,7 @@
 """Distortion and rate as the literature reports them: pure functions of tensors.
 
-Pictures are RGB in [0, 1], shape (3, H, W) or (B, 3, H, W); a result has one value per picture, shape () or (B,). Take
-the mean over pictures last: a mean of PSNRs is not the PSNR of the mean error.
+Pictures are RGB in [0, 1] of shape (3, H, W) or (B, 3, H, W). Results have one value per picture, shape () or (B,).
+Average over pictures last: the mean of PSNRs is not the PSNR of the mean error.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ import torch
 from pytorch_msssim import ms_ssim as _ms_ssim
 from torch import Tensor
 
-# Five scales of an 11-tap window: the smallest scale must still hold the window.
+# The smallest of five scales must contain the 11-tap window.
 MS_SSIM_MIN_SIDE = 161
 
 
 def to_8bit(x: Tensor) -> Tensor:
-    """Clamp to [0, 1] and round to the integers 0..255 of a PNG, as float32. Any shape."""
+    """Clamp to [0, 1] and round to the integers 0..255 of a PNG, as float32, for any shape."""
     return x.float().clamp(0, 1).mul(255).round()
 
 
 def psnr(x: Tensor, x_hat: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of the 8-bit pictures, mean square error over all pixels and channels.
+    """Return the peak signal-to-noise ratio of the 8-bit pictures in dB, one value per picture.
 
-    Infinite for equal pictures. Returns one value per picture.
+    The mean square error is over all pixels and channels; the PSNR of equal pictures is infinite.
     """
     mse = (to_8bit(x) - to_8bit(x_hat)).square().mean(dim=(-3, -2, -1))
     return 10 * torch.log10(255**2 / mse)
 
 
 def ms_ssim(x: Tensor, x_hat: Tensor) -> Tensor | None:
-    """Multi-scale structural similarity of the 8-bit pictures, at most 1 (Wang et al. 2003).
+    """Return the multi-scale structural similarity of the 8-bit pictures, at most 1 (Wang et al. 2003).
 
-    Five scales, 11-tap Gaussian windows without padding, mean of R, G and B. Returns one value per picture, or None
-    if a side has fewer than 161 pixels.
+    Five scales, 11-tap Gaussian windows without padding, mean of R, G and B. One value per picture, or None if a side
+    has fewer than 161 pixels.
     """
     if min(x.shape[-2:]) < MS_SSIM_MIN_SIDE:
         return None
@@ -44,30 +44,32 @@ def ms_ssim(x: Tensor, x_hat: Tensor) -> Tensor | None:
 
 
 def ms_ssim_db(value: Tensor) -> Tensor:
-    """``-10 log10(1 - MS-SSIM)`` in dB; infinite for 1."""
+    """Return ``-10 log10(1 - MS-SSIM)`` in dB; infinite for 1."""
     return -10 * torch.log10(1 - value)
 
 
 def bpp(likelihoods: Mapping[str, Tensor], num_pixels: int) -> Tensor:
-    """Estimated bits per pixel, the sum of ``-log2`` of all likelihoods over ``num_pixels``. Scalar.
+    """Return the estimated bits per pixel, a scalar: the sum of ``-log2`` of all likelihoods over ``num_pixels``.
 
-    ``num_pixels`` counts the pixels of the whole batch without padding: B*H*W.
+    Args:
+        likelihoods: tensors of any shape.
+        num_pixels: pixels of the whole batch without padding, B*H*W.
     """
     return torch.stack([_bits(likelihood).sum() for likelihood in likelihoods.values()]).sum() / num_pixels
 
 
 def bits_map(likelihoods: Mapping[str, Tensor], size: tuple[int, int]) -> Tensor:
-    """Where the bits of one picture go: each latent's bits spread evenly over the pixels that it covers.
+    """Return the bit allocation of one picture: each latent's bits, spread evenly over the pixels that it covers.
 
     Args:
-        likelihoods: tensors (1, C, h, w), h and w dividing H and W.
+        likelihoods: tensors (1, C, h, w) whose h and w divide H and W.
         size: (H, W) of the padded picture.
 
     Returns:
         (H, W) in bits per pixel; its sum is the total number of bits.
 
     Raises:
-        ValueError: a latent is of a batch, or does not tile ``size``.
+        ValueError: a latent has a batch size other than 1, or its sides do not divide ``size``.
     """
     height, width = size
     total = torch.zeros(size)
@@ -75,7 +77,7 @@ def bits_map(likelihoods: Mapping[str, Tensor], size: tuple[int, int]) -> Tensor
         batch, _, rows, columns = likelihood.shape
         if batch != 1 or height % rows or width % columns:
             raise ValueError(
-                f"expected {name} as (1, C, h, w) with h, w dividing {height}x{width}, got {tuple(likelihood.shape)}"
+                f"{name}: expected (1, C, h, w) with h, w dividing {height}x{width}, got {tuple(likelihood.shape)}"
             )
         step_y, step_x = height // rows, width // columns
         bits = _bits(likelihood[0]).sum(dim=0).cpu() / (step_y * step_x)

@@ -1,4 +1,4 @@
-"""Photographs side by side: the original, and what each codec made of it at nearly the same rate."""
+"""Photographs side by side: the original and each codec's reconstruction at nearly the same rate."""
 
 from __future__ import annotations
 
@@ -15,23 +15,31 @@ from lic_train.data.decode.images import read_image
 from lic_train.errors import LicError
 from lic_train.evaluate.pictures import BITS_FULL_SCALE, ERROR_GAIN
 from lic_train.rd.curves import Curve
-from lic_train.report.elements import Comparison, Picture
-from lic_train.report.gather import Gathered, parameter
+from lic_train.report.elements import Comparison, Crop, Picture
+from lic_train.report.gather import Gathered
 from lic_train.report.reconstructions import Reconstruction, Reconstructions
-from lic_train.report.runs import LeftOut
+from lic_train.report.runs import LeftOut, one_line
 from lic_train.system.reading import slug
 
-Crop = tuple[int, int, int, int]  # left, top, width, height in pixels
 CROP_SIZE = (256, 192)
 MAPS = (
-    f"Error: absolute difference of 8-bit RGB times {ERROR_GAIN}. Bits: estimated bits per pixel, black 0, lightest "
-    f"{BITS_FULL_SCALE:g}."
+    f"Error: absolute difference of 8-bit RGB times {ERROR_GAIN}. Bits: estimated bits per pixel, black is 0 and "
+    f"the lightest colour is {BITS_FULL_SCALE:g}."
 )
 
 
 @dataclass(frozen=True)
 class Pick:
-    """One codec at one rate on one photograph; ``make`` gives its picture, or raises a LicError."""
+    """One codec at one rate on one photograph.
+
+    Attributes:
+        codec: name of the codec.
+        parameter: label of the rate, "λ 0.0067".
+        bpp: bits per pixel of the file.
+        psnr: PSNR in dB; None if the reconstruction is exact.
+        order: sort key that groups the picks of one run.
+        make: returns the reconstruction or raises a LicError.
+    """
 
     codec: str
     parameter: str
@@ -42,11 +50,11 @@ class Pick:
 
 
 class Comparer:
-    """Puts crops of photographs side by side.
+    """Builds comparisons of crops.
 
     Args:
         gathered: the runs.
-        reconstructions: where their pictures come from.
+        reconstructions: finds or makes the reconstructions of the runs.
     """
 
     def __init__(self, gathered: Gathered, reconstructions: Reconstructions) -> None:
@@ -56,15 +64,21 @@ class Comparer:
     def prepare(
         self, names: Sequence[str], curves: Sequence[Curve], track: Callable[[list[Pick]], Iterator[Pick]] = iter
     ) -> None:
-        """Make all pictures that comparisons of ``names`` need, model after model; ``track`` shows progress."""
+        """Make all reconstructions for comparisons of ``names``, one model after the other.
+
+        Args:
+            names: photographs.
+            curves: curves of models.
+            track: wraps the list of picks to show progress.
+        """
         picks = [pick for name in names for pick in self._picks(name, curves)]
         for pick in track(sorted(picks, key=lambda pick: pick.order)):
             self._made(pick)
 
     def __call__(self, name: str, curves: Sequence[Curve], crop: Crop | None = None) -> Comparison | None:
-        """The photograph ``name`` by the models of ``curves``; None if there is no picture of any.
+        """Return the photograph ``name`` by the models of ``curves``; None if there are no reconstructions.
 
-        Without ``crop`` it is the place where the codecs' errors differ most.
+        The default of ``crop`` is the region where the codecs' errors differ most.
         """
         picks = self._picks(name, curves)
         made = [(pick, found) for pick in picks if (found := self._made(pick)) is not None]
@@ -74,27 +88,28 @@ class Comparer:
         pictures = [
             Picture(pick.codec, found.path, pick.bpp, pick.psnr, found.error, found.bits) for pick, found in made
         ]
+        chosen = ", ".join(f"{pick.codec} {pick.parameter}" for pick, _ in made)
         return Comparison(
             key=f"picture_{slug(name)}",
             title=name,
             pictures=[Picture("original", original), *pictures],
             crop=crop or most_different(original, [found.path for _, found in made]),
-            note=f"Each codec at its rate nearest to {self._target(name, curves):.3f} bpp: {_chosen(made)}. {MAPS}",
+            note=f"Each codec at its rate nearest to {self._target(name, curves):.3f} bpp: {chosen}. {MAPS}",
         )
 
     def left_out(self) -> list[LeftOut]:
-        """The codecs whose pictures could not be had, and why."""
+        """Return the codecs without reconstructions, with the reason."""
         return [LeftOut(f"photographs by {', '.join(codecs)}", why) for why, codecs in self._failures.items()]
 
     def _made(self, pick: Pick) -> Reconstruction | None:
         try:
             return pick.make()
         except LicError as error:
-            self._failures.setdefault(str(error), {})[pick.codec] = None
+            self._failures.setdefault(one_line(error), {})[pick.codec] = None
             return None
 
     def _picks(self, name: str, curves: Sequence[Curve]) -> list[Pick]:
-        """Of each curve the rate nearest to the common one, by ratio."""
+        """Return the rate of each curve whose ratio to the common rate is nearest to one."""
         target = self._target(name, curves)
         offers = [self._offers(name, curve) for curve in curves]
         return [min(offer, key=lambda pick: abs(math.log(pick.bpp / target))) for offer in offers if offer]
@@ -109,7 +124,7 @@ class Comparer:
         return [
             Pick(
                 codec=curve.name,
-                parameter=parameter(run),
+                parameter=run.parameter,
                 bpp=row.bpp_file,
                 psnr=row.psnr,
                 order=run.where,
@@ -120,12 +135,8 @@ class Comparer:
         ]
 
 
-def _chosen(made: Sequence[tuple[Pick, Reconstruction]]) -> str:
-    return ", ".join(f"{pick.codec} {pick.parameter}" for pick, _ in made)
-
-
 def typical(curves: Sequence[Curve]) -> list[str]:
-    """Names of the photographs that all models together find hardest, in between and easiest."""
+    """Return the names of the photographs with the lowest, the median and the highest PSNR over all models."""
     qualities: dict[str, list[float]] = {}
     for image in (image for curve in curves for point in curve.points for image in point.images):
         qualities.setdefault(image.name, []).append(math.inf if image.psnr is None else image.psnr)
@@ -134,12 +145,12 @@ def typical(curves: Sequence[Curve]) -> list[str]:
 
 
 def most_different(original: Path, decoded: Sequence[Path], size: tuple[int, int] = CROP_SIZE) -> Crop:
-    """Where the codecs' errors differ most from each other; with one codec, where its error is largest.
+    """Return the crop where the codecs' errors differ most; for one codec, where its error is largest.
 
     Args:
         original: picture file.
         decoded: picture files of the same size.
-        size: width and height of the crop; a smaller picture gives its own.
+        size: width and height of the crop; the crop of a smaller picture is the whole picture.
     """
     x = _samples(original)
     errors = np.stack([np.abs(_samples(path) - x).mean(axis=0) for path in decoded])
@@ -152,5 +163,5 @@ def most_different(original: Path, decoded: Sequence[Path], size: tuple[int, int
 
 
 def _samples(path: Path) -> np.ndarray:
-    """(3, H, W), float64."""
+    """Return the picture as float64 (3, H, W)."""
     return read_image(path).numpy().astype(np.float64)

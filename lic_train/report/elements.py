@@ -1,7 +1,7 @@
-"""What a report is made of: tables, line figures and picture comparisons, as plain data.
+"""Elements of a report as plain data: tables, line figures and comparisons of pictures.
 
-A preset or the general report builds these; the HTML page, the PDF and SVG figures, LaTeX and CSV all render the same
-elements, so that a number is computed once.
+The general report and the papers' reports build these elements. The HTML page, the PDF and SVG figures, LaTeX, CSV and
+Markdown render the same elements, so that every number is computed once.
 """
 
 from __future__ import annotations
@@ -11,23 +11,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-MAX_CELL = 2000  # characters of a table's cell that are shown
+MAX_CELL = 2000  # characters of a table cell that are shown
 COMMANDS = "command"  # heading of a column of command lines
 USUAL_RATE = 1.25  # bits per pixel
-Cell = str | float | int | None  # None is a blank: nothing was run, or nothing is known
+Cell = str | float | int | None  # None is a blank: not run, or not known
+Crop = tuple[int, int, int, int]  # left, top, width, height in pixels
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under columns.
+    """A table.
 
     Attributes:
-        key: unique in a report, used in file names: "bd_rate", "iblic_table_2".
+        key: unique in a report and used in file names: "bd_rate", "iblic_table_2".
         title: one line, "Table II: BD-rate over BPG".
         columns: headings with units.
-        rows: cells; numbers stay numbers.
-        digits: decimals of the numbers, by column; None leaves them as they are.
-        note: what a reader must know: definitions, sources, what was left out.
+        rows: cells in the order of ``columns``; numbers are not formatted yet.
+        digits: number of decimals by column; None prints numbers as they are.
+        note: definitions, sources and omissions, shown below the table.
     """
 
     key: str
@@ -43,8 +44,11 @@ class Line:
     """One line of a figure.
 
     Attributes:
+        name: entry of the legend.
+        x: positions.
+        y: values, as many as ``x``.
         style: "model" solid, "anchor" dashed, "cited" dotted, "training" thin without markers.
-        labels: of the points, for hovering; empty or as long as ``x``.
+        labels: labels of the points, shown on hovering; empty or as many as ``x``.
     """
 
     name: str
@@ -56,10 +60,16 @@ class Line:
 
 @dataclass(frozen=True)
 class Figure:
-    """Lines over common axes: rate-distortion curves, training curves.
+    """Lines over common axes: rate-distortion curves or training curves.
 
     Attributes:
-        x_high: where the first view ends; None shows everything.
+        key: unique in a report and used in file names.
+        title: one line.
+        x_label: label of the horizontal axis, with its unit.
+        y_label: label of the vertical axis, with its unit.
+        lines: the lines, in the order of the legend.
+        note: shown below the figure.
+        x_high: upper end of the horizontal axis in the first view; None shows all points.
     """
 
     key: str
@@ -72,9 +82,10 @@ class Figure:
 
 
 def usual_rates(lines: Sequence[Line]) -> float | None:
-    """The rate in bits per pixel up to which curves are compared; None if that is all of them.
+    """Return the rate in bits per pixel at which the first view of a rate-distortion figure ends.
 
-    The models trained here lie below it with all their points, and the field compares up to `USUAL_RATE`.
+    It is `USUAL_RATE`, up to which the literature compares codecs, or higher where a model trained here has points
+    beyond it. None if no line continues beyond that rate.
     """
     trained = [x for line in lines if line.style == "model" for x in line.x]
     high = max(USUAL_RATE, 1.05 * max(trained, default=0))
@@ -86,12 +97,12 @@ class Picture:
     """One reconstruction of a comparison.
 
     Attributes:
-        name: of the codec, or "original".
-        path: a picture file on disk that Pillow reads.
-        bpp: of the file; None for the original.
-        psnr: dB; None for the original.
-        error: picture of the error, on disk; None if there is none.
-        bits: picture of the bit allocation, on disk; None if there is none.
+        name: name of the codec, or "original".
+        path: picture file on disk.
+        bpp: bits per pixel of the file; None for the original.
+        psnr: PSNR in dB; None for the original.
+        error: picture file of the error map; None if there is none.
+        bits: picture file of the bit allocation; None if there is none.
     """
 
     name: str
@@ -101,26 +112,46 @@ class Picture:
     error: Path | None = None
     bits: Path | None = None
 
+    @property
+    def caption(self) -> str:
+        """Rate and quality as papers print them, ``0.312 bpp / 33.41 dB``; empty for the original."""
+        rate = "" if self.bpp is None else f"{self.bpp:.3f} bpp"
+        quality = "" if self.psnr is None else f"{self.psnr:.2f} dB"
+        return " / ".join(filter(None, (rate, quality)))
+
+    @property
+    def layers(self) -> dict[str, Path]:
+        """Existing picture files by layer: "picture", "error", "bits"."""
+        files = {"picture": self.path, "error": self.error, "bits": self.bits}
+        return {layer: path for layer, path in files.items() if path is not None}
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """Crops of one photograph side by side; the first picture is the original.
+    """Crops of one photograph side by side.
 
     Attributes:
+        key: unique in a report and used in file names.
+        title: name of the photograph.
+        pictures: the original first, then the reconstructions.
         crop: (left, top, width, height) in pixels.
+        note: shown below the crops.
     """
 
     key: str
     title: str
     pictures: Sequence[Picture]
-    crop: tuple[int, int, int, int]
+    crop: Crop
     note: str = ""
+
+
+Element = Table | Figure | Comparison
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with elements below it."""
+    """A heading with text and elements below it."""
 
     title: str
-    elements: Sequence[Table | Figure | Comparison] = field(default_factory=tuple)
+    elements: Sequence[Element] = field(default_factory=tuple)
     text: str = ""

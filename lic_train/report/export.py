@@ -1,6 +1,7 @@
-"""A report's elements as files for a paper: LaTeX and CSV of tables, PDF, SVG and CSV of figures, PDF and PNG of crops.
+"""Write the elements of a report as files for papers.
 
-The same elements always give the same bytes: no dates, no random names inside.
+Tables become LaTeX and CSV, figures PDF, SVG and CSV, comparisons PDF and PNG. Equal elements give equal bytes: the
+files contain no dates and no random names.
 """
 
 from __future__ import annotations
@@ -14,28 +15,28 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from lic_train.report.elements import Cell, Comparison, Figure, Section, Table
+from lic_train.report.elements import Cell, Element, Figure, Section, Table
 from lic_train.report.export_figures import draw_comparison, draw_figure
 from lic_train.report.export_latex import latex_table
 from lic_train.system import atomic
 
 _LONGEST_NAME = 80
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # a spreadsheet would compute a text that begins so
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # spreadsheets evaluate text that starts with one of these
 
 
 def export(sections: Sequence[Section], out_dir: Path) -> list[Path]:
-    """Write every element of ``sections`` under the name of its key.
+    """Write every element of ``sections`` to files named after its key.
 
     Args:
-        sections: keys need not be file names: other characters than letters, digits, "-" and "_" become "_", and a name
-            that is taken gets a number.
-        out_dir: made if it is not there; files of these names in it are replaced.
+        sections: their keys may contain any characters: all but letters, digits, "-" and "_" become "_", and duplicates
+            are numbered.
+        out_dir: folder, created if it does not exist; existing files of the same names are replaced.
 
     Returns:
-        The files, in the order of the elements.
+        The files in the order of the elements.
 
     Raises:
-        DataError: a picture of a comparison is unreadable, or its crop does not lie inside.
+        DataError: a picture of a comparison is unreadable or smaller than its crop.
     """
     elements = [element for section in sections for element in section.elements]
     console = Console(stderr=True)
@@ -52,7 +53,7 @@ def export(sections: Sequence[Section], out_dir: Path) -> list[Path]:
 
 
 def file_name(key: str, taken: set[str]) -> str:
-    """``key`` as a file name without ending, different from all in ``taken`` on every file system; enters it there."""
+    """Return ``key`` as a file name without suffix and add it to ``taken``; names also differ in lower case."""
     plain = re.sub(r"[^A-Za-z0-9_-]", "_", key)[:_LONGEST_NAME] or "_"
     name, number = plain, 1
     while name.casefold() in taken:
@@ -63,12 +64,12 @@ def file_name(key: str, taken: set[str]) -> str:
 
 
 def table_csv(table: Table) -> str:
-    """Headings and rows; numbers in full, blanks for None."""
+    """Return headings and rows as CSV, with unrounded numbers and empty cells for None."""
     return _csv([table.columns, *table.rows])
 
 
 def figure_csv(figure: Figure) -> str:
-    """One row for each point: line, style, x, y and, where it has one, label."""
+    """Return one CSV row for each point: line, style, x, y and label."""
     rows: list[Sequence[Cell]] = [["line", "style", figure.x_label, figure.y_label, "label"]]
     for line in figure.lines:
         labels = line.labels or [""] * len(line.x)
@@ -76,8 +77,8 @@ def figure_csv(figure: Figure) -> str:
     return _csv(rows)
 
 
-def _files(element: Table | Figure | Comparison, name: str) -> dict[str, bytes]:
-    """Contents by ending."""
+def _files(element: Element, name: str) -> dict[str, bytes]:
+    """Return the contents of an element's files by suffix."""
     if isinstance(element, Table):
         return {".tex": latex_table(element, name).encode(), ".csv": table_csv(element).encode()}
     if isinstance(element, Figure):
@@ -93,5 +94,5 @@ def _csv(rows: Iterable[Sequence[Cell]]) -> str:
 
 
 def _harmless(cell: Cell) -> Cell:
-    """Text that a spreadsheet would take for a formula, marked as text."""
+    """Return text that a spreadsheet would evaluate as a formula with a leading apostrophe."""
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell

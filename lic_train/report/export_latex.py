@@ -1,4 +1,4 @@
-"""Tables for LaTeX: booktabs rules, everything escaped, nothing that pdflatex cannot set."""
+"""Render tables as LaTeX with booktabs rules; all text is escaped to what pdflatex can typeset."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SPECIAL = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     '"': "''",
-    "[": "{[}",  # at the start of a row it would be an argument of the line break before
+    "[": "{[}",  # at the start of a row LaTeX would read it as the optional argument of the preceding \\
     "]": "{]}",
     "*": "{*}",
     "−": "$-$",
@@ -53,21 +53,21 @@ _SPECIAL = {
     "“": "``",
     "”": "''",
 }
-_LONG = 28  # characters of a cell
-_WRAPPED, _WRAPPED_IN_WIDE = 0.6, 0.36  # of the line's width, for all columns with long cells
-_MANY = 6  # columns, more than which need the whole page and small letters
-_LONG_HEADING, _EM = 12, 0.52  # characters of a heading on one line; the width of one, about
-# What pdflatex sets without more packages: these letters, and up to U+017F those that are a plain one under an accent.
+_LONG = 28  # characters above which a cell is wrapped
+_WRAPPED, _WRAPPED_IN_WIDE = 0.6, 0.36  # share of \linewidth for all wrapped columns together
+_MANY = 6  # columns above which a table spans the page in a smaller font
+_LONG_HEADING, _EM = 12, 0.52  # characters of a heading on one line; mean width of a character in em
+# pdflatex typesets these letters without further packages, and up to U+017F all ASCII letters with one accent.
 _LETTERS = frozenset("ßøØæÆœŒłŁı¡¿§¶©®£")
 _ACCENTS = frozenset("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327")
 
 
 def latex_table(table: Table, label: str) -> str:
-    r"""A ``table`` environment for ``\input``, of many columns a ``table*``; needs ``\usepackage{booktabs}``.
+    r"""Return a ``table`` environment for ``\input`` (``table*`` for many columns); needs ``\usepackage{booktabs}``.
 
     Args:
-        table: the title becomes the caption, the note a small line below.
-        label: the table is ``\ref{tab:<label>}``; letters, digits, "-" and "_".
+        table: its title becomes the caption and its note a line in a small font below.
+        label: label for ``\ref{tab:<label>}``; letters, digits, "-" and "_" only.
     """
     wide = len(table.columns) > _MANY
     kind, small = ("table*", [r"  \footnotesize", r"  \setlength{\tabcolsep}{3pt}"]) if wide else ("table", [])
@@ -92,7 +92,7 @@ def latex_table(table: Table, label: str) -> str:
 
 
 def escape(text: str) -> str:
-    """``text`` as LaTeX sets it literally; what pdflatex has no letter for appears as its code point, "U+1F600"."""
+    """Return ``text`` escaped for LaTeX; characters that pdflatex lacks become their code point, "U+1F600"."""
     return "".join(map(_character, " ".join(text.split())))
 
 
@@ -114,7 +114,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _heading(text: str, alignment: str) -> str:
-    """On several lines where it is long, as the numbers below it are short."""
+    """Return a heading, broken over several lines if it is long, because the numbers below it are short."""
     if len(text) <= _LONG_HEADING or alignment.startswith("p"):
         return escape(text)
     width = _EM * max(_LONG_HEADING, *map(len, text.split()))
@@ -133,7 +133,7 @@ def _cell(cell: Cell, table: Table, column: int) -> str:
 
 
 def _alignment(table: Table, share: float) -> list[str]:
-    """Of every column: numbers right, words left, long text wrapped, all such columns together over ``share``."""
+    """Return the alignment of each column: numbers right, text left, long text wrapped to ``share`` in total."""
     columns = [[row[column] for row in table.rows] for column in range(len(table.columns))]
     longest = [max((len(cell) for cell in cells if isinstance(cell, str)), default=0) for cells in columns]
     wrapped = rf"p{{{share / max(1, sum(length > _LONG for length in longest)):.2f}\linewidth}}"

@@ -1,4 +1,4 @@
-"""Everything that a report is of, brought together: runs as curves, anchors, cited curves, complexity."""
+"""Collect everything that a report shows: runs as curves, anchors, cited curves, complexity."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from lic_train.complexity.results import Complexity
 from lic_train.errors import DataError
 from lic_train.rd import curves
 from lic_train.rd.curves import Curve, Kind
+from lic_train.rd.style import METRIC_NAMES, METRIC_OF
 from lic_train.report.cited import HERE as CITED
-from lic_train.report.runs import LeftOut, Run
+from lic_train.report.runs import LeftOut, Run, one_line
 from lic_train.system.reading import Unreadable, mistakes, printable, read_json, slug
 
 PREFERRED_SET = "kodak"
@@ -23,19 +24,19 @@ PREFERRED_SET = "kodak"
 
 @dataclass(frozen=True)
 class Gathered:
-    """What the elements of a report are made from.
+    """Everything that was evaluated on one set of pictures.
 
     Attributes:
-        outputs: the tree that was read.
-        set: the pictures: "kodak".
-        image_list_sha256: of the pictures that all curves here are of; None if there is neither run nor anchor.
-        curves: of models trained here, one for each (model, recipe, distortion, name), over lambda.
-        members: by key of a curve its runs, lambda rising; all have a result on ``set``.
+        outputs: the tree of run directories.
+        set: name of the picture set, "kodak".
+        image_list_sha256: image list of every curve here that has one; None without runs and anchors.
+        curves: models trained here, one curve over lambda for each (model, recipe, distortion, name).
+        members: the runs of each curve by its key, sorted by lambda; all have a result on ``set``.
         anchors: classical codecs on the same pictures.
-        cited: from papers; their pictures are as their sources say.
-        complexity: by name of the model.
-        finished: all finished runs, also those without a curve here.
-        left_out: what is not in the report, and why.
+        cited: published curves, on the pictures that their sources name.
+        complexity: parameters, multiply-adds and times by name of the model.
+        finished: all finished runs, including those that are in no curve.
+        left_out: what is not in the report, with the reason.
     """
 
     outputs: Path
@@ -51,25 +52,28 @@ class Gathered:
 
     @property
     def runs(self) -> tuple[Run, ...]:
-        """Those in the curves, curve after curve."""
+        """The runs of all curves, in the order of the curves."""
         return tuple(run for curve in self.curves for run in self.members[curve.key])
 
     @property
     def all_curves(self) -> tuple[Curve, ...]:
-        """Models, anchors, cited."""
+        """Models, anchors and cited curves."""
         return (*self.curves, *self.anchors, *self.cited)
 
     def curve(self, key: str) -> Curve:
-        """The curve of this key, of any kind.
+        """Return the curve with this key, of any kind.
 
         Raises:
-            DataError: there is none.
+            DataError: there is no such curve.
         """
         for curve in self.all_curves:
             if curve.key == key:
                 return curve
-        keys = ", ".join(curve.key for curve in self.all_curves) or "none"
-        raise DataError(f"expected one of the curves on {self.set}: {keys}; got {printable(key)}")
+        raise DataError(
+            f"There is no curve {printable(key)} on {self.set}.",
+            expected=f"one of {', '.join(curve.key for curve in self.all_curves)}" if self.all_curves else "a curve",
+            got=printable(key) if self.all_curves else "a report without curves",
+        )
 
 
 def gather(
@@ -79,19 +83,19 @@ def gather(
     set_name: str | None = None,
     package: Path | None = None,
 ) -> Gathered:
-    """Bring together what `lic_train.report.runs.read_runs` found with the curves that are shipped.
+    """Combine the runs of `lic_train.report.runs.read_runs` with the stored curves.
 
     Args:
-        outputs: where the runs lie; ``complexity/<model>.json`` and ``anchors/<set>/`` are read below it.
+        outputs: the tree of run directories; ``complexity/<model>.json`` and ``anchors/<set>/`` are read below it.
         runs: finished runs.
-        left_out: what was already left out.
-        set_name: the set of pictures; None takes Kodak, or else the one that most runs were evaluated on.
-        package: folder with the stored ``anchors/<set>/`` and ``cited/<set>/``; None takes those of lic_train.
+        left_out: what is left out already.
+        set_name: name of the picture set; None chooses Kodak, or else the set of most evaluations.
+        package: folder with stored ``anchors/<set>/`` and ``cited/<set>/``; None uses the curves of lic_train.
     """
     set_name = set_name or _common_set(runs)
     refused = list(left_out)
     stored = (package / "anchors", package / "cited") if package else (ANCHORS, CITED)
-    folders = [stored[0] / set_name, outputs / "anchors" / set_name]  # one made here replaces a stored one
+    folders = [stored[0] / set_name, outputs / "anchors" / set_name]  # a curve below outputs/ replaces a stored one
     anchors = list({c.key: c for folder in folders for c in _curves_in(folder, "anchor", refused)}.values())
     cited = _curves_in(stored[1] / set_name, "cited", refused)
     evaluated = _evaluated(runs, set_name, refused)
@@ -124,25 +128,25 @@ def _curves_in(folder: Path, kind: Kind, refused: list[LeftOut]) -> list[Curve]:
         try:
             curve = curves.load(path)
             if curve.kind != kind:
-                raise DataError(f"expected a curve of kind {kind} in {path.name}, got {curve.kind}")
+                raise DataError(f"{path.name} is a curve of another kind.", expected=kind, got=curve.kind)
         except DataError as error:
-            refused.append(LeftOut(f"{kind} {path.stem}", str(error)))
+            refused.append(LeftOut(f"{kind} {path.stem}", one_line(error)))
         else:
             found.append(curve)
     return found
 
 
 def _evaluated(runs: Iterable[Run], set_name: str, refused: list[LeftOut]) -> list[Run]:
-    listed = {item.what for item in refused}  # a broken result has its reason already
+    listed = {item.what for item in refused}  # the reason of a damaged result is listed already
     for run in runs:
         if set_name not in run.results and run.where not in listed:
-            command = f"python -m lic_train.evaluate {printable(run.path)} eval={set_name}"
-            refused.append(LeftOut(run.where, f"no result on {set_name}; this makes it: {command}"))
+            command = f"lic evaluate {printable(run.path)} eval={set_name}"
+            refused.append(LeftOut(run.where, f"not evaluated on {set_name}; to do: {command}"))
     return [run for run in runs if set_name in run.results]
 
 
 def _common_list(runs: Sequence[Run], anchors: Sequence[Curve], set_name: str) -> str | None:
-    """The anchors' pictures where a run was evaluated on them (or there is no run), else those of most runs."""
+    """Return the anchors' image list if a run has it or there are no runs, and otherwise that of most runs."""
     counted = Counter(run.results[set_name].image_list_sha256 for run in runs)
     lists = [curve.image_list_sha256 for curve in anchors if curve.image_list_sha256 is not None]
     for image_list in lists:
@@ -171,15 +175,17 @@ def _same_list(runs: Iterable[Run], pictures: str | None, set_name: str, refused
 
 
 def _other_list(count: int, got: str | None, expected: str | None) -> str:
-    short = [str(digest)[:8] for digest in (got, expected)]
-    return f"coded other pictures than the report's: {count}, list {short[0]}, expected list {short[1]}; not comparable"
+    short = [str(digest)[:8] for digest in (expected, got)]
+    return (
+        f"other pictures than in this report; expected: image list {short[0]}; got: {count} pictures, list {short[1]}"
+    )
 
 
 def _members(runs: Iterable[Run], refused: list[LeftOut]) -> dict[str, tuple[Run, ...]]:
-    """Runs by key of their curve, one for each lambda, lambda rising."""
+    """Return the runs of each curve by its key, one for each lambda, sorted by lambda."""
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
-        groups.setdefault((run.model, run.recipe, run.distortion, run.name or ""), []).append(run)
+        groups.setdefault(run.family, []).append(run)
     members: dict[str, tuple[Run, ...]] = {}
     for group in groups.values():
         members[_key(group[0], members)] = _one_for_each_lambda(group, refused)
@@ -187,19 +193,22 @@ def _members(runs: Iterable[Run], refused: list[LeftOut]) -> dict[str, tuple[Run
 
 
 def _key(run: Run, taken: Iterable[str]) -> str:
-    """``cwam``, with what differs from the model's own recipe, MSE and no name: ``cwam_common_ms_ssim_wide``."""
-    parts = [run.model, run.recipe if run.recipe != run.model else "", _metric(run), run.name or ""]
+    """Return an unused key: the model and all that differs from its own recipe, MSE and no name.
+
+    Examples: ``cwam``, ``cwam_common_ms_ssim_wide``.
+    """
+    parts = [run.model, run.recipe if run.recipe != run.model else "", _other_distortion(run), run.name or ""]
     key = "_".join(slug(part) for part in parts if part)
     numbered = (key if number == 1 else f"{key}_{number}" for number in range(1, 10**6))
     return next(candidate for candidate in numbered if candidate not in taken)
 
 
-def _metric(run: Run) -> str:
+def _other_distortion(run: Run) -> str:
     return "" if run.distortion == "mse" else run.distortion
 
 
 def _one_for_each_lambda(group: Iterable[Run], refused: list[LeftOut]) -> tuple[Run, ...]:
-    """Of two runs at one lambda the one that trained more steps, and of these the first by path."""
+    """Keep the run with the most steps at each lambda, and among equals the first by path."""
     chosen: dict[float, Run] = {}
     for run in sorted(group, key=lambda run: (run.lmbda, -run.step, run.where)):
         if (kept := chosen.setdefault(run.lmbda, run)) is not run:
@@ -209,38 +218,42 @@ def _one_for_each_lambda(group: Iterable[Run], refused: list[LeftOut]) -> tuple[
 
 
 def _with_several_recipes(groups: Iterable[Sequence[Run]]) -> set[str]:
-    """The models whose curves have to be told apart by recipe."""
+    """Return the models with curves of several recipes, whose names must contain the recipe."""
     recipes = {(runs[0].model, runs[0].recipe) for runs in groups}
     return {model for model, count in Counter(model for model, _ in recipes).items() if count > 1}
 
 
-def _curve(key: str, runs: Sequence[Run], set_name: str, say_recipe: bool) -> Curve:
+def _curve(key: str, runs: Sequence[Run], set_name: str, with_recipe: bool) -> Curve:
     first = runs[0]
     named = [first.model]
-    named += [f"recipe {first.recipe}"] if say_recipe and first.recipe != first.model else []
-    named += ["MS-SSIM"] if first.distortion == "ms_ssim" else []
+    named += [f"recipe {first.recipe}"] if with_recipe and first.recipe != first.model else []
+    named += [METRIC_NAMES[METRIC_OF[first.distortion]]] if first.distortion != "mse" else []
     named += [first.name] if first.name else []
+    about = {"model": first.model, "recipe": first.recipe, "distortion": first.distortion, "name": first.name}
+    return curve_of(runs, set_name, key, ", ".join(named), {**about, "steps": [run.step for run in runs]})
+
+
+def curve_of(
+    runs: Sequence[Run], set_name: str, key: str, name: str, about: Mapping[str, object] | None = None
+) -> Curve:
+    """Return runs of one family as a curve over lambda.
+
+    Args:
+        runs: at least one run, each with a result on ``set_name``.
+        set_name: name of the picture set.
+        key: key of the curve.
+        name: name of the curve in legends.
+        about: entries of ``Curve.about``, to which ``runs`` is added.
+    """
     return Curve(
         key=key,
-        name=", ".join(named),
+        name=name,
         kind="model",
         set=set_name,
-        points=tuple(run.results[set_name].point(parameter(run)) for run in runs),
-        image_list_sha256=first.results[set_name].image_list_sha256,
-        about={
-            "model": first.model,
-            "recipe": first.recipe,
-            "distortion": first.distortion,
-            "name": first.name,
-            "steps": [run.step for run in runs],
-            "runs": [run.where for run in runs],
-        },
+        points=tuple(run.results[set_name].point(run.parameter) for run in runs),
+        image_list_sha256=runs[0].results[set_name].image_list_sha256,
+        about={**(about or {}), "runs": [run.where for run in runs]},
     )
-
-
-def parameter(run: Run) -> str:
-    """What chose the rate, as a reader would say it."""
-    return f"λ {run.lmbda:g}"
 
 
 def _complexity(folder: Path, refused: list[LeftOut]) -> dict[str, Complexity]:

@@ -1,4 +1,4 @@
-"""A section of a report as Markdown, to be read as it stands or rendered."""
+"""Render a section of a report as Markdown that is readable without rendering."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _SPECIAL = re.compile(r"([\\`*\[\]|])")
 
 
 def markdown(section: Section) -> str:
-    """The title, the text and the tables; figures and pictures have no place here.
+    """Return title, text and tables; figures and pictures are omitted.
 
-    A table of commands alone is a block of code, another one of a single column a list.
+    A table whose only column is of commands becomes a code block, any other table of one column a list.
     """
     tables = [_table(element) for element in section.elements if isinstance(element, Table)]
     parts = [f"# {escape(section.title)}", *map(escape, section.text.splitlines()), *tables]
@@ -22,7 +22,7 @@ def markdown(section: Section) -> str:
 
 
 def escape(text: str) -> str:
-    """``text`` on one line, with nothing that Markdown or HTML would read as markup."""
+    """Return ``text`` on one line without anything that Markdown or HTML interprets as markup."""
     return _SPECIAL.sub(r"\\\1", printable(text, MAX_CELL)).replace("&", "&amp;").replace("<", "&lt;")
 
 

@@ -1,4 +1,4 @@
-"""The pictures behind the numbers: what an evaluation saved, or else its files decoded once more and checked."""
+"""Reconstructed pictures of an evaluation, saved ones or decoded again from the files, verified by their PSNR."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from lic_train.report.runs import Run
 from lic_train.runs import layout
 from lic_train.system.reading import Unreadable, read_bytes, slug
 
-_SAME_PSNR = 1e-3  # dB: the last digits of float arithmetic, not another picture
+_SAME_PSNR = 1e-3  # dB: rounding of float arithmetic
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Picture files of one decoded photograph: itself, its error, its bits; None for a map that is not there."""
+    """Picture files of one reconstruction: the picture, its error map, its bit allocation. Maps may be missing."""
 
     path: Path
     error: Path | None = None
@@ -39,10 +39,10 @@ class Reconstruction:
 
 
 def find_originals(root: Path, names: Iterable[str]) -> dict[str, Path]:
-    """The files below ``root`` that an evaluation calls ``names``.
+    """Return the files below ``root`` by the names that an evaluation gives them, for all of ``names`` found.
 
     Raises:
-        DataError: no folder, or no picture in it.
+        DataError: ``root`` is not a folder or contains no picture.
     """
     source, wanted, found = FolderSource(root), set(names), {}
     for index in range(len(source)):
@@ -53,12 +53,12 @@ def find_originals(root: Path, names: Iterable[str]) -> dict[str, Path]:
 
 
 class Reconstructions:
-    """Finds or makes reconstructions of one set; a failure is remembered, so that it is not tried twice.
+    """Finds or makes the reconstructions of one picture set. Failures are cached, so that none is tried twice.
 
     Args:
-        set_name: of the pictures.
-        originals: finds the files of the photographs by name; called when the first is needed.
-        folder: for what has to be made; a later report finds it there.
+        set_name: name of the picture set.
+        originals: returns the files of the photographs by name; called when the first one is needed.
+        folder: folder for pictures that are decoded here; a later report reuses them.
     """
 
     def __init__(self, set_name: str, originals: Callable[[], dict[str, Path]], folder: Path) -> None:
@@ -68,17 +68,19 @@ class Reconstructions:
         self._loaded: tuple[Path, Codec, bytes] | None = None
 
     def __call__(self, run: Run, row: Row) -> Reconstruction:
-        """What ``run`` made of the photograph of ``row``.
+        """Return the reconstruction by ``run`` of the photograph in ``row``.
 
         Raises:
-            LicError: the photograph, the file or the model is missing or is not what was measured.
+            LicError: the photograph, the file or the model is missing, or differs from what was measured.
         """
         key = run.path, row.name
         if key not in self._known:
             try:
                 self._known[key] = self._find(run, row)
             except Unreadable as error:
-                self._known[key] = DataError(str(error))
+                self._known[key] = DataError(
+                    f"The .lic file or the original of {row.name} cannot be read.", got=str(error)
+                )
             except LicError as error:
                 self._known[key] = error
         found = self._known[key]
@@ -87,25 +89,24 @@ class Reconstructions:
         return found
 
     def original(self, name: str) -> Path:
-        """The file of a photograph.
+        """Return the file of a photograph.
 
         Raises:
-            LicError: it is not there.
+            LicError: the photograph is not in the folder.
         """
         if name not in self._originals():
-            raise DataError(f"the photograph {name} is not in the folder of originals")
+            raise DataError(f"The photograph {name} is not in the folder of original photographs.")
         return self._originals()[name]
 
     def _find(self, run: Run, row: Row) -> Reconstruction:
         original = self.original(row.name)
-        kept = {
-            kind: layout.coded(run.path, self._set) / kind / f"{row.name}.png" for kind in ("decoded", "error", "bits")
-        }
-        there = {kind: path for kind, path in kept.items() if path.is_file()}
-        if "decoded" not in there:
+        folder = layout.coded(run.path, self._set)
+        saved = {kind: folder / kind / f"{row.name}.png" for kind in ("decoded", "error", "bits")}
+        found = {kind: path for kind, path in saved.items() if path.is_file()}
+        if "decoded" not in found:
             return self._decoded(run, row, original)
-        _check(read_image(original), read_image(there["decoded"]), row)
-        return Reconstruction(there["decoded"], there.get("error"), there.get("bits"))
+        _check(read_image(original), read_image(found["decoded"]), row)
+        return Reconstruction(found["decoded"], found.get("error"), found.get("bits"))
 
     def _decoded(self, run: Run, row: Row, original: Path) -> Reconstruction:
         data = read_bytes(layout.coded(run.path, self._set) / f"{row.name}.lic")
@@ -128,7 +129,7 @@ class Reconstructions:
         save_bits_map(paths[2], metrics.bits_map(expected.likelihoods, expected.padded)[:height, :width])
 
     def _codec(self, run: Run) -> tuple[Codec, bytes]:
-        """The run's model; one is kept, as neighbouring calls are for one run."""
+        """Return the run's model and its fingerprint. One model is cached, because calls are sorted by run."""
         if self._loaded is None or self._loaded[0] != run.path:
             self._loaded = None  # frees the memory first
             codec, metadata = load_model(layout.best_model(run.path))
@@ -138,15 +139,22 @@ class Reconstructions:
 
 
 def _check(original: Tensor, decoded: Tensor, row: Row) -> None:
-    """Both 8-bit (3, H, W): refuse a picture whose PSNR is not the row's."""
+    """Verify that a reconstruction has the PSNR of ``row``; both pictures are 8-bit (3, H, W).
+
+    Raises:
+        DataError: the sizes differ, or the PSNR is another one.
+    """
     if original.shape != decoded.shape:
-        raise DataError(f"expected {row.name} of {_size(original)}, got a reconstruction of {_size(decoded)}")
+        raise DataError(
+            f"The reconstruction of {row.name} has another size.", expected=_size(original), got=_size(decoded)
+        )
     psnr = float(metrics.psnr(original.float() / 255, decoded.float() / 255))
     expected = math.inf if row.psnr is None else row.psnr
     if psnr != expected and not abs(psnr - expected) < _SAME_PSNR:
         raise DataError(
-            f"expected a PSNR of {expected:.3f} dB for {row.name}, got {psnr:.3f} dB: the original, the file or the "
-            "saved picture is not the one that was measured"
+            f"The original, the file or the saved picture of {row.name} is not the one that was measured.",
+            expected=f"a PSNR of {expected:.3f} dB",
+            got=f"{psnr:.3f} dB",
         )
 
 

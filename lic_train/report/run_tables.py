@@ -1,4 +1,4 @@
-"""Tables of the general report: every run, what the models cost, anchors, what was left out."""
+"""Tables of the general report: runs, complexity of the models, anchors, omissions."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from lic_train.complexity.results import Complexity
+from lic_train.rd.style import METRIC_LABELS
 from lic_train.report.elements import COMMANDS, Cell, Table
 from lic_train.report.gather import Gathered
 from lic_train.report.runs import LeftOut, Run
 from lic_train.system.reading import printable
 
-_MAX_TOLD = 1500  # characters of how a curve was made
+_MAX_ABOUT = 1500  # characters about the origin of a curve
 
 
 def run_table(gathered: Gathered) -> Table:
-    """One row for each run in a curve."""
+    """Return one row for each run in a curve."""
     columns: dict[str, int | None] = {
         "Run": None,
         "λ": None,
         "Steps": None,
         "bpp": 4,
-        "Estimate off by, %": 2,
-        "PSNR, dB": 2,
-        "MS-SSIM, dB": 2,
-        "Lowest PSNR, dB": 2,
+        "Estimate off by [%]": 2,
+        **dict.fromkeys(METRIC_LABELS.values(), 2),
+        f"Lowest {METRIC_LABELS['psnr']}": 2,
         "of": None,
-        "Encode, s": 2,
-        "Decode, s": 2,
+        "Encode [s]": 2,
+        "Decode [s]": 2,
         "Decoded equal": None,
     }
     return Table(
@@ -36,60 +36,60 @@ def run_table(gathered: Gathered) -> Table:
         columns=list(columns),
         rows=[_run_row(run, gathered.set) for run in gathered.runs],
         digits=list(columns.values()),
-        note="bpp: bits of whole files. Estimate: bits by the likelihoods against the files. Seconds: mean over "
-        "the pictures, on the device that each result names. Decoded equal: a second object decoded every file to what "
-        "the encoder reconstructed.",
+        note="bpp: bits of whole files. Estimate: bits from the likelihoods relative to the files. Encode and decode: "
+        "mean over the pictures, on the device that each result names. Decoded equal: a separately loaded model "
+        "decoded every file to the encoder's reconstruction.",
     )
 
 
 def complexity_table(gathered: Gathered) -> Table | None:
-    """Parameters, multiply-adds and times of every model that was counted; None if none was."""
+    """Return parameters, multiply-adds and times of every counted model; None if there is none."""
     columns = {
         "Model": None,
-        "Parameters, M": 3,
-        "g_a, M": 3,
-        "g_s, M": 3,
+        "Parameters [M]": 3,
+        "g_a [M]": 3,
+        "g_s [M]": 3,
         "kMAC / pixel": 1,
         "at": None,
-        "Forward, ms": 0,
-        "Encode, ms": 0,
-        "Decode, ms": 0,
-        "Peak memory, MiB": 0,
+        "Forward [ms]": 0,
+        "Encode [ms]": 0,
+        "Decode [ms]": 0,
+        "Peak memory [MiB]": 0,
     }
     if not gathered.complexity:
         return None
     return Table(
         key="complexity",
-        title="What the models cost",
+        title="Complexity of the models",
         columns=list(columns),
         rows=[_complexity_row(found) for found in gathered.complexity.values()],
         digits=list(columns.values()),
-        note="Multiply-adds of one forward pass at the size given, over its pixels. Times and memory as the files in "
-        "complexity/ define them. A blank: not measured. Made by python -m lic_train.complexity model=NAME.",
+        note="Multiply-adds of one forward pass at the given size, per pixel. Times and memory as defined in the files "
+        "of complexity/. Blank: not measured. Measured by lic complexity model=NAME.",
     )
 
 
 def anchor_table(gathered: Gathered) -> Table | None:
-    """How the anchors were made; None if there are none."""
+    """Return how the anchors were made; None if there are no anchors."""
     columns = ["Codec", "Encoder", COMMANDS, "How"]
     rows: list[list[Cell]] = []
     for curve in gathered.anchors:
         about = dict(curve.about)
-        encoder, command = (printable(about.pop(name, ""), _MAX_TOLD) for name in ("encoder", "command"))
-        rows.append([curve.name, encoder, command, _told(about)])
-    note = "Coded and decoded here, on the same pictures."
+        encoder, command = (printable(about.pop(name, ""), _MAX_ABOUT) for name in ("encoder", "command"))
+        rows.append([curve.name, encoder, command, _described(about)])
+    note = "Encoded and decoded here, on the same pictures."
     return Table("anchors", "Anchors: how they were made", columns, rows, note=note) if rows else None
 
 
 def cited_table(gathered: Gathered, names: Collection[str]) -> Table | None:
-    """Where the cited curves of these names come from; None if there are none."""
-    rows = [[curve.name, _told(curve.about)] for curve in gathered.cited if curve.name in names]
-    note = "Not measured here: rates, qualities and pictures as the sources give them."
-    return Table("cited", "Cited curves: where they come from", ["Codec", "Source"], rows, note=note) if rows else None
+    """Return the sources of the cited curves with these names; None if there are none."""
+    rows = [[curve.name, _described(curve.about)] for curve in gathered.cited if curve.name in names]
+    note = "Not measured here: rates, qualities and pictures as in the sources."
+    return Table("cited", "Cited curves: sources", ["Codec", "Source"], rows, note=note) if rows else None
 
 
 def left_out_table(left_out: Sequence[LeftOut]) -> Table | None:
-    """What is not in the report, and why; None if that is nothing."""
+    """Return the omissions with their reasons; None if there are none."""
     rows = [[item.what, item.reason] for item in left_out]
     return Table("left_out", "Not in this report", ["What", "Why"], rows) if rows else None
 
@@ -129,5 +129,6 @@ def _complexity_row(found: Complexity) -> list[Cell]:
     ]
 
 
-def _told(about: dict[str, Any]) -> str:
-    return printable("; ".join(f"{k}: {v}" for k, v in about.items() if isinstance(v, str | int | float)), _MAX_TOLD)
+def _described(about: dict[str, Any]) -> str:
+    values = (f"{key}: {value}" for key, value in about.items() if isinstance(value, str | int | float))
+    return printable("; ".join(values), _MAX_ABOUT)

@@ -1,4 +1,4 @@
-"""What lies below outputs/: finished runs with their results, and everything else by name and reason."""
+"""Read the finished runs below outputs/ with their results; list everything else with the reason."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, PositiveInt, ValidationError
 
+from lic_train.errors import LicError
 from lic_train.evaluate.results import Record, Result
+from lic_train.rd.style import lambda_label
 from lic_train.runs.find import moved_aside, run_directories
 from lic_train.runs.layout import CONFIG, ENVIRONMENT, EVAL, FINISHED, METRICS
 from lic_train.runs.state import read_config, read_finished
@@ -22,7 +24,7 @@ _Any = TypeVar("_Any")
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Something that is not in the report, or not in a comparison of it, and why."""
+    """Something that the report, or one of its comparisons, does not contain, and the reason."""
 
     what: str
     reason: str
@@ -33,15 +35,17 @@ class Run:
     """One finished training.
 
     Attributes:
-        path: its directory.
-        where: the same below outputs/, safe to show.
-        model: name of the model, ``cwam``; ``recipe`` likewise.
+        path: run directory.
+        where: the directory relative to outputs/, printable.
+        model: name of the model, "cwam".
+        recipe: name of the recipe, "cwam".
         lmbda: weight of the distortion.
         distortion: "mse" or "ms_ssim".
-        name: of a second run with another configuration, or None.
-        step: optimiser steps done; ``steps`` is what was asked for.
-        config: the resolved configuration.
-        results: by set of pictures.
+        name: name that separates runs of other configurations, or None.
+        step: optimizer steps done.
+        steps: optimizer steps in the configuration.
+        config: resolved configuration.
+        results: evaluations by name of the picture set.
     """
 
     path: Path
@@ -56,8 +60,18 @@ class Run:
     config: dict[str, Any]
     results: dict[str, Result]
 
+    @property
+    def family(self) -> tuple[str, str, str, str]:
+        """Model, recipe, distortion and name: runs of one family differ in lambda only."""
+        return self.model, self.recipe, self.distortion, self.name or ""
+
+    @property
+    def parameter(self) -> str:
+        """Label of the run's rate, ``λ 0.0067``."""
+        return lambda_label(self.lmbda)
+
     def environment(self) -> dict[str, Any]:
-        """Where and by which command it was trained; empty if the record is gone."""
+        """Return the record of machine, code and command; empty if it cannot be read."""
         try:
             content = read_json(self.path / ENVIRONMENT)
         except Unreadable:
@@ -79,15 +93,22 @@ class _Config(Record):
     model: dict[str, Any]
 
 
+def one_line(error: LicError) -> str:
+    """Return the message of an error on one line, for a table cell: ``what Expected: ...; got: ...; to do: ...``."""
+    labelled = {"expected": error.expected, "got": error.got, "to do": error.to_do}
+    details = "; ".join(f"{label}: {' '.join(text.split())}" for label, text in labelled.items() if text)
+    return f"{error.what} {details[:1].upper()}{details[1:]}".strip()
+
+
 def read_runs(outputs: Path, track: Callable[[list[Path]], Iterator[Path]] = iter) -> tuple[list[Run], list[LeftOut]]:
-    """Read every run below ``outputs``, in the order of their paths.
+    """Read every run below ``outputs``, sorted by path.
 
     Args:
-        outputs: a tree of run directories, or one of them.
-        track: wraps the list of directories, to show progress.
+        outputs: a tree of run directories, or one run directory.
+        track: wraps the list of directories to show progress.
 
     Returns:
-        The finished runs, and what was left out: unfinished, broken or moved aside.
+        The finished runs, and the unfinished, damaged or superseded ones with the reason.
     """
     runs, left_out = [], []
     for path in track(list(run_directories(outputs))):
@@ -112,7 +133,7 @@ def _read(path: Path, where: str) -> tuple[Run, list[LeftOut]]:
     done = _part(FINISHED, read_finished, path)
     if done is None:
         step = last_step(path / METRICS)
-        raise Unreadable(f"unfinished: step {step} of {config.steps}; the same command goes on")
+        raise Unreadable(f"unfinished: step {step} of {config.steps}; the same command resumes it")
     results, left_out = _results(path, where)
     run = Run(
         path=path,
@@ -131,7 +152,7 @@ def _read(path: Path, where: str) -> tuple[Run, list[LeftOut]]:
 
 
 def _model_of_class(path: Path, config: _Config) -> str:
-    """Name of the model by its class, for a configuration without the names of its files."""
+    """Return the name of the module of the model's class, for a configuration without the chosen names."""
     module = str(config.model.get("_target_", "")).split(".")
     return module[-2] if len(module) > 1 else path.name
 
@@ -143,7 +164,7 @@ def _results(path: Path, where: str) -> tuple[dict[str, Result], list[LeftOut]]:
         try:
             result = _checked(Result, _part(name, read_json, file), name)
             if result.set != file.stem:
-                raise Unreadable(f"{printable(name)} is of the set {printable(result.set)}")
+                raise Unreadable(f"{printable(name)} is an evaluation on the set {printable(result.set)}")
         except Unreadable as error:
             left_out.append(LeftOut(where, str(error)))
         else:

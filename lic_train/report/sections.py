@@ -1,4 +1,4 @@
-"""The general report: what every outputs/ tree is shown as."""
+"""The sections of the general report, which every outputs/ tree has."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from lic_train.system.reading import printable
 
 DEFAULT_ANCHOR = "vvc"
 _NO_ANCHOR = (
-    f"there is no curve {DEFAULT_ANCHOR} of these pictures; give another by --anchor, or make the anchors: "
-    "python -m lic_train.anchors --set {set}"
+    f"there is no curve {DEFAULT_ANCHOR} of these pictures; to do: choose another one with --anchor, or make the "
+    "anchors: lic anchors --set {set}"
 )
 
 
 def choose_anchor(gathered: Gathered, key: str | None) -> Curve | None:
-    """The curve that BD-rates are over: ``key``, or else VVC where it is there.
+    """Return the reference curve of BD-rates: ``key``, or VVC if it is available and ``key`` is None.
 
     Raises:
         DataError: there is no curve ``key``.
@@ -30,7 +30,7 @@ def choose_anchor(gathered: Gathered, key: str | None) -> Curve | None:
 
 
 def without_anchor(gathered: Gathered, anchor: Curve | None) -> list[LeftOut]:
-    """Why there is no BD-rate, if there is none."""
+    """Return the reason that there are no BD-rates, if there is no anchor."""
     return [] if anchor else [LeftOut("BD-rates", _NO_ANCHOR.format(set=gathered.set))]
 
 
@@ -42,15 +42,15 @@ def sections(
     paper: Sequence[Section] = (),
     left_out: Iterable[LeftOut] = (),
 ) -> list[Section]:
-    """All that a report says, in the order of interest; empty sections are left out.
+    """Return the sections of the report in the order of interest, without empty ones.
 
     Args:
         gathered: runs and curves.
-        anchor: what BD-rates are over; None if there is nothing to compare with.
+        anchor: reference curve of BD-rates; None if there is none.
         comparisons: photographs side by side.
         cards: reproduction cards.
         paper: tables and figures of a paper, which come first.
-        left_out: what is missing besides that in ``gathered``.
+        left_out: omissions in addition to those in ``gathered``.
     """
     curves = figures.rate_distortion(gathered)
     drawn = {line.name for figure in _figures([*paper, Section("", curves)]) for line in figure.lines}
@@ -70,7 +70,13 @@ def sections(
 
 
 def facts(gathered: Gathered, anchor: Curve | None, missing: Sequence[LeftOut] = ()) -> list[tuple[str, str]]:
-    """What holds for the whole report; ``missing`` is what was left out besides that in ``gathered``."""
+    """Return (name, value) pairs about the whole report.
+
+    Args:
+        gathered: runs and curves.
+        anchor: reference curve of BD-rates.
+        missing: omissions in addition to those in ``gathered``.
+    """
     left_out = len(gathered.left_out) + len(missing)
     pictures = max((len(point.images) for curve in gathered.all_curves for point in curve.points), default=0)
     digest = f", list {gathered.image_list_sha256[:12]}" if gathered.image_list_sha256 else ""

@@ -1,4 +1,4 @@
-"""Tables of an ablation: runs of one model that differ by ``name``, compared at equal lambda."""
+"""Ablation tables: runs of one model that differ by ``name``, compared at equal lambda."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lic_train.rd.curves import Curve
+from lic_train.rd.style import METRIC_LABELS
 from lic_train.report.elements import Cell, Table
 from lic_train.report.gather import Gathered
 from lic_train.report.runs import Run
@@ -19,16 +20,14 @@ COLUMNS = {
     "Differs in": None,
     "Steps": None,
     "bpp": 4,
-    "PSNR, dB": 2,
-    "MS-SSIM, dB": 2,
-    "Δ bpp, %": 2,
-    "Δ PSNR, dB": 3,
-    "Δ MS-SSIM, dB": 3,
+    **dict.fromkeys(METRIC_LABELS.values(), 2),
+    "Δ bpp [%]": 2,
+    **{f"Δ {label}": 3 for label in METRIC_LABELS.values()},
 }
 
 
 def variant_tables(gathered: Gathered) -> list[Table]:
-    """For each model with named variants one table: what differs, and by how much at equal lambda."""
+    """Return one table for each model with named variants: the differing keys and the effect at equal lambda."""
     families: dict[tuple[Any, ...], list[Curve]] = {}
     for curve in gathered.curves:
         about = curve.about
@@ -37,7 +36,7 @@ def variant_tables(gathered: Gathered) -> list[Table]:
 
 
 def _variants(gathered: Gathered, family: list[Curve]) -> Table:
-    """Rows by lambda, then variant; the base is the variant without a name, or else the one with most rates."""
+    """Return rows sorted by lambda, then variant. The base has no name, or else the most rates."""
     base = min(family, key=lambda curve: (curve.about["name"] is not None, -len(curve.points)))
     base_runs = {run.lmbda: run for run in gathered.members[base.key]}
     others = [run for curve in family if curve is not base for run in gathered.members[curve.key]]
@@ -47,14 +46,14 @@ def _variants(gathered: Gathered, family: list[Curve]) -> Table:
         rows.append(_variant_row(base_runs[lmbda], None, gathered.set))
         rows += [_variant_row(run, base_runs[lmbda], gathered.set) for run in others if run.lmbda == lmbda]
     alone = sorted({run.where for run in others if run.lmbda not in base_runs})
-    missing = f" Without a run of {base.name} at their λ: {', '.join(alone)}." if alone else ""
+    missing = f" Without a run of {base.name} at the same λ: {', '.join(alone)}." if alone else ""
     return Table(
         key=f"variants_{base.key}",
         title=f"Variants of {base.name}, {gathered.set}",
         columns=list(COLUMNS),
         rows=rows,
         digits=list(COLUMNS.values()),
-        note=f"Differences are to {base.name} at the same λ.{missing}",
+        note=f"Differences are relative to {base.name} at the same λ.{missing}",
     )
 
 
@@ -64,7 +63,7 @@ def _variant_row(run: Run, base: Run | None, set_name: str) -> list[Cell]:
     if base is None:
         return [*row, None, None, None]
     there = base.results[set_name].mean
-    row[2] = "; ".join(_told(differences(base.config, run.config))) or None
+    row[2] = "; ".join(described(differences(base.config, run.config))) or None
     return [
         *row,
         100 * (here.bpp_file / there.bpp_file - 1),
@@ -73,8 +72,8 @@ def _variant_row(run: Run, base: Run | None, set_name: str) -> list[Cell]:
     ]
 
 
-def _told(found: Sequence[Difference]) -> list[str]:
-    """``model.N: 128 → 64`` for the first differences, and how many more there are."""
+def described(found: Sequence[Difference]) -> list[str]:
+    """Return ``model.N: 128 → 64`` for the first differences, and the number of the others."""
     lines = [f"{printable(d.key)}: {_value(d.old)} → {_value(d.new)}" for d in found if d.key != "name"]
     return lines[:_SHOWN] + ([f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else [])
 

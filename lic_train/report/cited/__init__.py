@@ -1,7 +1,8 @@
-"""Curves that others published: VTM, BPG, and the points of the papers, one file a curve, each with its source.
+"""Published curves: VTM, BPG and the points of papers, one file for each curve, with its source.
 
-``about`` says where the numbers were taken from (``source``), of which pictures they are, which of our models they are
-of (``model``, or null), and the lambda of every point where that is told (``lambdas``, in the order of the points).
+``about`` contains where the numbers were taken from (``source``), the pictures (``pictures``), the model of this
+package that the curve belongs to (``model``, or null), and the lambda of every point where it is published
+(``lambdas``, in the order of the points).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ HERE = Path(__file__).parent
 
 
 def curves(set_name: str) -> list[Curve]:
-    """The cited curves on a set of pictures, by key; none for a set that nothing is cited on.
+    """Return the cited curves on a picture set, sorted by key; an empty list for a set without curves.
 
     Raises:
         DataError: a file is damaged.

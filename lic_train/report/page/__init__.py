@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: no network, no second file, no library."""
+"""The report as one self-contained HTML file: no network access, no further files, no JavaScript library."""
 
 from lic_train.report.page.document import render, write
 

@@ -1,4 +1,4 @@
-// Scales, round ticks and the small shapes of a chart.
+// Scales, round ticks, and the markers and paths of a chart.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -16,7 +16,7 @@ function html(name, attributes = {}, ...children) {
   return made;
 }
 
-// The smallest step of 1, 2, 2.5 or 5 times a power of ten that gives at most `count` intervals.
+// The smallest step of 1, 2, 2.5 or 5 times a power of ten with at most `count` intervals.
 function tickStep(span, count) {
   const power = 10 ** Math.floor(Math.log10(span / count));
   return [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((step) => span / step <= count * 1.0001);
@@ -39,7 +39,7 @@ function ticks([low, high], count) {
   return found;
 }
 
-// A number as text, with thousands marked and a minus sign that is one.
+// A number as text, with thousands separators and a typographic minus sign.
 function shown(value, digits) {
   const text = Math.abs(value) >= 10000
     ? Math.abs(value).toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits })
@@ -47,7 +47,7 @@ function shown(value, digits) {
   return (value < 0 && Number(text) !== 0 ? "−" : "") + text;
 }
 
-// The extent of values with some air; from 0 where 0 is near.
+// The extent of values with a margin, starting at 0 if 0 is near.
 function domain(values, { fromZero = false, air = 0.05 } = {}) {
   let low = Infinity, high = -Infinity;
   for (const value of values) {
@@ -92,11 +92,11 @@ function path(points, x, y) {
   return points.map(([px, py], k) => `${k ? "L" : "M"}${x(px).toFixed(1)} ${y(py).toFixed(1)}`).join("");
 }
 
-// Texts at the ends of lines, moved up or down until none lies on another. Each is {x, y, width}; y changes.
+// Move the names at the ends of lines vertically until they do not overlap. Each is {x, y, width}; y is changed.
 function spread(labels, height, top, bottom) {
   const placed = [];
   for (const label of [...labels].sort((a, b) => a.y - b.y)) {
-    const clash = () => placed.find((other) => Math.abs(other.y - label.y) < height - 1e-6 // rounding is no clash
+    const clash = () => placed.find((other) => Math.abs(other.y - label.y) < height - 1e-6 // tolerance for rounding
       && label.x < other.x + other.width && other.x < label.x + label.width);
     for (let other = clash(); other; other = clash()) label.y = other.y + height;
     placed.push(label);

@@ -1,4 +1,4 @@
-// A photograph under a slider: the original on the left, what a codec made of it on the right.
+// A photograph with a slider: the original on the left, a reconstruction on the right.
 
 class Comparison {
   constructor(root) {
@@ -45,7 +45,7 @@ class Comparison {
     return button;
   }
 
-  // Every crop, and the larger one, in the chosen layer; a codec without it keeps its picture.
+  // Show all crops and the larger view in the chosen layer; codecs without that layer show their picture.
   show() {
     for (const button of this.root.querySelectorAll(".choice")) button.setAttribute("aria-pressed", String(button.chosen()));
     for (const figure of this.figures) {

@@ -1,4 +1,4 @@
-// How a chart is operated: legend, buttons, pointer and keys.
+// Controls of a chart: legend, buttons, pointer and keys.
 
 Object.assign(Chart.prototype, {
   tools() {
@@ -76,7 +76,7 @@ Object.assign(Chart.prototype, {
     });
   },
 
-  // The rectangle from where the pointer went down to here, within the axes.
+  // The rectangle between the pressed and the current position, limited to the axes.
   selection(px, py) {
     const { left, right, top, bottom } = this.box;
     const within = (value, low, high) => Math.min(Math.max(value, low), high);
@@ -85,7 +85,7 @@ Object.assign(Chart.prototype, {
     return { x: x0, y: y0, width: x1 - x0, height: y1 - y0 };
   },
 
-  // With Ctrl or Command, so that the page still scrolls over a chart.
+  // Zoom with Ctrl or Command only, so that the page still scrolls over a chart.
   wheel(event) {
     if (!event.ctrlKey && !event.metaKey) return;
     event.preventDefault();
@@ -108,7 +108,7 @@ Object.assign(Chart.prototype, {
     acts[event.key]();
   },
 
-  // Go to another line, or along this one.
+  // Select a point of another line, or another point of this line.
   step(lines, points) {
     const visible = this.visible();
     if (!visible.length) return;

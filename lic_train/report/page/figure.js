@@ -1,7 +1,7 @@
-// One chart: drawn from the JSON beside it, with hovering, a legend that hides lines, and zoom.
+// One chart, drawn from the JSON in its element, with hovering, a legend that hides lines, and zoom.
 
-const NARROW = 560; // pixels; a narrower chart has no room for names at its lines
-const LETTER = 7.2; // pixels, about, of a letter in a name at a line
+const NARROW = 560; // pixels; narrower charts have no names at their lines
+const LETTER = 7.2; // pixels, approximate width of a letter in a name at a line
 
 class Chart {
   constructor(root, data, colours) {
@@ -17,8 +17,8 @@ class Chart {
       hidden: false,
     }));
     this.view = null; // {x: [low, high], y: [low, high]} while zoomed
-    this.everything = false; // also what lies beyond the first view
-    this.cursor = null; // {series, k}: the point that is told about
+    this.everything = false; // whether points outside the first view are shown
+    this.cursor = null; // {series, k}: the point with the tooltip
     this.plot = html("div", { class: "plot" });
     this.tip = html("div", { class: "tip", role: "status" });
     this.tip.hidden = true;
@@ -74,7 +74,7 @@ class Chart {
     this.svg.replaceChildren(this.frame(xTicks, yTicks, width, height), ...this.lines(), this.labels(width), ...this.mark());
   }
 
-  // Room at the right for the names of lines that end there.
+  // Width at the right for the names of lines that end there.
   gutter([low, high]) {
     const there = this.visible().filter(({ x }) => x[x.length - 1] > low + 0.8 * (high - low));
     return Math.max(20, ...there.map((series) => series.short.length * LETTER + 4));
@@ -120,7 +120,7 @@ class Chart {
     return `series ${series.style} ${series.look.colour}${dimmed}`;
   }
 
-  // The name of each line where it leaves the view at the right, or else at its last point in view.
+  // The name of each line, where the line leaves the view at the right or at its last visible point.
   labels(width) {
     const group = element("g", { "aria-hidden": "true" });
     if (width < NARROW) return group;
@@ -144,7 +144,7 @@ class Chart {
     return px >= left - 1 && px <= right + 1 && py >= top - 1 && py <= bottom + 1;
   }
 
-  // A ring around the point under the pointer, and the words beside it.
+  // A ring around the selected point, and its tooltip.
   mark() {
     this.tip.hidden = !this.cursor;
     if (!this.cursor) return [];
@@ -187,7 +187,7 @@ class Chart {
     this.draw();
   }
 
-  // Back to the first view, or to all that there is.
+  // Return to the first view, or show all points.
   reset(everything) {
     this.everything = everything;
     this.zoom(null);
@@ -198,7 +198,7 @@ class Chart {
     this.point(null);
   }
 
-  // Less or more of the axes around a place given in pixels.
+  // Zoom the axes around a position in pixels.
   zoomBy(factor, px = (this.box.left + this.box.right) / 2, py = (this.box.top + this.box.bottom) / 2) {
     const around = (range, centre) => range.map((value) => centre + (value - centre) * factor);
     const { x, y } = this.extents();
@@ -206,19 +206,19 @@ class Chart {
   }
 }
 
-// A name without what stands in brackets, for the end of its line.
+// A name without its part in brackets, for the end of its line.
 function short(name) {
   const head = name.split(" (")[0];
   return head.length > 28 ? `${head.slice(0, 27)}…` : head;
 }
 
-// Points without the first twentieth of a training, whose losses would flatten all that follows.
+// Points without the first twentieth of a training, because its high losses would flatten the rest.
 function settled(series) {
   const skip = series.style === "training" ? Math.floor(series.y.length / 20) : 0;
   return series.points.slice(skip);
 }
 
-// Where a line crosses a limit to the right, as a list of at most one point.
+// The point where a line crosses a limit to the right, as a list of at most one point.
 function leaving(points, limit) {
   const k = points.findIndex((point, next) => next > 0 && points[next - 1][0] <= limit && point[0] > limit);
   if (k < 0) return [];

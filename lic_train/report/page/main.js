@@ -1,7 +1,7 @@
-// Brings the page to life. Everything that is read is in the page already.
+// Creates the charts, sortable tables and sliders from the data in the page.
 
-// A codec keeps its colour and marker in all figures; lines of a training are told apart by an ordered scale.
-// Anchors come before cited curves, so that they have colours of their own.
+// A codec has the same colour and marker in all figures; the lines of a training have an ordered colour scale.
+// Anchors come before cited curves, so that every anchor has its own colour.
 function palette(lines) {
   const known = { m: new Map(), a: new Map() };
   for (const { name, style } of lines) {
@@ -16,7 +16,7 @@ function palette(lines) {
     const names = known[family];
     if (!names.has(name)) names.set(name, names.size);
     const number = names.get(name);
-    const shape = number + Math.floor(number / 8); // where colours begin anew, they meet other markers
+    const shape = number + Math.floor(number / 8); // repeated colours have other markers
     return { colour: `${family}${number % 8}`, marker: MARKERS[shape % MARKERS.length] };
   };
 }
@@ -36,7 +36,7 @@ function sort(table, column, heading) {
   body.append(...rows);
 }
 
-// Blanks last, numbers by value, words by the alphabet.
+// Blanks last, numbers by value, text alphabetically.
 function compare(a, b, sign) {
   const [blankA, blankB] = [a, b].map((cell) => cell.classList.contains("blank"));
   if (blankA || blankB) return blankA - blankB;
@@ -50,6 +50,6 @@ const colours = palette(figures.flatMap((root) => read(root).lines));
 const charts = figures.map((root) => new Chart(root, read(root), colours));
 document.querySelectorAll("table").forEach(sortable);
 document.querySelectorAll(".comparison").forEach((root) => new Comparison(root));
-// On paper a chart is drawn for the width of the paper, so that its text keeps its size.
+// For printing, charts are drawn at the width of the paper, so that their text keeps its size.
 addEventListener("beforeprint", () => charts.forEach((chart) => chart.draw(chart.small ? 300 : 680)));
 addEventListener("afterprint", () => charts.forEach((chart) => chart.draw()));

@@ -1,4 +1,4 @@
-"""The papers' tables and figures by name, with the user's numbers beside the paper's."""
+"""The papers' tables and figures by name, with the user's results next to the published numbers."""
 
 from __future__ import annotations
 
@@ -6,40 +6,44 @@ from dataclasses import replace
 from functools import cache
 
 from lic_train.errors import ConfigError
-from lic_train.report.elements import Comparison, Figure, Section, Table
+from lic_train.report.elements import Element, Section
 from lic_train.report.papers import figures, tables
 from lic_train.report.papers.facts import ElementFacts, Paper, SectionFacts, load, stored
-from lic_train.report.papers.inputs import Compare, Gather
-from lic_train.report.papers.selection import Evidence
+from lic_train.report.papers.figures import Compare
+from lic_train.report.papers.selection import Evidence, Gather
 from lic_train.system.reading import printable
 
 __all__ = ["names", "sections"]
 
 
 def names() -> list[str]:
-    """The papers whose tables and figures can be had."""
+    """Return the names of the papers that have tables or figures."""
     return [name for name in stored() if load(name).sections]
 
 
 def sections(name: str, gather: Gather, compare: Compare) -> list[Section]:
-    """A paper's tables and figures; blanks where nothing was run.
+    """Return a paper's tables and figures; cells without a matching run are blank.
 
     Args:
         name: one of `names`.
-        gather: everything that was evaluated on a set of pictures, by name of the set.
+        gather: returns everything that was evaluated on a picture set, given the name of the set.
         compare: puts crops side by side.
 
     Raises:
         ConfigError: there is no such paper.
     """
     if name not in names():
-        raise ConfigError(f"expected one of the papers {', '.join(names())}; got {printable(name)}")
+        raise ConfigError(
+            f"There are no tables and figures of the paper {printable(name)}.",
+            expected=f"one of {', '.join(names())}",
+            got=printable(name),
+        )
     paper, gather = load(name), cache(gather)
     return [_head(name, paper), *(_section(section, paper, gather, compare) for section in paper.sections)]
 
 
 def _head(name: str, paper: Paper) -> Section:
-    blank = "A blank: nothing was run here, or the paper gives no number."
+    blank = "Blank cells: nothing was run here, or no number is published."
     return Section(
         f"The paper's tables and figures: {name}", text="\n".join(filter(None, (paper.cite, paper.source, blank)))
     )
@@ -51,8 +55,8 @@ def _section(facts: SectionFacts, paper: Paper, gather: Gather, compare: Compare
     return Section(facts.title, [made for _, made in built if made is not None], "\n".join(missing))
 
 
-def _build(facts: ElementFacts, evidence: Evidence, compare: Compare) -> Table | Figure | Comparison | None:
-    made: Table | Figure | Comparison | None
+def _build(facts: ElementFacts, evidence: Evidence, compare: Compare) -> Element | None:
+    made: Element | None
     match facts.kind:
         case "table":
             made = tables.table(facts, evidence)

@@ -1,7 +1,53 @@
-"""A paper as data: ``<name>.yaml`` beside this file has its training, its tables and figures, and what we do otherwise.
+"""Facts of a paper, read from ``<name>.yaml`` in this folder: training, deviations, tables and figures.
 
-A table or figure names *codecs*; a codec says which of the user's runs it is, which classical codec, which cited curve.
-All that a cell of a table needs follows from its codec, its column and its row.
+Unknown keys are errors. The fields of the file, optional unless marked as required:
+
+``cite`` (required)
+    Authors, title, venue, year.
+``source``
+    Where the numbers were taken from, and which ones are not available.
+``models`` (required)
+    Names of the paper's models, as in ``conf/model``.
+``training`` (required)
+    The published training by recipe name; ``default`` applies to all other recipes. Fields: ``steps``, ``batch_size``,
+    ``crop`` (pixels), ``data`` (text), ``note`` (text). Leave a field out if the paper does not state it.
+``network``
+    Published values of the model's configuration, ``{N: 128}``. Cards and notes name runs with other values.
+``deviations``
+    List of differences between our recipe and the paper's training: ``what``, ``paper``, ``here``, ``why``. Differences
+    of the network belong in the docstring of the model's module.
+``pictures``
+    Number of pictures of each set in the paper, ``{kodak: 24}``. Results on another number are not compared.
+``switches``
+    By model: dotted configuration keys and the values that a run must have unless ``runs.where`` of a codec sets
+    another value.
+``codecs``
+    The codecs of tables and figures by key. Fields: ``name`` (in tables and legends, required); ``runs`` (list of
+    ``{model: ..., where: {dotted key: value}}``, a run is the codec if it matches one of them, and null matches an
+    absent key); ``prefer`` (name of the runs to use if several sets of runs match, usually those of a sweep; default:
+    runs without a name); ``distortion`` (``mse`` or ``ms_ssim``, default ``mse``); ``anchor`` (key of the classical
+    codec that represents it, as in ``lic_train/anchors``); ``cited`` (key of its published curve, as in
+    ``lic_train/report/cited``).
+``sections``
+    List of ``{title: ..., elements: [...]}``. Every element has ``kind``, ``key`` (unique, used in file names),
+    ``title`` and optionally ``note``; all kinds but ``table`` have ``set`` (picture set, default ``kodak``).
+
+    ``kind: table``
+        ``head`` (heading of the first column, default "Codec"), ``columns`` and ``rows``. A column has ``head``,
+        ``measure`` (a function of `lic_train.report.papers.measures`), ``set``, ``metric`` (``psnr`` or
+        ``ms_ssim_db``), ``over`` (codecs that a BD figure is computed over; the first with a curve is used),
+        ``divisor`` (of the measured number, 1e6 for millions) and ``digits``. A row has ``codec``, ``paper`` (the
+        published numbers in the order of the columns; trailing ones may be missing, null is a blank), ``name``
+        (instead of the codec's), ``lambda`` (for columns about one run) and ``bpp`` (for columns at a given rate).
+    ``kind: curves``
+        Quality over rate: ``metric`` and ``codecs``.
+    ``kind: training``
+        A logged quantity over the steps: ``log`` (a column of metrics.csv, default ``train/loss``), ``lambda``
+        (required) and ``codecs``.
+    ``kind: points``
+        The measured points of one ``codec`` against its published ones, at equal lambda.
+    ``kind: crops``
+        Crops of one photograph: ``image`` (name of the picture), ``crop`` (left, top, width, height) and ``codecs``.
 """
 
 from __future__ import annotations
@@ -13,18 +59,20 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
+from lic_train.report.elements import Crop
+
 HERE = Path(__file__).parent
 MetricName = Literal["psnr", "ms_ssim_db"]
 
 
 class Fact(BaseModel):
-    """A part of a paper's file, in which unknown keys are errors."""
+    """A part of a paper's file; unknown keys are errors. The module docstring defines all fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Training(Fact):
-    """What the paper trains with; None where it does not say."""
+    """The published training; None where the paper does not state a value."""
 
     steps: PositiveInt | None = None
     batch_size: PositiveInt | None = None
@@ -34,12 +82,12 @@ class Training(Fact):
 
     @property
     def samples(self) -> int | None:
-        """Crops seen in the whole training."""
+        """Number of crops of the whole training."""
         return self.steps * self.batch_size if self.steps and self.batch_size else None
 
 
 class Deviation(Fact):
-    """Where our training is not the paper's, and why; what differs in the network stands at the head of its module."""
+    """A difference between our training and the paper's."""
 
     what: str
     paper: str
@@ -48,24 +96,14 @@ class Deviation(Fact):
 
 
 class RunsOf(Fact):
-    """Runs of a model whose configuration has these values, by dotted key; None stands for an absent one."""
+    """Runs of a model whose configuration has the values of ``where``, by dotted key; None matches an absent key."""
 
     model: str
     where: dict[str, Any] = {}
 
 
 class CodecFacts(Fact):
-    """One codec of the paper's tables and figures.
-
-    Attributes:
-        name: what a table or legend calls it.
-        runs: which runs are it; a run is it if it fits one of these.
-        prefer: name of the runs that come first where several sets of runs fit: those of a sweep, whose rows were
-            trained alike; without it, runs without a name.
-        distortion: what those were trained for.
-        anchor: key of the classical codec measured here that stands for it.
-        cited: key of the curve that others published.
-    """
+    """One codec of the paper's tables and figures."""
 
     name: str
     runs: tuple[RunsOf, ...] = ()
@@ -76,13 +114,7 @@ class CodecFacts(Fact):
 
 
 class Column(Fact):
-    """One quantity of a table; it becomes three columns: the paper's, ours, and the difference.
-
-    Attributes:
-        measure: name of a function in `lic_train.report.papers.measures`.
-        over: codecs that a BD figure is taken over; the first that has a curve counts.
-        divisor: what the measured number is divided by, 1e6 for millions.
-    """
+    """One quantity of a table, shown as three columns: the paper's number, the measured one, the difference."""
 
     head: str
     measure: str
@@ -94,15 +126,7 @@ class Column(Fact):
 
 
 class Row(Fact):
-    """One row of a table.
-
-    Attributes:
-        codec: key of ``codecs``.
-        paper: the paper's numbers, column after column; it has none of the last ones.
-        name: instead of the codec's.
-        lmbda: of the run, where the columns are of one rate.
-        bpp: where the columns are at a given rate.
-    """
+    """One row of a table."""
 
     codec: str
     paper: tuple[float | None, ...] = ()
@@ -123,19 +147,19 @@ class TableFacts(Fact):
     note: str = ""
 
     @model_validator(mode="after")
-    def _no_number_without_column(self) -> TableFacts:
+    def _every_number_has_a_column(self) -> TableFacts:
         for row in self.rows:
             if len(row.paper) > len(self.columns):
                 raise ValueError(f"{self.key}, {row.codec}: {len(row.paper)} numbers for {len(self.columns)} columns")
         return self
 
     def papers(self, row: Row) -> tuple[float | None, ...]:
-        """The paper's number in ``row`` for every column."""
+        """Return the paper's number in ``row`` for every column."""
         return row.paper + (None,) * (len(self.columns) - len(row.paper))
 
 
 class CurvesFacts(Fact):
-    """A figure of quality over rate; of each codec what was measured here, and what was cited."""
+    """A figure of quality over rate: the measured and the published curve of each codec."""
 
     kind: Literal["curves"]
     key: str
@@ -147,7 +171,7 @@ class CurvesFacts(Fact):
 
 
 class TrainingFacts(Fact):
-    """A figure of a logged quantity over steps, of every codec's run at one lambda, evaluated on ``set`` or not."""
+    """A figure of a logged quantity over the steps of every codec's run at one lambda, evaluated or not."""
 
     kind: Literal["training"]
     key: str
@@ -160,7 +184,7 @@ class TrainingFacts(Fact):
 
 
 class PointsFacts(Fact):
-    """A table of our points against the codec's cited ones, at equal lambda."""
+    """A table of a codec's measured points against its published ones, at equal lambda."""
 
     kind: Literal["points"]
     key: str
@@ -171,14 +195,14 @@ class PointsFacts(Fact):
 
 
 class CropsFacts(Fact):
-    """Crops of one photograph side by side; ``crop`` is (left, top, width, height) in pixels."""
+    """Crops of one photograph side by side."""
 
     kind: Literal["crops"]
     key: str
     title: str
     set: str = "kodak"
     image: str
-    crop: tuple[int, int, int, int]
+    crop: Crop
     codecs: tuple[str, ...]
     note: str = ""
 
@@ -196,20 +220,7 @@ class SectionFacts(Fact):
 
 
 class Paper(Fact):
-    """A paper.
-
-    Attributes:
-        cite: authors, year, title, where.
-        source: where its numbers were taken from, and what could not be had.
-        models: names of its models.
-        training: by recipe; "default" for any other.
-        network: its widths, by key of the model's configuration.
-        deviations: of our recipes.
-        pictures: how many a set has in the paper; results on another number are not compared.
-        switches: by model, values by dotted key that a run must have where a codec does not say otherwise.
-        codecs: by key.
-        sections: its tables and figures; none of a paper that is only known for its training.
-    """
+    """The facts of one paper. A paper without ``sections`` is used for reproduction cards only."""
 
     cite: str
     source: str = ""
@@ -223,21 +234,21 @@ class Paper(Fact):
     sections: tuple[SectionFacts, ...] = ()
 
     def training_of(self, recipe: str) -> Training:
-        """What the paper's training is that ``recipe`` stands for."""
+        """Return the published training that ``recipe`` reproduces."""
         return self.training.get(recipe, self.training["default"])
 
 
 @functools.cache
 def load(name: str) -> Paper:
-    """The facts of ``<name>.yaml``, which `stored` lists."""
+    """Return the facts of ``<name>.yaml``; `stored` lists the names."""
     return Paper.model_validate(yaml.safe_load((HERE / f"{name}.yaml").read_text(encoding="utf-8")))
 
 
 def stored() -> list[str]:
-    """Names of all papers' files."""
+    """Return the names of all papers' files."""
     return sorted(path.stem for path in HERE.glob("*.yaml"))
 
 
 def of_model(model: str) -> Paper | None:
-    """The paper that a model is of, if its facts are here."""
+    """Return the paper of a model, or None if it has no file."""
     return next((paper for paper in map(load, stored()) if model in paper.models), None)

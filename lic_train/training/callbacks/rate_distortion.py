@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 
 from lic_train.anchors.stored import stored_anchors
 from lic_train.rd.curves import Curve
+from lic_train.rd.style import METRIC_LABELS
 from lic_train.system.screen import reason, say
 from lic_train.training.callbacks.pictures import log_picture
 
 KEY = "val/rate_distortion"
 NAME = "rate_distortion.png"
-LABELS = {"psnr": "PSNR [dB]", "ms_ssim_db": "MS-SSIM [dB]"}
 
 
 class RatePoint(NamedTuple):
@@ -80,7 +80,7 @@ def draw(path: Path, name: str, points: Sequence[RatePoint], anchors: Sequence[C
         points: at least one, in the order of steps.
         anchors: dashed lines.
     """
-    metrics = [metric for metric in LABELS if getattr(points[-1], metric) is not None]
+    metrics = [metric for metric in METRIC_LABELS if getattr(points[-1], metric) is not None]
     figure = Figure(figsize=(5.5 * len(metrics), 4.6), dpi=110, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     for number, metric in enumerate(metrics, start=1):
@@ -103,6 +103,6 @@ def _draw_metric(axes: Axes, metric: str, name: str, points: Sequence[RatePoint]
     axes.plot(*zip(*pairs, strict=True), ".-", color="0.4", linewidth=0.8, markersize=4)
     axes.plot(*pairs[-1], "o", color="black", label=f"{name}, step {points[-1].step} (validation pictures)")
     axes.set_xlabel("bits per pixel of the files")
-    axes.set_ylabel(LABELS[metric])
+    axes.set_ylabel(METRIC_LABELS[metric])
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
