@@ -259,7 +259,7 @@ def test_sets_that_are_not_there(run, tmp_path, capsys):
     assert main([str(run / "checkpoints" / "best.safetensors"), "eval=heldout"]) == 2
     assert "evaluate on a folder instead" in capsys.readouterr().err
     assert main([str(tmp_path), "eval=heldout"]) == 2
-    assert "expected runs below" in capsys.readouterr().err
+    assert "There are no runs with checkpoints in" in capsys.readouterr().err
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "a.png").write_bytes(b"broken")
     assert main([str(run), "eval=folder", f"eval.root={tmp_path / 'set'}"]) == 2

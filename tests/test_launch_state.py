@@ -9,7 +9,8 @@ import pytest
 from lightning.pytorch import Callback, Trainer
 
 from lic_train.files.checkpoint import save_model
-from lic_train.runs.state import TAIL_BYTES, RunState, read_state, validation_loss
+from lic_train.runs.state import RunState, read_state, validation_loss
+from lic_train.runs.training_log import TAIL_BYTES
 from lic_train.training.callbacks import Checkpoints
 from lic_train.training.callbacks.hours import DeviceHours
 from lic_train.training.loggers import CsvLogger

@@ -42,7 +42,7 @@ def test_every_mistake_is_left_out_with_its_reason(tmp_path):
     write_mistakes(tmp_path)
     expected = {
         "cwam/cwam/lambda_0.1": "unfinished: step 300 of 300",
-        "gaacnn/gaacnn/lambda_0.2": "eval/kodak.json: no JSON",
+        "gaacnn/gaacnn/lambda_0.2": "eval/kodak.json: not valid JSON",
         "gaacnn/gaacnn/lambda_0.3": "mean.psnr: Input should be a finite number",
         "gaacnn/gaacnn/lambda_0.4": "format: Input should be 2",
         "gaacnn/gaacnn/lambda_0.5": ".hydra/config.yaml: the file is missing",
@@ -55,18 +55,18 @@ def test_every_mistake_is_left_out_with_its_reason(tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "reason"),
     [
-        (".hydra/config.yaml", "lambda: [1", "no YAML"),
+        (".hydra/config.yaml", "lambda: [1", "not valid YAML"),
         (".hydra/config.yaml", "- 1", "content: Input should be a valid dictionary"),
         (".hydra/config.yaml", "{lambda: -1, steps: 3, model: {}}", "lambda: Input should be greater than 0"),
-        (".hydra/config.yaml", "!!python/object/apply:os.system ['touch owned']", "no YAML"),
+        (".hydra/config.yaml", "!!python/object/apply:os.system ['touch owned']", "not valid YAML"),
         ("finished.json", "{}", "finished.json: step: Field required"),
-        ("finished.json", "[" * 100_000, "finished.json: no JSON"),
+        ("finished.json", "[" * 100_000, "finished.json: not valid JSON"),
         ("eval/kodak.json", "null", "eval/kodak.json: content: Input should be"),
         ("eval/kodak.json", json.dumps(result(0.1, 33) | {"rows": []}), "rows: List should have at least 1 item"),
         ("eval/kodak.json", json.dumps(result(0.1, 33) | {"set": "clic"}), "is of the set clic"),
         ("eval/kodak.json", json.dumps(result(0.1, 33, ("a", "a"))), "two rows of one name"),
         ("eval/kodak.json", json.dumps(result(0.1, 33, ("../../secret",))), "rows.0.name"),
-        ("eval/kodak.json", b"\xff\xfe\x00", "no JSON"),
+        ("eval/kodak.json", b"\xff\xfe\x00", "not valid JSON"),
     ],
 )
 def test_a_hostile_file_is_a_reason(tmp_path, file, content, reason):

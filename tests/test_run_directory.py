@@ -175,7 +175,7 @@ def test_fresh_on_nothing_moves_nothing(tmp_path: Path) -> None:
 
 
 def refusal(run: Path, fresh: bool = False) -> str:
-    with pytest.raises(ConfigError, match=r"(?s)expected.*got.*what to do") as caught:
+    with pytest.raises(ConfigError, match=r"(?s)expected: .*got: .*to do: ") as caught:
         begin(run, fresh=fresh)
     return str(caught.value)
 
