@@ -1,4 +1,4 @@
-"""What a report reads of an outputs/ tree, and what it leaves out."""
+"""Reading an outputs/ tree for a report: complete runs, and reasons for skipped ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def reasons(outputs: Path) -> dict[str, str]:
     return {item.what: item.reason for item in read_runs(outputs)[1]}
 
 
-def test_a_finished_run_is_read_whole(tmp_path):
+def test_finished_run_is_read_completely(tmp_path):
     path = write_run(tmp_path, "cwam", 0.0067, 33.0, name="wide", recipe="common", steps=40)
     (run,), left_out = read_runs(tmp_path)
     assert left_out == []
@@ -31,13 +31,13 @@ def test_a_finished_run_is_read_whole(tmp_path):
     assert run.environment()["torch"] == {"version": "2.15.0"}
 
 
-def test_a_single_run_is_a_tree_too(tmp_path):
+def test_run_directory_as_root(tmp_path):
     path = write_run(tmp_path, "cwam", 0.0067, 33.0)
     (run,), _ = read_runs(path)
     assert (run.model, run.where) == ("cwam", "lambda_0.0067")
 
 
-def test_every_mistake_is_left_out_with_its_reason(tmp_path):
+def test_invalid_runs_are_skipped_with_the_reason(tmp_path):
     write_models(tmp_path)
     write_mistakes(tmp_path)
     expected = {
@@ -69,13 +69,13 @@ def test_every_mistake_is_left_out_with_its_reason(tmp_path):
         ("eval/kodak.json", b"\xff\xfe\x00", "not valid JSON"),
     ],
 )
-def test_a_hostile_file_is_a_reason(tmp_path, file, content, reason):
+def test_hostile_file_is_skipped_with_the_reason(tmp_path, file, content, reason):
     put(write_run(tmp_path, "cwam", 0.1, 33) / file, content)
     assert reason in reasons(tmp_path)["cwam/cwam/lambda_0.1"]
     assert not (tmp_path / "owned").exists()
 
 
-def test_files_are_bounded_and_pipes_are_not_waited_for(tmp_path, monkeypatch):
+def test_large_files_and_pipes_are_not_read(tmp_path, monkeypatch):
     run = write_run(tmp_path, "cwam", 0.1, 33)
     monkeypatch.setattr(files, "MAX_BYTES", 2**20)
     put(run / "eval/kodak.json", " " * (2**20 + 1))
@@ -85,14 +85,14 @@ def test_files_are_bounded_and_pipes_are_not_waited_for(tmp_path, monkeypatch):
     assert "not a regular file" in reasons(tmp_path)["cwam/cwam/lambda_0.1"]
 
 
-def test_links_in_a_circle_end_and_runs_moved_aside_are_named(tmp_path):
+def test_cyclic_links_and_runs_moved_aside(tmp_path):
     run = write_run(tmp_path, "cwam", 0.1, 33)
     (tmp_path / "cwam" / "again").symlink_to(tmp_path, target_is_directory=True)
     run.rename(run.with_name("lambda_0.1.old-1"))
     assert reasons(tmp_path) == {"cwam/cwam/lambda_0.1.old-1": "moved aside by fresh=true"}
 
 
-def test_undecodable_and_hostile_names_become_safe(tmp_path):
+def test_undecodable_and_hostile_names_are_escaped(tmp_path):
     folder = os.fsdecode(b"lambda_0.1_\xff\x1b[31m")
     write_run(tmp_path, "cwam", 0.1, 33, name=HOSTILE, folder=folder)
     (run,), _ = read_runs(tmp_path)
@@ -103,32 +103,32 @@ def test_undecodable_and_hostile_names_become_safe(tmp_path):
     assert slug("../A b/Ü") == "a_b"
 
 
-def test_a_long_log_becomes_means_of_equal_parts(tmp_path):
+def test_long_log_is_reduced_to_means_of_equal_size(tmp_path):
     rows = [f"{step},{step * 2.0},nan" for step in range(1, 1001)]
-    path = put(tmp_path / "metrics.csv", "\n".join(["step,train/loss,train/bpp", *rows, "1001,"]))
+    path = put(tmp_path / "metrics.csv", "\n".join(["step,train/loss,train/bpp", *rows, "1001,,", "1002,"]))
     log = read_log(path, ["train/loss", "train/bpp", "train/psnr"], limit=100)
     steps, values = log["train/loss"]
     assert log.keys() == {"train/loss"}
-    assert len(steps) == 63  # 16 values in each: 1000 / 16, the last part is not full
+    assert len(steps) == 63  # 16 values per bucket: 1000 / 16, rounded up
     assert steps[:2] == [8.5, 24.5]
     assert values == [2 * step for step in steps]
-    assert last_step(path) == 1001
+    assert last_step(path) == 1001  # the last row is incomplete
 
 
-def test_a_short_log_stays_as_it_is():
+def test_short_log_is_unchanged():
     buckets = Buckets(limit=4)
     for value in (1.0, 4.0, 9.0):
         buckets.add(value, value**2)
     assert buckets.means() == ([1.0, 4.0, 9.0], [1.0, 16.0, 81.0])
 
 
-def test_no_log_and_a_binary_one_have_no_curve(tmp_path):
+def test_missing_and_binary_logs_have_no_curve(tmp_path):
     assert read_log(tmp_path / "metrics.csv", ["train/loss"]) == {}
     path = put(tmp_path / "metrics.csv", b"step,train/loss\n\x00\xff\n" + b"x" * 200_000)
     assert read_log(path, ["train/loss"]) == {}
 
 
-def test_a_yaml_bomb_costs_nothing(tmp_path):
+def test_yaml_alias_bomb_is_read_quickly(tmp_path):
     lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
     run = write_run(tmp_path, "cwam", 0.1, 33)
