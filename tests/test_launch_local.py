@@ -143,8 +143,10 @@ def test_invalid_launcher_values_raise(tmp_path):
     assert "cpus" in str(caught.value)
 
 
-def test_cluster_tasks_import_no_large_package():
-    code = "import sys, lic_train.launch.remote; print([m for m in ('torch', 'hydra', 'pydantic') if m in sys.modules])"
+@pytest.mark.parametrize("module", ["lic_train.launch.remote", "lic_train.system.screen"])
+def test_cluster_tasks_and_messages_import_no_large_package(module):
+    large = ("torch", "lightning", "hydra", "pydantic")
+    code = f"import sys, {module}; print([name for name in {large} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
