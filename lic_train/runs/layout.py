@@ -1,4 +1,7 @@
-"""Names of all files and folders in a run directory."""
+"""Names of the files and folders in a run directory.
+
+`lic_train.data` is a lower layer and cannot import this module; it defines data_manifest.json and data_report.json.
+"""
 
 from __future__ import annotations
 
