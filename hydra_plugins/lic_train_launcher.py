@@ -1,4 +1,4 @@
-"""How Hydra finds our launcher: it looks through all parts of the namespace package ``hydra_plugins``."""
+"""Registration of the launcher with Hydra, which scans all parts of the namespace package ``hydra_plugins``."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from omegaconf import DictConfig
 
 
 class LicTrainLauncher(Launcher):
-    """Hands the jobs of ``-m`` to `lic_train.launch.sweep`, which trains each in a process of its own."""
+    """Passes the jobs of ``-m`` to `lic_train.launch.sweep`, which trains each in a process of its own."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Called once, with the configuration of the command line as a whole; see `Launcher`."""
-        from lic_train.launch.sweep import Sweep  # here, because Hydra imports this file at every start
+        """Receive the configuration of the command line as a whole; Hydra calls it once. See `Launcher`."""
+        from lic_train.launch.sweep import Sweep  # imported here, because Hydra imports this file at every start
 
         self.sweep = Sweep(config)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Called with all jobs of a grid, or for every batch of trials of a search."""
+        """Train all jobs of a grid, or one batch of trials of a search. See `Launcher`."""
         return self.sweep.launch(job_overrides)
 
 

@@ -58,8 +58,3 @@ class BDError(LicError):
 
 class AnchorError(LicError):
     """A classical codec is not installed, failed, or wrote something unexpected."""
-
-
-def in_one_line(error: BaseException) -> str:
-    """Type and message of an error that another library raised, the message cut to 200 characters."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -1,9 +1,14 @@
-"""Stands in for train.py where only what is above a run is tested: the same arguments, files, signals and exit codes.
+"""Fake training process for tests of launchers: same arguments, files, signals and exit codes as lic_train.train.
 
-Seeds choose the behaviour: 0 trains; 1 fails; 2 waits for a signal, then saves and ends as train.py does; 3 waits until
-a second run of the sweep has begun; 4 is as 2 upon its first start, and trains upon its second; 5 fails with a batch of
-16, as a full GPU does. A run with an lr_scale has a validation loss, the lower the nearer that is to 1. What happened
-is appended to calls.txt beside the run directory, one line of JSON for each event.
+The seed selects the behaviour:
+    0: train.
+    1: fail.
+    2: wait for a signal, then save and exit as lic_train.train does.
+    3: wait until a second run of the sweep has started.
+    4: as 2 on the first start, as 0 on the second.
+    5: fail if the batch size is 16, like a run that exceeds the GPU memory.
+A run with an lr_scale has a validation loss, which is lower the closer lr_scale is to 1. Events are appended to
+calls.txt next to the run directory, one JSON object per line.
 """
 
 from __future__ import annotations
@@ -43,16 +48,16 @@ def main() -> int:
         signal.signal(number, stop)
     parent = given.get("init_from")
     finished = parent is None or (Path(parent) / "finished.json").exists()
-    note("begins", pid=os.getpid(), gpus=os.environ.get("CUDA_VISIBLE_DEVICES"), parent_finished=finished)
+    note("started", pid=os.getpid(), gpus=os.environ.get("CUDA_VISIBLE_DEVICES"), parent_finished=finished)
     (run / "metrics.csv").write_text("step,train/cpu_hours\n5,0.25\n")
     print(f"training {run}", flush=True)
     seed = int(given.get("seed", 0))
     if seed == 1 or (seed == 5 and given["batch_size"] == "16"):
-        print("error: as asked", file=sys.stderr, flush=True)
+        print("error: failed on request", file=sys.stderr, flush=True)
         return 2
     end = time.monotonic() + LIMIT_SECONDS
     waits = seed == 2 or (seed == 4 and not again)
-    while time.monotonic() < end and not received and (waits or (seed == 3 and len(begun(calls)) < 2)):
+    while time.monotonic() < end and not received and (waits or (seed == 3 and len(started_runs(calls)) < 2)):
         time.sleep(0.02)
     if received:
         note("saved", signal=signal.Signals(received[0]).name)
@@ -62,12 +67,12 @@ def main() -> int:
     (run / "finished.json").write_text(json.dumps({"step": 10, "results": results}))
     if "lr_scale" in given:
         write_loss(run / "checkpoints" / "best.safetensors", abs(math.log(float(given["lr_scale"]))))
-    note("ends")
+    note("ended")
     return 0
 
 
 def resolved(text: str, given: dict[str, str]) -> str:
-    """With the values of other overrides in it; Optuna's are escaped."""
+    """Return ``text`` with ${key} replaced by the value of that override; Optuna's overrides are escaped."""
     text = text.replace("\\", "")
     while match := re.search(r"\$\{([\w.]+)\}", text):
         text = text.replace(match[0], given[match[1]])
@@ -75,17 +80,17 @@ def resolved(text: str, given: dict[str, str]) -> str:
 
 
 def write_loss(path: Path, loss: float) -> None:
-    """A model without weights, in the format of `lic_train.files.checkpoint`."""
+    """Write a model without weights in the format of `lic_train.files.checkpoint`."""
     record = {"format": 1, "config": {}, "fingerprint": "00" * 8, "extra": {"val_loss": loss}}
     header = json.dumps({"__metadata__": {"lic_train": json.dumps(record)}}).encode()
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(len(header).to_bytes(8, "little") + header)
 
 
-def begun(calls: Path) -> set[str]:
-    """Names of the runs with seed 3 that have begun."""
+def started_runs(calls: Path) -> set[str]:
+    """Return the names of the runs with seed 3 that have started."""
     events = [json.loads(line) for line in calls.read_text().splitlines()]
-    return {event["run"] for event in events if event["what"] == "begins" and "seed=3" in event["overrides"]}
+    return {event["run"] for event in events if event["what"] == "started" and "seed=3" in event["overrides"]}
 
 
 if __name__ == "__main__":

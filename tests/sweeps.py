@@ -1,4 +1,4 @@
-"""Sweeps of fake runs, in this process: what the tests of plan, launchers and table share."""
+"""Sweeps of fake runs in this process, shared by the tests of plan, launchers and table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOCAL = {"_target_": "lic_train.launch.local.Local"}
 
 @contextmanager
 def once(condition: Callable[[], bool], action: Callable[[], None]) -> Iterator[None]:
-    """While the block runs, wait for the condition beside it, then act; if it never holds, do nothing."""
+    """Call ``action`` in another thread as soon as the condition holds; do nothing if the block ends before that."""
     over = threading.Event()
 
     def watch() -> None:
@@ -38,10 +38,10 @@ def once(condition: Callable[[], bool], action: Callable[[], None]) -> Iterator[
 
 
 class FakeSweep:
-    """The sweep ``typed`` under ``root``, trained by fake_train.py.
+    """A sweep under ``root`` whose runs are fake_train.py.
 
     Args:
-        root: holds the run directories lambda_<value> and the sweep's own.
+        root: folder for the run directories lambda_<value> and the sweep's own directory.
         launcher: conf/launcher as plain values.
     """
 
@@ -52,7 +52,7 @@ class FakeSweep:
         self.code: object = None
 
     def run(self, *jobs: str) -> dict[str, str]:
-        """Train; every job is written as on the command line. Returns the table: state by run."""
+        """Train jobs written as on the command line; return the state of each run in the table."""
         sweep = Sweep(self.config)
         try:
             sweep.launch([[*job.split(), f"output={self.root}/runs/lambda_${{lambda}}", "steps=10"] for job in jobs])
@@ -62,15 +62,15 @@ class FakeSweep:
         return {Path(row["directory"]).name: row["state"] for row in self.table()["runs"]}
 
     def table(self) -> dict[str, Any]:
-        """The JSON of the one sweep that was run."""
+        """Return the JSON of the only sweep that was run."""
         (path,) = (self.root / "sweeps").glob("*.json")
         return json.loads(path.read_text())
 
     def events(self) -> list[dict[str, Any]]:
-        """What the runs did, in order."""
+        """Return the events of all runs in order."""
         path = self.root / "runs" / "calls.txt"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
-    def told(self, what: str) -> list[str]:
-        """The runs of which that is told, in order."""
+    def runs_with(self, what: str) -> list[str]:
+        """Return the names of the runs with such an event, in order."""
         return [event["run"] for event in self.events() if event["what"] == what]

@@ -289,7 +289,7 @@ def test_missing_set_is_an_error(run, tmp_path, capsys):
     assert main([str(run / "checkpoints" / "best.safetensors"), "eval=heldout"]) == 2
     assert "evaluate on a folder of images instead" in capsys.readouterr().err
     assert main([str(tmp_path), "eval=heldout"]) == 2
-    assert "expected runs below" in capsys.readouterr().err
+    assert "There are no runs with checkpoints in" in capsys.readouterr().err
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "a.png").write_bytes(b"broken")
     assert main([str(run), "eval=folder", f"eval.root={tmp_path / 'set'}"]) == 2

@@ -1,4 +1,4 @@
-"""What launcher=slurm says where there is no Slurm; the tests of a real one are in tests/slurm."""
+"""Errors of launcher=slurm without Slurm; tests with a real Slurm are in tests/slurm."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lic_train.launch.sweep import make_engine
 from tests.conftest import ROOT
 
 
-def refusal(tmp_path: Path) -> str:
+def error_message(tmp_path: Path) -> str:
     engine = make_engine(OmegaConf.load(ROOT / "conf" / "launcher" / "slurm.yaml"))
     jobs = plan([["model=bmshj2018_factorized", f"output={tmp_path}/run"]]).jobs
     with StopRequest() as stop, pytest.raises(ConfigError) as caught:
@@ -25,22 +25,24 @@ def refusal(tmp_path: Path) -> str:
     return str(caught.value)
 
 
-def test_a_machine_without_slurm_is_told(tmp_path, monkeypatch):
+def test_missing_squeue_raises(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    told = refusal(tmp_path)
-    assert "squeue" in told
-    assert "login node" in told
+    message = error_message(tmp_path)
+    assert "squeue" in message
+    assert "login node" in message
 
 
-def test_a_slurm_that_does_not_answer_is_told(tmp_path, monkeypatch):
+def test_failing_squeue_raises_with_its_message(tmp_path, monkeypatch):
     squeue = tmp_path / "squeue"
     squeue.write_text("#!/bin/sh\necho no controller >&2\nexit 1\n")
     squeue.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert "got: no controller" in refusal(tmp_path)
+    assert "got: no controller" in error_message(tmp_path)
 
 
-def test_without_submitit_its_name_is_told(tmp_path, monkeypatch):
+def test_missing_submitit_raises_with_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     monkeypatch.setattr(slurm, "_queue", dict)
-    assert "pip install submitit" in refusal(tmp_path)
+    message = error_message(tmp_path)
+    assert "submitit, which is not installed" in message
+    assert "pip install 'lic-train[slurm]'" in message

@@ -1,4 +1,4 @@
-"""Reading of outputs/ trees: finished runs, and the reasons for all that is left out."""
+"""Reading an outputs/ tree for a report: complete runs, and reasons for skipped ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def reasons(outputs: Path) -> dict[str, str]:
     return {item.what: item.reason for item in read_runs(outputs)[1]}
 
 
-def test_finished_run(tmp_path):
+def test_finished_run_is_read_completely(tmp_path):
     path = write_run(tmp_path, "cwam", 0.0067, 33.0, name="wide", recipe="common", steps=40)
     (run,), left_out = read_runs(tmp_path)
     assert left_out == []
@@ -31,18 +31,18 @@ def test_finished_run(tmp_path):
     assert run.environment()["torch"] == {"version": "2.15.0"}
 
 
-def test_single_run_directory(tmp_path):
+def test_run_directory_as_root(tmp_path):
     path = write_run(tmp_path, "cwam", 0.0067, 33.0)
     (run,), _ = read_runs(path)
     assert (run.model, run.where) == ("cwam", "lambda_0.0067")
 
 
-def test_defects_are_left_out_with_reasons(tmp_path):
+def test_invalid_runs_are_skipped_with_the_reason(tmp_path):
     write_models(tmp_path)
     write_mistakes(tmp_path)
     expected = {
         "cwam/cwam/lambda_0.1": "unfinished: step 300 of 300",
-        "gaacnn/gaacnn/lambda_0.2": "eval/kodak.json: no JSON",
+        "gaacnn/gaacnn/lambda_0.2": "eval/kodak.json: not valid JSON",
         "gaacnn/gaacnn/lambda_0.3": "mean.psnr: Input should be a finite number",
         "gaacnn/gaacnn/lambda_0.4": "format: Input should be 2",
         "gaacnn/gaacnn/lambda_0.5": ".hydra/config.yaml: the file is missing",
@@ -55,21 +55,21 @@ def test_defects_are_left_out_with_reasons(tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "reason"),
     [
-        (".hydra/config.yaml", "lambda: [1", "no YAML"),
+        (".hydra/config.yaml", "lambda: [1", "not valid YAML"),
         (".hydra/config.yaml", "- 1", "content: Input should be a valid dictionary"),
         (".hydra/config.yaml", "{lambda: -1, steps: 3, model: {}}", "lambda: Input should be greater than 0"),
-        (".hydra/config.yaml", "!!python/object/apply:os.system ['touch owned']", "no YAML"),
+        (".hydra/config.yaml", "!!python/object/apply:os.system ['touch owned']", "not valid YAML"),
         ("finished.json", "{}", "finished.json: step: Field required"),
-        ("finished.json", "[" * 100_000, "finished.json: no JSON"),
+        ("finished.json", "[" * 100_000, "finished.json: not valid JSON"),
         ("eval/kodak.json", "null", "eval/kodak.json: content: Input should be"),
         ("eval/kodak.json", json.dumps(result(0.1, 33) | {"rows": []}), "rows: List should have at least 1 item"),
         ("eval/kodak.json", json.dumps(result(0.1, 33) | {"set": "clic"}), "is an evaluation on the set clic"),
         ("eval/kodak.json", json.dumps(result(0.1, 33, ("a", "a"))), "two rows have the same name"),
         ("eval/kodak.json", json.dumps(result(0.1, 33, ("../../secret",))), "rows.0.name"),
-        ("eval/kodak.json", b"\xff\xfe\x00", "no JSON"),
+        ("eval/kodak.json", b"\xff\xfe\x00", "not valid JSON"),
     ],
 )
-def test_hostile_file_is_left_out(tmp_path, file, content, reason):
+def test_hostile_file_is_skipped_with_the_reason(tmp_path, file, content, reason):
     put(write_run(tmp_path, "cwam", 0.1, 33) / file, content)
     assert reason in reasons(tmp_path)["cwam/cwam/lambda_0.1"]
     assert not (tmp_path / "owned").exists()
@@ -85,14 +85,14 @@ def test_large_files_and_pipes_are_not_read(tmp_path, monkeypatch):
     assert "not a regular file" in reasons(tmp_path)["cwam/cwam/lambda_0.1"]
 
 
-def test_circular_links_and_runs_moved_aside(tmp_path):
+def test_cyclic_links_and_runs_moved_aside(tmp_path):
     run = write_run(tmp_path, "cwam", 0.1, 33)
     (tmp_path / "cwam" / "again").symlink_to(tmp_path, target_is_directory=True)
     run.rename(run.with_name("lambda_0.1.old-1"))
     assert reasons(tmp_path) == {"cwam/cwam/lambda_0.1.old-1": "moved aside by fresh=true"}
 
 
-def test_undecodable_and_hostile_names_are_printable(tmp_path):
+def test_undecodable_and_hostile_names_are_escaped(tmp_path):
     folder = os.fsdecode(b"lambda_0.1_\xff\x1b[31m")
     write_run(tmp_path, "cwam", 0.1, 33, name=HOSTILE, folder=folder)
     (run,), _ = read_runs(tmp_path)
@@ -103,16 +103,16 @@ def test_undecodable_and_hostile_names_are_printable(tmp_path):
     assert slug("../A b/Ü") == "a_b"
 
 
-def test_long_log_is_averaged_in_equal_parts(tmp_path):
+def test_long_log_is_reduced_to_means_of_equal_size(tmp_path):
     rows = [f"{step},{step * 2.0},nan" for step in range(1, 1001)]
-    path = put(tmp_path / "metrics.csv", "\n".join(["step,train/loss,train/bpp", *rows, "1001,"]))
+    path = put(tmp_path / "metrics.csv", "\n".join(["step,train/loss,train/bpp", *rows, "1001,,", "1002,"]))
     log = read_log(path, ["train/loss", "train/bpp", "train/psnr"], limit=100)
     steps, values = log["train/loss"]
     assert log.keys() == {"train/loss"}
-    assert len(steps) == 63  # 1000 / 16 values, the last part is incomplete
+    assert len(steps) == 63  # 16 values per bucket: 1000 / 16, rounded up
     assert steps[:2] == [8.5, 24.5]
     assert values == [2 * step for step in steps]
-    assert last_step(path) == 1001
+    assert last_step(path) == 1001  # the last row is incomplete
 
 
 def test_short_log_is_unchanged():
@@ -122,13 +122,13 @@ def test_short_log_is_unchanged():
     assert buckets.means() == ([1.0, 4.0, 9.0], [1.0, 16.0, 81.0])
 
 
-def test_missing_and_binary_logs_are_empty(tmp_path):
+def test_missing_and_binary_logs_have_no_curve(tmp_path):
     assert read_log(tmp_path / "metrics.csv", ["train/loss"]) == {}
     path = put(tmp_path / "metrics.csv", b"step,train/loss\n\x00\xff\n" + b"x" * 200_000)
     assert read_log(path, ["train/loss"]) == {}
 
 
-def test_yaml_bomb_is_harmless(tmp_path):
+def test_yaml_alias_bomb_is_read_quickly(tmp_path):
     lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
     run = write_run(tmp_path, "cwam", 0.1, 33)

@@ -1,8 +1,10 @@
-"""One directory, one run: continued, finished, refused or moved aside."""
+"""Run directories: new, resumed, finished, refused and moved-aside runs, and the lock."""
 
 from __future__ import annotations
 
 import copy
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -43,7 +45,7 @@ def changed(key: str, value: Any) -> dict[str, Any]:
 
 
 def begin(run: Path, config: dict[str, Any] = CONFIG, fresh: bool = False) -> ResumeState:
-    """Claim and let go at once."""
+    """Claim the directory and release it."""
     with claim(run, config, fresh, ["model=cwam"]) as state:
         return state
 
@@ -54,10 +56,10 @@ def add_checkpoint(run: Path, step: int, name: str | None = None) -> Path:
     return path
 
 
-# --- new, continued, finished ----------------------------------------------------------------------------------------
+# --- new, resumed and finished runs -----------------------------------------------------------------------------------
 
 
-def test_a_new_run_records_its_configuration(tmp_path: Path) -> None:
+def test_new_run_writes_its_configuration(tmp_path: Path) -> None:
     run = tmp_path / "outputs" / "cwam" / "lambda_0.0067"
     state = begin(run)
     assert (state.status, state.checkpoint, state.step) == ("new", None, 0)
@@ -65,14 +67,14 @@ def test_a_new_run_records_its_configuration(tmp_path: Path) -> None:
     assert yaml.safe_load((run / ".hydra" / "overrides.yaml").read_text()) == ["model=cwam"]
 
 
-def test_the_record_depends_on_the_configuration_alone(tmp_path: Path) -> None:
+def test_written_configuration_is_independent_of_the_directory(tmp_path: Path) -> None:
     begin(tmp_path / "a")
     begin(tmp_path / "b")
     first, second = (tmp_path / name / ".hydra" / "config.yaml" for name in "ab")
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_the_same_configuration_continues_from_the_newest_whole_checkpoint(tmp_path: Path) -> None:
+def test_same_configuration_resumes_from_the_newest_intact_checkpoint(tmp_path: Path) -> None:
     begin(tmp_path)
     add_checkpoint(tmp_path, 1000)
     newest = add_checkpoint(tmp_path, 2000)
@@ -82,27 +84,27 @@ def test_the_same_configuration_continues_from_the_newest_whole_checkpoint(tmp_p
     assert begin(tmp_path).step == 1000
 
 
-def test_last_alone_is_enough(tmp_path: Path) -> None:
+def test_resume_from_last_checkpoint_alone(tmp_path: Path) -> None:
     begin(tmp_path)
     add_checkpoint(tmp_path, 123, "last.ckpt")
     assert begin(tmp_path).step == 123
 
 
-def test_a_finished_run_says_so(tmp_path: Path) -> None:
+def test_finished_run_returns_its_results(tmp_path: Path) -> None:
     begin(tmp_path).finish(5000, {"bpp_file": 0.5, "psnr": 32.25})
     state = begin(tmp_path)
     assert state.finished
     assert (state.step, state.results) == (5000, {"bpp_file": 0.5, "psnr": 32.25})
 
 
-def test_a_damaged_mark_counts_for_nothing(tmp_path: Path) -> None:
+def test_damaged_finished_file_is_ignored(tmp_path: Path) -> None:
     begin(tmp_path).finish(5000, {})
     (tmp_path / "finished.json").write_text("{")
     add_checkpoint(tmp_path, 5000)
     assert begin(tmp_path).status == "resume"
 
 
-# --- another configuration -------------------------------------------------------------------------------------------
+# --- other configurations ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -116,7 +118,7 @@ def test_a_damaged_mark_counts_for_nothing(tmp_path: Path) -> None:
         ("precision", "32", "precision: (absent) -> 32"),
     ],
 )
-def test_another_configuration_is_refused_with_the_difference(tmp_path: Path, key: str, value: Any, line: str) -> None:
+def test_other_configuration_raises_with_the_difference(tmp_path: Path, key: str, value: Any, line: str) -> None:
     begin(tmp_path)
     before = (tmp_path / ".hydra" / "config.yaml").read_bytes()
     with pytest.raises(ConfigError) as caught:
@@ -138,14 +140,14 @@ def test_another_configuration_is_refused_with_the_difference(tmp_path: Path, ke
         ("fresh", True),
     ],
 )
-def test_what_cannot_change_the_result_may_differ(tmp_path: Path, key: str, value: Any) -> None:
+def test_keys_without_effect_on_the_result_may_differ(tmp_path: Path, key: str, value: Any) -> None:
     begin(tmp_path)
     add_checkpoint(tmp_path, 7)
     assert begin(tmp_path, changed(key, value)).step == 7
     assert yaml.safe_load((tmp_path / ".hydra" / "config.yaml").read_text()) == changed(key, value)
 
 
-def test_similar_names_are_not_free() -> None:
+def test_keys_with_the_prefix_of_a_free_key_are_compared() -> None:
     found = differences({"trainer_x": 1, "compile": True}, {"trainer_x": 2, "compile": False})
     assert [str(line) for line in found] == ["trainer_x: 1 -> 2"]
 
@@ -166,63 +168,63 @@ def test_fresh_moves_the_old_run_aside_each_time(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.old-1", "run.old-2"]
 
 
-def test_fresh_on_nothing_moves_nothing(tmp_path: Path) -> None:
+def test_fresh_without_an_old_run(tmp_path: Path) -> None:
     begin(tmp_path / "run", fresh=True)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-# --- places that cannot be used --------------------------------------------------------------------------------------
+# --- unusable directories ---------------------------------------------------------------------------------------------
 
 
-def refusal(run: Path, fresh: bool = False) -> str:
-    with pytest.raises(ConfigError, match=r"(?s)expected.*got.*what to do") as caught:
+def error_message(run: Path, fresh: bool = False) -> str:
+    with pytest.raises(ConfigError, match=r"(?s)expected: .*got: .*to do: ") as caught:
         begin(run, fresh=fresh)
     return str(caught.value)
 
 
-def test_a_file_in_the_way(tmp_path: Path) -> None:
+def test_file_in_place_of_the_directory_raises(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert "File exists" in refusal(tmp_path / "file")
-    assert "Not a directory" in refusal(tmp_path / "file" / "run")
+    assert "File exists" in error_message(tmp_path / "file")
+    assert "Not a directory" in error_message(tmp_path / "file" / "run")
 
 
-def test_an_unwritable_place(tmp_path: Path) -> None:
-    if os.geteuid() == 0:  # root may write anywhere but where the kernel says no
-        refusal(Path("/proc/self/run"))
+def test_unwritable_directory_raises(tmp_path: Path) -> None:
+    if os.geteuid() == 0:  # root can write everywhere except in kernel file systems
+        error_message(Path("/proc/self/run"))
     else:
         (tmp_path / "closed").mkdir(mode=0o500)
-        assert "Permission denied" in refusal(tmp_path / "closed" / "run")
+        assert "Permission denied" in error_message(tmp_path / "closed" / "run")
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", "a: [", "\x00"])
-def test_an_unreadable_configuration(tmp_path: Path, text: str) -> None:
+def test_unreadable_configuration_raises(tmp_path: Path, text: str) -> None:
     begin(tmp_path)
     (tmp_path / ".hydra" / "config.yaml").write_text(text)
-    assert "config.yaml" in refusal(tmp_path)
+    assert "config.yaml" in error_message(tmp_path)
 
 
-def test_checkpoints_without_a_configuration_are_not_taken_over(tmp_path: Path) -> None:
+def test_checkpoints_without_configuration_raise(tmp_path: Path) -> None:
     add_checkpoint(tmp_path / "run", 5)
-    refusal(tmp_path / "run")
+    error_message(tmp_path / "run")
     assert begin(tmp_path / "run", fresh=True).status == "new"
 
 
-# --- two processes ---------------------------------------------------------------------------------------------------
+# --- the lock ---------------------------------------------------------------------------------------------------------
 
 
-def _hold(run: Path, told: Any) -> None:
+def _hold(run: Path, tell: Any) -> None:
     state = claim(run, CONFIG, False)
-    told.send(state.status)
+    tell.send(state.status)
     signal.pause()
 
 
 @pytest.fixture
 def other(tmp_path: Path) -> Any:
-    """Another process that trains in ``tmp_path / "run"``."""
-    hear, told = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(target=_hold, args=(tmp_path / "run", told))
+    """A process that holds the lock of ``tmp_path / "run"``."""
+    hear, tell = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=_hold, args=(tmp_path / "run", tell))
     process.start()
-    told.close()
+    tell.close()
     assert hear.recv() == "new"
     yield process
     process.kill()
@@ -230,61 +232,75 @@ def other(tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize("fresh", [False, True])
-def test_a_second_process_is_refused(tmp_path: Path, other: Any, fresh: bool) -> None:
-    text = refusal(tmp_path / "run", fresh)
+def test_second_process_raises_with_the_owner(tmp_path: Path, other: Any, fresh: bool) -> None:
+    text = error_message(tmp_path / "run", fresh)
     assert "in use" in text
     assert f"process {other.pid}" in text
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_the_lock_dies_with_its_process(tmp_path: Path, other: Any) -> None:
+def test_lock_is_released_when_its_process_is_killed(tmp_path: Path, other: Any) -> None:
     os.kill(other.pid, signal.SIGKILL)
     other.join()
     assert begin(tmp_path / "run").status == "new"
 
 
-def _hold_with_a_worker(run: Path, told: Any) -> None:
+def _hold_with_a_worker(run: Path, tell: Any) -> None:
     claim(run, CONFIG, False)
     if worker := os.fork():
         os.waitpid(worker, 0)
-    told.send(os.getpid())
+    tell.send(os.getpid())
     signal.pause()
 
 
-def test_a_worker_that_outlives_its_run_does_not_keep_the_lock(tmp_path: Path) -> None:
-    hear, told = multiprocessing.Pipe(duplex=False)
-    run = multiprocessing.get_context("fork").Process(target=_hold_with_a_worker, args=(tmp_path, told))
+def test_lock_is_not_kept_by_a_worker_that_outlives_its_run(tmp_path: Path) -> None:
+    hear, tell = multiprocessing.Pipe(duplex=False)
+    run = multiprocessing.get_context("fork").Process(target=_hold_with_a_worker, args=(tmp_path, tell))
     run.start()
-    told.close()
+    tell.close()
     worker = hear.recv()
     try:
-        refusal(tmp_path)  # the worker did not let go of what the run holds
+        error_message(tmp_path)  # the fork did not release the lock of the run
         run.kill()
         run.join()
-        os.kill(worker, 0)  # still there
+        os.kill(worker, 0)  # the worker is still running
         assert begin(tmp_path).status == "new"
     finally:
         os.kill(worker, signal.SIGKILL)
 
 
-def test_a_released_directory_is_free_for_others(tmp_path: Path) -> None:
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_file_system_without_locks_gives_a_warning(
+    tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with claim(tmp_path, CONFIG, False) as first:
+        assert (first.status, begin(tmp_path).status) == ("new", "new")  # no lock: the second claim succeeds
+    assert f"No lock on {tmp_path} ({os.strerror(code)})" in capsys.readouterr().out
+    assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
+
+
+def test_released_directory_can_be_claimed_again(tmp_path: Path) -> None:
     state = claim(tmp_path, CONFIG, False)
-    refusal(tmp_path)
+    error_message(tmp_path)
     state.release()
     state.release()
     assert begin(tmp_path).status == "new"
 
 
-def test_what_the_first_process_tells_the_others(tmp_path: Path) -> None:
+def test_state_sent_to_the_other_processes(tmp_path: Path) -> None:
     with claim(tmp_path, CONFIG, False) as state:
-        told = ResumeState.from_plain(json.loads(json.dumps(state.plain())))
-        assert (told.run_dir, told.status, told.checkpoint, told.lock) == (tmp_path, "new", None, None)
+        received = ResumeState.from_plain(json.loads(json.dumps(state.plain())))
+        assert (received.run_dir, received.status, received.checkpoint, received.lock) == (tmp_path, "new", None, None)
     path = add_checkpoint(tmp_path, 40)
-    told = ResumeState.from_plain(json.loads(json.dumps(begin(tmp_path).plain())))
-    assert (told.status, told.checkpoint, told.step) == ("resume", path, 40)
+    received = ResumeState.from_plain(json.loads(json.dumps(begin(tmp_path).plain())))
+    assert (received.status, received.checkpoint, received.step) == ("resume", path, 40)
 
 
-def test_what_a_killed_process_left_half_written_is_swept_away(tmp_path: Path) -> None:
+def test_temporary_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     begin(tmp_path)
     left = [tmp_path / ".metrics.csv.7.tmp", tmp_path / "checkpoints" / ".step_00000009.ckpt.7.tmp"]
     for path in left:
@@ -294,7 +310,7 @@ def test_what_a_killed_process_left_half_written_is_swept_away(tmp_path: Path) -
     assert not any(path.exists() for path in left)
 
 
-def test_checkpoints_are_real_ones(tmp_path: Path) -> None:
+def test_file_without_training_state_is_not_a_checkpoint(tmp_path: Path) -> None:
     begin(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     torch.save({"global_step": 5}, tmp_path / "checkpoints" / "step_00000005.ckpt")

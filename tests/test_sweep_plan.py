@@ -1,4 +1,4 @@
-"""Which runs a sweep has: each paper's own list, each run in its own directory, and all checked before the first."""
+"""Planning of sweeps: the papers' tables, one directory per run, and errors before the first run is started."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lic_train.models.base import build
 from lic_train.runs.claim import claim
 from tests.test_config import options
 
-FULL = ["data=folder", "data.root=somewhere"]  # the recipes' own steps, which data=demo shortens
+FULL = ["data=folder", "data.root=somewhere"]  # full length of the recipes, which data=demo shortens
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def _no_earlier_runs(tmp_path, monkeypatch):
 
 
 def jobs_of(*typed: str) -> list[Job]:
-    """The runs of jobs as Hydra hands them over, each written as on the command line."""
+    """Return the runs of jobs that are written as on the command line."""
     return plan([job.split() for job in typed]).jobs
 
 
@@ -34,7 +34,7 @@ def lambdas(jobs: Sequence[Job]) -> list[float]:
     return [job.config.lmbda for job in jobs]
 
 
-def refusal(*typed: str) -> str:
+def error_message(*typed: str) -> str:
     with pytest.raises(ConfigError) as caught:
         jobs_of(*typed)
     return str(caught.value)
@@ -43,7 +43,7 @@ def refusal(*typed: str) -> str:
 # --- grids and ladders -----------------------------------------------------------------------------------------------
 
 
-def test_every_model_gets_its_own_ladder():
+def test_each_model_has_its_own_lambdas():
     planned = plan([["model=cwam", "sweep=rd_curve"], ["model=iblic", "sweep=rd_curve"]])
     assert planned.name == "rd_curve-cwam-iblic"
     assert lambdas(planned.jobs[:6]) == [0.0045, 0.00975, 0.0175, 0.0483, 0.09, 0.14]
@@ -53,11 +53,11 @@ def test_every_model_gets_its_own_ladder():
     assert {job.config.group for job in planned.jobs} == {"rd_curve-cwam-iblic"}
 
 
-def test_the_ladder_is_that_of_the_distortion():
+def test_lambdas_depend_on_the_distortion():
     assert lambdas(jobs_of("model=cwam sweep=rd_curve distortion=ms_ssim crop=192")) == [8.73, 16.64, 31.73, 60.5]
 
 
-def test_a_job_is_the_command_of_the_single_run():
+def test_overrides_of_job_are_those_of_the_single_run():
     (job,) = jobs_of("model=cwam lambda=0.0067 launcher=slurm launcher.hours=3 group=mine")
     assert job.overrides == ["model=cwam", "lambda=0.0067", "group=mine"]
     assert prepare(job.overrides) == job.overrides
@@ -65,78 +65,79 @@ def test_a_job_is_the_command_of_the_single_run():
     assert job.directory == Path("outputs/cwam/cwam/lambda_0.0067")
 
 
-def test_one_lambda_has_one_directory_however_it_is_written():
+def test_run_directory_is_independent_of_the_notation_of_lambda():
     directories = {jobs_of(f"model=cwam lambda={text}")[0].directory for text in ("220", "220.0", "220.00", "2.2e2")}
     assert directories == {Path("outputs/cwam/cwam/lambda_220")}
 
 
-def test_the_learning_rate_can_be_scaled():
+def test_learning_rate_scale():
     config = jobs_of("model=cwam lr_scale=0.5")[0].config
     assert [stage.lr for stage in config.make_recipe().stages] == [5e-5, 5e-6, 5e-7]
 
 
-def test_a_trial_of_a_search_is_named_by_its_values_in_short():
+def test_name_of_search_trial_contains_rounded_values():
     (job,) = jobs_of("model=cwam sweep=search lr_scale=6.074996073425697 batch_size=4 recipe.optimizer.clip_norm=0.1")
     assert job.directory.name == "lambda_0.0067_lr_6.075_batch_4_clip_0.1"
 
 
-# --- refused before anything starts ----------------------------------------------------------------------------------
+# --- errors before the first run is started --------------------------------------------------------------------------
 
 
-def test_runs_that_would_share_a_directory_are_refused_with_a_way_out_that_works():
-    told = refusal("model=cwam lr_scale=1", "model=cwam lr_scale=2")
-    assert "outputs/cwam/cwam/lambda_0.0067" in told
-    assert "lr_scale=1" in told
-    assert "lr_scale=2" in told
-    assert "'name=lr_scale_${lr_scale}'" in told
+def test_shared_directory_raises_with_a_working_suggestion():
+    message = error_message("model=cwam lr_scale=1", "model=cwam lr_scale=2")
+    assert "outputs/cwam/cwam/lambda_0.0067" in message
+    assert "lr_scale=1" in message
+    assert "lr_scale=2" in message
+    assert "'name=lr_scale_${lr_scale}'" in message
     named = jobs_of(*(f"model=cwam lr_scale={scale} name=lr_scale_${{lr_scale}}" for scale in (1, 2)))
     assert [job.directory.name for job in named] == ["lambda_0.0067_lr_scale_1", "lambda_0.0067_lr_scale_2"]
-    assert "leave one of the two out" in refusal("model=cwam lambda=0.013", "model=cwam lambda=0.0130")
+    assert "omit one of the two" in error_message("model=cwam lambda=0.013", "model=cwam lambda=0.0130")
 
 
-def test_everything_wrong_is_told_with_its_overrides_and_nothing_is_started(tmp_path, monkeypatch):
+def test_all_invalid_runs_are_listed_and_none_is_started(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    told = refusal("model=cwam lambda=0.0067", "model=cwam lambda=-1", "model=iblic crop=100", "model=cwam model.x=1")
-    assert "3 of the sweep's runs cannot be started; none was" in told
+    invalid = ("model=cwam lambda=-1", "model=iblic crop=100", "model=cwam model.x=1")
+    message = error_message("model=cwam lambda=0.0067", *invalid)
+    assert "3 runs of the sweep cannot be started" in message
     for part in ("cwam lambda=-1", "above 0, got -1", "iblic crop=100", "64 or 128", "cwam model.x=1", "'model.x'"):
-        assert part in told
-    assert "lambda=0.0067 " not in told
+        assert part in message
+    assert "lambda=0.0067 " not in message
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_directory_with_another_configuration_is_refused_unless_fresh(tmp_path, monkeypatch):
+def test_directory_with_another_configuration_raises_unless_fresh(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (job,) = jobs_of("model=cwam lambda=0.0067 seed=5")
     claim(job.directory, job.config.plain(), False).release()
-    told = refusal("model=cwam lambda=0.0067", "model=cwam lambda=0.0130")
-    assert "1 of the sweep's runs" in told
-    assert "seed: 5 -> 0" in told
+    message = error_message("model=cwam lambda=0.0067", "model=cwam lambda=0.0130")
+    assert "1 run of the sweep" in message
+    assert "seed: 5 -> 0" in message
     fresh = jobs_of("model=cwam lambda=0.0067 fresh=true", "model=cwam lambda=0.0130")
     assert [job.fresh for job in fresh] == [True, False]
     assert not any("fresh" in text for job in fresh for text in job.overrides)
 
 
-def test_what_a_sweep_sets_is_not_typed_beside_it():
-    told = refusal("model=cwam sweep=rd_curve lambda=0.1")
-    assert "lambda=0.1" in told
-    assert "'sweep.grid.lambda=[...]'" in told
+def test_override_of_a_key_of_the_sweep_raises():
+    message = error_message("model=cwam sweep=rd_curve lambda=0.1")
+    assert "lambda=0.1" in message
+    assert "'sweep.grid.lambda=[...]'" in message
     assert lambdas(jobs_of("model=cwam sweep=rd_curve sweep.grid.lambda=[0.1,0.2]")) == [0.1, 0.2]
-    assert "name=mine" in refusal("sweep=gcab_components name=mine")
+    assert "name=mine" in error_message("sweep=gcab_components name=mine")
 
 
-def test_sweep_and_launcher_need_m():
+def test_sweep_and_launcher_require_multirun():
     for argument in ("sweep=rd_curve", "launcher=slurm", "launcher.hours=3"):
         with pytest.raises(ConfigError, match=r"train.py -m model=cwam "):
             prepare(["model=cwam", argument])
         assert prepare(["-m", "model=cwam", *(["launcher=slurm"] if "." in argument else []), argument])
 
 
-def test_a_key_of_one_of_the_models_alone_is_refused_naming_the_other():
+def test_key_missing_in_one_swept_model_raises_with_its_name():
     with pytest.raises(ConfigError, match=r"'model.patch' under model=cwam"):
         prepare(["-m", "model=iblic,cwam", "model.patch=2"])
 
 
-def test_a_key_that_the_default_model_lacks_can_be_given_to_swept_models():
+def test_key_missing_in_default_model_is_valid_for_swept_models():
     given = ["-m", "model=iblic,iblic_tiny", "model.patch=4", "lambda=0.0067", "launcher=ray", "launcher.cpus=2"]
     assert prepare(given) == [*given[:2], "model.patch=choice(4)", *given[3:]]
     assert prepare(["-m", "model=iblic", "model.patch=4"]) == ["-m", "model=iblic", "model.patch=4"]
@@ -145,12 +146,12 @@ def test_a_key_that_the_default_model_lacks_can_be_given_to_swept_models():
 # --- warm start ------------------------------------------------------------------------------------------------------
 
 
-def test_the_cost_of_gcabs_chain_is_the_papers():
+def test_warm_start_cost_of_gcab_matches_the_paper():
     jobs = jobs_of(f"model=gcab_gmm sweep=warm_start {' '.join(FULL)}")
     cost = warm_start_cost(jobs)
     assert cost is not None
     assert (cost.steps, cost.independent_steps) == (2_500_000 + 7 * 500_000, 8 * 2_500_000)
-    assert cost.told("GPU-h") == "6,000,000 steps instead of 20,000,000 (0.30)"
+    assert cost.describe("GPU-h") == "6,000,000 steps instead of 20,000,000 (0.30)"
 
 
 def test_children_start_from_the_highest_rate_with_the_finetuning_recipe():
@@ -166,19 +167,19 @@ def test_children_start_from_the_highest_rate_with_the_finetuning_recipe():
         assert [stage.lr for stage in child.config.make_recipe().stages] == [1e-5]
 
 
-def test_the_parent_and_the_shorter_training_can_be_chosen():
+def test_parent_and_overrides_of_children_are_configurable():
     overrides = 'sweep.warm_start.parent=0.0175 sweep.warm_start.overrides=["steps=300000"]'
     parent, *children = jobs_of(f"model=cwam sweep=warm_start {overrides} {' '.join(FULL)}")
     assert (parent.config.lmbda, parent.config.steps) == (0.0175, 1_500_000)
     assert {child.config.steps for child in children} == {300_000}
     assert lambdas(children) == [0.0045, 0.00975, 0.0483, 0.09, 0.14]
-    assert "warm_start.parent" in refusal("model=gcab_gmm sweep=warm_start sweep.warm_start.parent=0.5")
+    assert "warm_start.parent" in error_message("model=gcab_gmm sweep=warm_start sweep.warm_start.parent=0.5")
 
 
-def test_a_recipe_without_finetuning_is_told():
-    told = refusal("model=cwam sweep=warm_start")
-    assert "conf/recipe/cwam_finetune.yaml" in told
-    assert "sweep.warm_start.overrides" in told
+def test_missing_finetuning_recipe_raises():
+    message = error_message("model=cwam sweep=warm_start")
+    assert "conf/recipe/cwam_finetune.yaml" in message
+    assert "sweep.warm_start.overrides" in message
 
 
 # --- the papers' tables ----------------------------------------------------------------------------------------------
@@ -187,7 +188,7 @@ OFF = {"fexm": False, "frm": False, "crm": False, "fenm": False, "qecm": "off"}
 ON = {"fexm": True, "frm": True, "crm": True, "fenm": True, "qecm": "learned"}
 TABLE_V = [0.0035, 0.0067, 0.0130, 0.0483]
 
-# Sweep: lambdas, and for each row its name, what is switched in the model, and its parameters by the specification.
+# Sweep: lambdas, and for each row its name, the changed model arguments, and the parameter count of the specification.
 TABLES: dict[str, tuple[list[float], list[tuple[str, dict[str, object], int]]]] = {
     "iblic_ablation": (
         TABLE_V,
@@ -230,15 +231,15 @@ TABLES: dict[str, tuple[list[float], list[tuple[str, dict[str, object], int]]]] 
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_papers_sweep_is_the_papers_table_and_builds_its_networks(name):
+def test_sweep_of_a_paper_matches_its_table_and_builds_its_networks(name):
     lmbdas, rows = TABLES[name]
     jobs = jobs_of(f"sweep={name} {' '.join(FULL)}")
     assert len(jobs) == len(rows) * len(lmbdas)
     for place, job in enumerate(jobs):
-        label, switched, _ = rows[place // len(lmbdas)]
+        label, changed, _ = rows[place // len(lmbdas)]
         assert job.config.lmbda == lmbdas[place % len(lmbdas)]
         assert job.directory.name == f"lambda_{job.config.lmbda:g}_{label}"
-        assert {key: job.config.model[key] for key in switched} == switched
+        assert {key: job.config.model[key] for key in changed} == changed
 
     with torch.device("meta" if name.startswith("iblic") else "cpu"):
         networks = [build(job.config.model) for job in jobs[:: len(lmbdas)]]
@@ -246,17 +247,17 @@ def test_a_papers_sweep_is_the_papers_table_and_builds_its_networks(name):
     assert counted == [parameters for _, _, parameters in rows]
 
 
-def test_the_row_without_the_enhancement_loss_is_without_it_alone():
+def test_row_without_enhancement_loss_differs_in_the_loss_only():
     without, with_loss = jobs_of(f"sweep=iblic_ablation sweep.grid.lambda=[0.0035] {' '.join(FULL)}")[2:4]
     assert without.config.make_recipe().extra_weights(0) == {"feature_enhancement": 0}
     assert with_loss.config.make_recipe().extra_weights(0) == {"feature_enhancement": 1}
     assert without.config.model == with_loss.config.model
 
 
-def test_a_tables_model_can_be_replaced_by_its_relative():
+def test_model_of_a_papers_sweep_can_be_replaced():
     jobs = jobs_of("sweep=iblic_ablation model=iblic_tiny sweep.grid.lambda=[0.0035]")
     assert {job.config.model["size"] for job in jobs} == {"tiny"}
 
 
-def test_every_shipped_sweep_has_a_test():
+def test_every_shipped_sweep_is_tested():
     assert set(options("sweep")) == {*TABLES, "rd_curve", "warm_start", "search"}

@@ -18,9 +18,10 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lic_train.errors import CheckpointError, ConfigError, in_one_line
+from lic_train.errors import CheckpointError, ConfigError
 from lic_train.models.base import Codec, build
 from lic_train.system import atomic
+from lic_train.system.screen import reason
 
 FORMAT = 1
 _KEY = "lic_train"
@@ -147,7 +148,7 @@ def load_checkpoint(path: Path) -> tuple[Codec, Metadata]:
         tensors = {plain[6:]: weights[name].clone() for name, plain in names.items() if plain.startswith("model.")}
     # torch.load raises many types on a file that is cut short or foreign.
     except Exception as error:
-        raise CheckpointError(f"cannot read {path}: {in_one_line(error)}. {_ADVICE}") from error
+        raise CheckpointError(f"cannot read {path}: {reason(error)}. {_ADVICE}") from error
     model = _build(config, tensors, path)
     extra = {"step": step, "run_config": content.get("run_config", {})}
     return model, Metadata(path, config, extra, fingerprint(model, config))

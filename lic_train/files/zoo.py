@@ -20,10 +20,10 @@ from rich.text import Text
 from torch import Tensor
 
 from lic_train.config.compose import Section, read_section
-from lic_train.errors import CheckpointError, ConfigError, in_one_line
+from lic_train.errors import CheckpointError, ConfigError
 from lic_train.files.checkpoint import fill, save_model
 from lic_train.models.base import Codec, build
-from lic_train.system.screen import errors_without_traceback
+from lic_train.system.screen import errors_without_traceback, reason
 
 # Tables that are built anew from the other tensors, and constants.
 _MADE_HERE = re.compile(
@@ -59,7 +59,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # strange bytes can raise anything inside an unpickler
-        raise _foreign(path, in_one_line(error)) from error
+        raise _foreign(path, reason(error)) from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not (isinstance(content, Mapping) and content and all(isinstance(t, Tensor) for t in content.values())):

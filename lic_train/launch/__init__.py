@@ -1,1 +1,1 @@
-"""Everything above one run: the runs of a sweep, where they are trained, and what became of them."""
+"""Sweeps: planning the runs, training them through a launcher, and the final table."""

@@ -1,4 +1,4 @@
-"""One run after another on this machine."""
+"""Launcher for this machine: one run after another."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lic_train.system.relaunch import train_command
 
 
 class Local(Engine):
-    """Every run has the terminal to itself."""
+    """Trains the runs in order; each prints to the terminal."""
 
     def run(self, jobs: Sequence[Job], directory: Path, stop: StopRequest) -> Iterator[tuple[Job, Outcome]]:
         """See `Engine`."""
@@ -29,7 +29,7 @@ class Local(Engine):
                 yield job, "waiting"
                 continue
             before, started = read_state(job.directory).step, time.monotonic()
-            left = sum(_missing(other) for other in jobs[number:]) * seconds / steps if steps else None
+            left = sum(_steps_left(other) for other in jobs[number:]) * seconds / steps if steps else None
             _announce(f"run {number + 1} of {len(jobs)}: {job.directory}", left)
             child = Child(train_command(job.overrides))
             with stop.passed_to(child):
@@ -39,12 +39,12 @@ class Local(Engine):
             yield job, outcome(job, code, stop)
 
 
-def _missing(job: Job) -> int:
+def _steps_left(job: Job) -> int:
     return job.config.steps - read_state(job.directory).step
 
 
-def _announce(what: str, seconds: float | None) -> None:
-    """A rule across the terminal, with the time that the rest of the sweep takes where that is known."""
-    get_console().rule(f"[bold]{what}", align="left")
+def _announce(title: str, seconds: float | None) -> None:
+    """Print a horizontal rule with the title, and the estimated time left for the sweep if it is known."""
+    get_console().rule(f"[bold]{title}", align="left")
     if seconds is not None:
         get_console().print(f"about {clock_face(seconds)} left for the sweep", style="dim")

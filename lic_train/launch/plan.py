@@ -1,4 +1,4 @@
-"""Which runs a sweep has: every one composed and checked, and in its own directory, before the first is started."""
+"""The runs of a sweep. All are composed and checked, each with its own directory, before the first is started."""
 
 from __future__ import annotations
 
@@ -24,19 +24,20 @@ Made = TypeVar("Made")
 
 
 class WarmStart(Section):
-    """One lambda is trained in full; all others start from its weights, under further overrides."""
+    """One lambda is trained in full; all others start from its weights, with additional overrides."""
 
     parent: PositiveFloat
     overrides: list[str]
 
 
 class SweepSection(Section):
-    """conf/sweep: what a sweep adds to each of the typed jobs.
+    """The runs that conf/sweep creates from each job on the command line.
 
     Attributes:
-        overrides: of every run.
-        rows: one list of overrides for each row of a table.
+        overrides: overrides of every run.
+        rows: one list of overrides for each row of a paper's table.
         grid: values by key; every row is run with every combination.
+        warm_start: runs that start from the weights of another one.
     """
 
     overrides: list[str] = Field(default_factory=list)
@@ -54,7 +55,7 @@ class SweepSection(Section):
         return self
 
     def points(self) -> Iterator[list[list[str]]]:
-        """For each row of the table, the overrides of each of its runs."""
+        """Yield, for each row of the table, the overrides of each of its runs."""
         values = itertools.product(*self.grid.values())
         grid = [[f"{key}={value}" for key, value in zip(self.grid, point, strict=True)] for point in values]
         return ([[*self.overrides, *row, *point] for point in grid] for row in self.rows)
@@ -65,9 +66,10 @@ class Job:
     """One run of a sweep.
 
     Attributes:
-        overrides: what is typed after ``python train.py`` to get this run and no other.
-        parent: the run that this one starts from, and waits for.
-        fresh: an earlier run in the directory is moved aside first.
+        overrides: the arguments of ``lic train`` that start exactly this run.
+        config: its validated configuration.
+        parent: the run that this one starts from and waits for.
+        fresh: whether an earlier run in the directory is moved aside first.
     """
 
     overrides: list[str]
@@ -77,13 +79,13 @@ class Job:
 
     @property
     def directory(self) -> Path:
-        """The run directory."""
+        """Path of the run directory."""
         return Path(self.config.output)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of a sweep, every parent before its children; ``name`` is also W&B's group."""
+    """The runs of a sweep, every parent before its children; ``name`` is also the W&B group."""
 
     name: str
     jobs: list[Job]
@@ -92,23 +94,30 @@ class Plan:
 def plan(typed: Sequence[Sequence[str]]) -> Plan:
     """Expand the jobs of the command line by their sweep section.
 
+    Args:
+        typed: the overrides of each job.
+
     Raises:
-        ConfigError: naming all runs whose configuration is wrong, whose directory is that of another run of this sweep,
-            or holds a run with another configuration.
+        ConfigError: lists all runs whose configuration is invalid, whose directory is also that of another run of this
+            sweep, or whose directory contains a run with another configuration.
     """
     problems: list[str] = []
     bases = [base for overrides in typed for base in _collecting(problems, overrides, _base, overrides)]
     name = next((base.group for base in bases if base.group), _name(bases))
     jobs = [job for base in bases for points in base.sweep.points() for job in _jobs(base, points, name, problems)]
     if problems:
-        raise ConfigError(f"{len(problems)} of the sweep's runs cannot be started; none was.\n" + "\n".join(problems))
+        raise ConfigError(
+            f"{counted(len(problems))} of the sweep cannot be started.",
+            got="\n".join(problems),
+            to_do="correct the overrides; no run was started",
+        )
     _refuse_shared_directories(jobs)
     return Plan(name, jobs)
 
 
 @dataclass(frozen=True)
 class _Base:
-    """One job as it was typed, with what its sweep section makes of it."""
+    """One job of the command line, with its sweep section."""
 
     overrides: list[str]
     sweep: SweepSection
@@ -127,16 +136,17 @@ def _base(typed: Sequence[str]) -> _Base:
     fixed = {key_of(text) for some in (sweep.overrides, *sweep.rows) for text in some} | sweep.grid.keys()
     if clash := [text for text in own if key_of(text) in fixed]:
         key = key_of(clash[0])
-        others = f", or give the sweep other values: 'sweep.grid.{key}=[...]'" if key in sweep.grid else ""
+        other_values = f", or set other values with 'sweep.grid.{key}=[...]'" if key in sweep.grid else ""
         raise ConfigError(
-            f"{clash[0]}: expected a key that sweep={choices['sweep']} leaves open, got one that it sets\n"
-            f"what to do: leave it out{others}"
+            f"{clash[0]} conflicts with sweep={choices['sweep']}.",
+            expected="a key that the sweep does not set",
+            to_do=f"omit {key}{other_values}",
         )
     return _Base(own, sweep, choices, cfg.group, bool(cfg.fresh))
 
 
 def _name(bases: Sequence[_Base]) -> str:
-    """For example ``rd_curve-cwam-iblic``."""
+    """Return the name of the sweep, for example ``rd_curve-cwam-iblic``."""
     parts = [base.choices.get("sweep") for base in bases[:1]]
     for base in bases:
         model, recipe = base.choices["model"], base.choices["recipe"]
@@ -145,7 +155,7 @@ def _name(bases: Sequence[_Base]) -> str:
 
 
 def _jobs(base: _Base, points: list[list[str]], name: str, problems: list[str]) -> Iterator[Job]:
-    """The runs of one row, the parent of a warm start first; what is wrong with them is added to ``problems``."""
+    """Yield the runs of one row, the parent of a warm start first; errors are appended to ``problems``."""
 
     def attempt(more: list[str], parent: Job | None = None) -> list[Job]:
         overrides = merged(base.overrides, [*more, f"group={name}"])
@@ -163,13 +173,14 @@ def _jobs(base: _Base, points: list[list[str]], name: str, problems: list[str]) 
 
 
 def _split(points: list[list[str]], warm_start: WarmStart) -> tuple[list[str], list[list[str]]]:
-    """The point of the parent's lambda, and the others."""
+    """Return the point with the parent's lambda, and the other points."""
     recipe = next((text.partition("=")[2] for text in warm_start.overrides if key_of(text) == "recipe"), None)
     if recipe is not None and not (CONF_DIR / "recipe" / f"{recipe}.yaml").exists():
         raise ConfigError(
-            f"sweep=warm_start: expected a recipe {recipe} for the runs that start from the first, there is none\n"
-            f"what to do: write conf/recipe/{recipe}.yaml, or say how they are trained, for example by\n"
-            "'sweep.warm_start.overrides=[\"steps=300000\"]'"
+            f"sweep=warm_start: there is no recipe {recipe}.",
+            expected=f"conf/recipe/{recipe}.yaml, the recipe of the runs that start from the first one",
+            to_do="add that file, or set the overrides of these runs, for example "
+            "'sweep.warm_start.overrides=[\"steps=300000\"]'",
         )
     lambdas = [next(float(text.partition("=")[2]) for text in point if key_of(text) == "lambda") for point in points]
     place = lambdas.index(warm_start.parent)
@@ -177,12 +188,12 @@ def _split(points: list[list[str]], warm_start: WarmStart) -> tuple[list[str], l
 
 
 def counted(number: int) -> str:
-    """``1 run``, ``2 runs``."""
+    """Return ``1 run``, ``2 runs`` and so on."""
     return f"{number} run{'s' if number != 1 else ''}"
 
 
 def merged(overrides: Sequence[str], more: Sequence[str]) -> list[str]:
-    """``overrides`` followed by ``more``, which wins where both have a key."""
+    """Return ``overrides`` followed by ``more``; for a key in both, the value in ``more`` is used."""
     keys = {key_of(text) for text in more}
     return [*(text for text in overrides if key_of(text) not in keys), *more]
 
@@ -197,16 +208,16 @@ def _job(overrides: list[str], parent: Job | None, fresh: bool) -> Job:
 def _collecting(
     problems: list[str], overrides: Sequence[str], make: Callable[..., Made], *arguments: object
 ) -> list[Made]:
-    """What ``make`` gives, or nothing and another problem."""
+    """Return ``[make(*arguments)]``, or an empty list after appending the error to ``problems``."""
     try:
         return [make(*arguments)]
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
-        problems.append(f"{' '.join(overrides)}\n  {_told(error)}")
+        problems.append(f"{' '.join(overrides)}\n  {_message(error)}")
         return []
 
 
-def _told(error: Exception) -> str:
-    """The message, with the cause that Hydra keeps apart, indented."""
+def _message(error: Exception) -> str:
+    """Return the indented message, with the cause of an error of Hydra, whose own message omits it."""
     cause = f"\n{error.__cause__}" if isinstance(error, HydraException) and error.__cause__ else ""
     return f"{error}{cause}".strip().replace("\n", "\n  ")
 
@@ -218,14 +229,15 @@ def _refuse_shared_directories(jobs: Sequence[Job]) -> None:
     shared = [group for group in by_directory.values() if len(group) > 1]
     if not shared:
         return
-    lines = [
-        f"{group[0].directory}\n" + "\n".join(f"    {' '.join(job.overrides)}" for job in group) for group in shared
-    ]
+    lines = []
+    for group in shared:
+        lines += [str(group[0].directory), *(f"  {' '.join(job.overrides)}" for job in group)]
     first, second = shared[0][:2]
     key = next((key_of(text) for text in first.overrides if text not in second.overrides), "")
-    advice = f"give each its own name, for example 'name={key.replace('.', '_')}_${{{key}}}'"
+    naming = f"give each run its own name, for example 'name={key.replace('.', '_')}_${{{key}}}'"
     raise ConfigError(
-        "Runs of this sweep would share a directory.\nexpected: one run to a directory\ngot:\n  "
-        + "\n  ".join(lines)
-        + f"\nwhat to do: {'leave one of the two out' if first.config == second.config else advice}"
+        "Runs of this sweep would share a directory.",
+        expected="one run per directory",
+        got="\n".join(lines),
+        to_do="omit one of the two" if first.config == second.config else naming,
     )

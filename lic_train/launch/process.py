@@ -1,4 +1,4 @@
-"""One run as a fresh process: ``python train.py`` with the run's own overrides, and the signals that reach it."""
+"""One run as a fresh training process, and the signals that are forwarded to it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from types import FrameType
 from typing import Any, BinaryIO
 
 POLL_SECONDS = 0.2
-REQUEUE = 75  # train.py's exit code after SIGUSR1: saved, to be started again by whoever sent it
-STOPPED = (130, REQUEUE)  # the first after Ctrl-C or SIGTERM
+REQUEUE = 75  # exit code of lic_train.train after SIGUSR1: it saved a checkpoint and must be started again
+STOPPED = (130, REQUEUE)  # 130 is the exit code after Ctrl-C or SIGTERM
 
 
 class Child:
-    """A running command.
+    """A running command in a process group of its own.
 
-    It has a process group of its own: a Ctrl-C at the terminal reaches the launcher alone, which passes it on once.
+    A Ctrl-C at the terminal therefore reaches the launcher alone, which forwards it once.
 
     Args:
         arguments: the command.
-        log: where its output is appended; None for the terminal.
+        log: file to which the output is appended; None for the terminal.
     """
 
     def __init__(self, arguments: Sequence[str], log: Path | None = None) -> None:
@@ -35,24 +35,24 @@ class Child:
             )
 
     def send(self, number: signal.Signals) -> None:
-        """Signal the process, if it is still there."""
+        """Send a signal to the process if it is still running."""
         self._process.send_signal(number)
 
     def wait(self) -> int:
-        """The exit code. Signal handlers of this process run while it waits."""
+        """Wait for the end and return the exit code. Signal handlers of this process run in the meantime."""
         while (code := self._process.poll()) is None:
             time.sleep(POLL_SECONDS)
         return code
 
     def wait_in_handler(self) -> None:
-        """Wait for the end within a signal handler, which may have interrupted `wait` at any point of it."""
-        with contextlib.suppress(ChildProcessError):  # that `wait` has just been told of
+        """Wait for the end within a signal handler, which may have interrupted `wait` at any point."""
+        with contextlib.suppress(ChildProcessError):  # `wait` has already collected the exit code
             os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
 
 
 @contextlib.contextmanager
 def _opened(log: Path) -> Iterator[BinaryIO]:
-    """The log, with a line that tells one start from the next."""
+    """Open the log and append a line that separates the starts."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab", buffering=0) as file:
         file.write(f"--- {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, {os.uname().nodename}\n".encode())
@@ -61,7 +61,7 @@ def _opened(log: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ray's workers block SIGINT, and a child would inherit that."""
+    """Unblock SIGINT in the block: Ray's workers block it, and a child process would inherit that."""
     before = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     try:
         yield
@@ -70,9 +70,9 @@ def _interruptible() -> Iterator[None]:
 
 
 class StopRequest:
-    """Ctrl-C, SIGTERM and a closed terminal during a sweep: remembered, and passed on to the run of this machine.
+    """Ctrl-C, SIGTERM and a closed terminal during a sweep: counted, and forwarded to the run on this machine.
 
-    Used as a context manager, which takes over the signals and gives them back.
+    As a context manager it installs signal handlers and restores the previous ones at the end.
     """
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ class StopRequest:
 
     @property
     def requested(self) -> bool:
-        """Whether the sweep shall end."""
+        """Whether the sweep must end."""
         return self.count > 0
 
     def __enter__(self) -> StopRequest:
@@ -90,9 +90,9 @@ class StopRequest:
         return self
 
     def take_over(self) -> None:
-        """Take the signals, perhaps anew from a library that has taken them since."""
+        """Install the signal handlers, again if a library has replaced them since."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup a closed terminal is no reason to stop
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP; the sweep then continues
                 before = signal.signal(number, self._handle)
                 self._old.setdefault(number, before)
 
@@ -106,7 +106,7 @@ class StopRequest:
 
     @contextlib.contextmanager
     def passed_to(self, child: Child) -> Iterator[None]:
-        """While it runs the child gets what we got: SIGTERM, upon which it saves and ends, then SIGINT to abort."""
+        """Forward stop requests to ``child``: SIGTERM first, upon which it saves and ends, then SIGINT to abort."""
 
         def pass_on() -> None:
             child.send(signal.SIGTERM if self.count == 1 else signal.SIGINT)

@@ -1,4 +1,4 @@
-"""The progress of runs that train elsewhere, read from their directories."""
+"""Progress of runs that train on other machines, read from their run directories."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from lic_train.launch.plan import Job
 from lic_train.runs.state import read_state
 
-SPEED_SECONDS = 3600.0  # over which the speed is measured
+SPEED_SECONDS = 3600.0  # window over which the speed is averaged
 
 
 class SweepProgress:
-    """A bar over the steps of all runs, with the time left; nothing where there is no terminal."""
+    """A progress bar over the steps of all runs, with the remaining time; disabled if the output is not a terminal."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self.jobs = list(jobs)
@@ -38,16 +38,16 @@ class SweepProgress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._bar.stop()
 
-    def update(self, told: str) -> None:
-        """Show the steps done since the last call, and ``told``, such as "2 of 6 running"."""
+    def update(self, status: str) -> None:
+        """Show the steps done so far, and ``status``, such as "2 of 6 running"."""
         if not self._bar.disable:
-            self._bar.update(self._task, completed=self._steps(), description=told)
+            self._bar.update(self._task, completed=self._steps(), description=status)
 
     def _steps(self) -> int:
         return sum(read_state(job.directory).step for job in self.jobs)
 
 
 def clock_face(seconds: float) -> str:
-    """Hours and minutes, for example ``123:04 h``."""
+    """Format a duration as hours and minutes, for example ``123:04 h``."""
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours}:{minutes:02d} h"

@@ -1,4 +1,4 @@
-"""A pool of GPUs, on one machine or many: Ray gives every run its own, and starts the next where some are free."""
+"""Launcher for a pool of GPUs on one or several machines: Ray assigns GPUs to each run and queues the others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import NonNegativeFloat, PositiveFloat
 
 from lic_train.errors import ConfigError
-from lic_train.launch.engine import Engine, Outcome, outcome
+from lic_train.launch.engine import Engine, Outcome, not_installed, outcome
 from lic_train.launch.plan import Job, counted
 from lic_train.launch.process import StopRequest
 from lic_train.launch.progress import SweepProgress
@@ -23,12 +23,12 @@ POLL_SECONDS = 1.0
 
 
 class Ray(Engine):
-    """One Ray task for each run; the output goes to the run directory.
+    """One Ray task per run; the output of a run is written to its run directory.
 
     Attributes:
-        address: of a running Ray; None for RAY_ADDRESS, or one of our own on this machine.
-        gpus: of a run; None for ``trainer.devices``, where the pool has GPUs and the run is not for the CPU.
-        cpus: of a run.
+        address: address of a running Ray cluster; None for RAY_ADDRESS, or for a new one on this machine.
+        gpus: GPUs per run; None for ``trainer.devices`` if the pool has GPUs and the run is not a CPU run.
+        cpus: CPUs per run.
     """
 
     address: str | None
@@ -39,13 +39,13 @@ class Ray(Engine):
         """See `Engine`."""
         ray = _import_ray()
         with _connected(ray, self.address), SweepProgress(jobs) as progress:
-            stop.take_over()  # Ray has set a handler of its own
+            stop.take_over()  # Ray has installed a handler of its own
             options = {job: self._resources(ray, job) for job in jobs}
             remote = ray.remote(max_retries=0)(train_in_pool)
             refs: dict[Any, Job] = {}
             by_job: dict[Job | None, Any] = {}
             for job in jobs:
-                parent = by_job.get(job.parent, 0)  # its exit code, once it has one
+                parent = by_job.get(job.parent, 0)  # Ray replaces the reference by the parent's exit code
                 log, home = job.directory.absolute() / LOG, Path.cwd()
                 by_job[job] = remote.options(**options[job]).remote(train_command(job.overrides), home, log, parent)
                 refs[by_job[job]] = job
@@ -55,7 +55,7 @@ class Ray(Engine):
     def _collect(
         self, ray: Any, refs: dict[Any, Job], stop: StopRequest, progress: SweepProgress
     ) -> Iterator[tuple[Job, Outcome]]:
-        """Wait for the tasks; every stop request is passed on to each."""
+        """Wait for the tasks and forward every stop request to each of them."""
         pending, passed_on = list(refs), 0
         while pending:
             done, pending = ray.wait(pending, timeout=POLL_SECONDS)
@@ -69,19 +69,25 @@ class Ray(Engine):
                 try:
                     code = ray.get(ref)
                 except ray.exceptions.TaskCancelledError:
-                    continue  # it had not begun
-                except ray.exceptions.RayError as error:  # the machine, or Ray's process on it, went away
+                    continue  # it was not started
+                except ray.exceptions.RayError as error:  # the machine, or Ray's process on it, has failed
                     say(f"Ray on {job.directory}: {error}", "yellow")
                     code = 1
                 yield job, "waiting" if code is None else outcome(job, code, stop)
 
     def _resources(self, ray: Any, job: Job) -> dict[str, float]:
-        """What one run takes of the pool, refused where no machine has as much."""
+        """Return the resources that one run takes from the pool.
+
+        Raises:
+            ConfigError: no machine has as many, or the run is to be spread over several machines.
+        """
         trainer, machines = job.config.trainer, [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if trainer.num_nodes > 1:
             raise ConfigError(
-                f"launcher=ray: expected trainer.num_nodes=1, got {trainer.num_nodes}; launcher=slurm spreads one run "
-                "over several machines"
+                "launcher=ray cannot spread a run over several machines.",
+                expected="trainer.num_nodes=1",
+                got=f"trainer.num_nodes={trainer.num_nodes}",
+                to_do="use launcher=slurm",
             )
         most = {name: max(machine.get(name, 0) for machine in machines) for name in ("GPU", "CPU")}
         gpus = self.gpus
@@ -89,9 +95,10 @@ class Ray(Engine):
             gpus = float(trainer.devices) if most["GPU"] and trainer.accelerator != "cpu" else 0.0
         if gpus > most["GPU"] or self.cpus > most["CPU"]:
             raise ConfigError(
-                f"launcher=ray: expected a machine with {gpus:g} GPUs and {self.cpus:g} CPUs for a run, the largest of "
-                f"{len(machines)} has {most['GPU']:g} and {most['CPU']:g}\n"
-                "what to do: fewer trainer.devices, launcher.gpus=... or launcher.cpus=..., or a larger machine"
+                "launcher=ray: no machine of the pool is large enough for a run.",
+                expected=f"a machine with {gpus:g} GPUs and {self.cpus:g} CPUs",
+                got=f"at most {most['GPU']:g} GPUs and {most['CPU']:g} CPUs; machines: {len(machines)}",
+                to_do="reduce trainer.devices, set launcher.gpus=... or launcher.cpus=..., or add a larger machine",
             )
         return {"num_gpus": gpus, "num_cpus": self.cpus}
 
@@ -100,9 +107,7 @@ def _import_ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise ConfigError(
-            "launcher=ray: expected an installed Ray, there is none; what to do: pip install 'ray>=2.40'"
-        ) from error
+        raise not_installed("ray", "Ray") from error
     return ray
 
 
@@ -110,11 +115,13 @@ def _import_ray() -> Any:
 def _connected(ray: Any, address: str | None) -> Iterator[None]:
     try:
         ray.init(address=address, include_dashboard=None, logging_level="ERROR", log_to_driver=False)
-    except Exception as error:  # Ray has no class of its own for what can go wrong here
+    except Exception as error:  # Ray has no common class for the errors of this call
         raise ConfigError(
-            f"launcher=ray: expected a Ray to connect to, or to start here, got: {reason(error)}\n"
-            "what to do: on several machines `ray start --head` on one and `ray start --address=...` on the others, "
-            "then launcher.address=auto"
+            "launcher=ray cannot connect to Ray or start it.",
+            expected="a running Ray cluster, or a machine on which Ray can be started",
+            got=reason(error),
+            to_do="for several machines, run `ray start --head` on one and `ray start --address=...` on the others, "
+            "then set launcher.address=auto",
         ) from error
     try:
         yield

@@ -1,4 +1,4 @@
-"""What a pool or a cluster runs on its machines: one run's fresh process. Nothing heavy is imported here."""
+"""Tasks of a Ray pool or a Slurm cluster: each starts the process of one run. Nothing large is imported here."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lic_train.launch.process import REQUEUE, Child
-from lic_train.runs.layout import LOG
+from lic_train.runs.layout import LOG, log_file
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
 
 
 def train_in_pool(arguments: Sequence[str], home: Path, log: Path, parent: int | None) -> int | None:
-    """A task of Ray, which interrupts it to have it stop: the run then saves and ends, or at the second time aborts.
+    """Train one run in a Ray task.
+
+    Ray cancels a task by KeyboardInterrupt: the first makes the run save a checkpoint and end, the second aborts it.
 
     Args:
         arguments: the command.
-        home: where it was typed.
-        log: for the output.
-        parent: the exit code of the run that this one starts from, for which Ray has waited.
+        home: working directory in which the sweep was started.
+        log: file for the output.
+        parent: exit code of the run that this one starts from; Ray starts the task when it is available.
 
     Returns:
-        The exit code, None where the parent failed.
+        The exit code; None if the parent failed.
     """
     if parent != 0:
         return None
@@ -40,7 +42,7 @@ def train_in_pool(arguments: Sequence[str], home: Path, log: Path, parent: int |
 
 
 class SlurmTask:
-    """A task of a Slurm job, as submitit calls it: in each task of the job, and anew whenever the job is queued again.
+    """A task of a Slurm job; submitit calls it in each task of the job, and again when the job is requeued.
 
     Args:
         arguments: the command.
@@ -52,21 +54,26 @@ class SlurmTask:
         self._child: Child | None = None
 
     def __call__(self) -> None:
-        """Train; raises where that fails, by which Slurm learns of it."""
+        """Train the run.
+
+        Raises:
+            RuntimeError: the run failed; Slurm then reports the job as failed.
+        """
         rank = int(os.environ["SLURM_PROCID"])
-        self._child = Child(self.arguments, self.directory / (LOG if rank == 0 else f"log_{rank}.txt"))
+        self._child = Child(self.arguments, log_file(self.directory, rank))
         code = self._child.wait()
         if code == REQUEUE and rank:
-            return  # the first task has the job queued again
+            return  # the first task requeues the job
         if code == REQUEUE:
-            signal.raise_signal(signal.SIGUSR1)  # only the run was signalled: submitit queues the job again, and exits
+            signal.raise_signal(signal.SIGUSR1)  # only the run received it: submitit now requeues the job and exits
         if code:
             raise RuntimeError(f"exit code {code}, see {self.directory / LOG}")
 
     def checkpoint(self) -> DelayedSubmission:
-        """Called by submitit in the first task upon SIGUSR1: the run saves and ends, then the job is queued again.
+        """Stop the run, which saves a checkpoint, and return the task to requeue.
 
-        Some clusters signal all processes of a job and others the tasks alone; the run takes the signal twice for one.
+        submitit calls this in the first task upon SIGUSR1. Some clusters signal all processes of a job, others only
+        the tasks; the run treats a repeated signal as one.
         """
         from submitit.helpers import DelayedSubmission
 

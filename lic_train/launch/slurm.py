@@ -1,4 +1,4 @@
-"""A cluster under Slurm: an array job, each run in its own directory, queued again when its time is over."""
+"""Launcher for a Slurm cluster: array jobs, one run per array task, requeued at the time limit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 import lic_train
 from lic_train.errors import ConfigError
-from lic_train.launch.engine import Engine, Outcome, must_wait, outcome
+from lic_train.launch.engine import Engine, Outcome, must_wait, not_installed, outcome
 from lic_train.launch.plan import Job, counted
 from lic_train.launch.process import StopRequest
 from lic_train.launch.progress import SweepProgress
@@ -27,15 +27,15 @@ from lic_train.system import atomic
 from lic_train.system.relaunch import train_command
 from lic_train.system.screen import say
 
-PACKAGES = Path(lic_train.__file__).parents[1]  # where the nodes of the cluster find this package
+PACKAGES = Path(lic_train.__file__).parents[1]  # added to PYTHONPATH on the nodes of the cluster
 POLL_SECONDS = 2.0
-MISSES = 3  # polls for which a shared file system may show an old state of the run
+MISSES = 3  # polls during which a shared file system may show an outdated state of the run
 
 
 class Slurm(Engine):
-    """conf/launcher/slurm.yaml tells of the keys.
+    """Submits the runs to Slurm. The fields are documented in conf/launcher/slurm.yaml.
 
-    The jobs outlive this process. Ctrl-C leaves them in the queue, and the same command finds them there again.
+    The jobs outlive this process: Ctrl-C leaves them in the queue, and the same command finds them there again.
     """
 
     partition: str | None
@@ -51,13 +51,13 @@ class Slurm(Engine):
     wait: bool
 
     def run(self, jobs: Sequence[Job], directory: Path, stop: StopRequest) -> Iterator[tuple[Job, Outcome]]:
-        """See `Engine`; on a stop request nothing is stopped, and what is not over is yielded as it stands."""
+        """See `Engine`; on a stop request no job is stopped, and unfinished jobs are yielded in their present state."""
         ids = self._submit(jobs, directory)
         with SweepProgress(jobs) as progress:
             yield from self._watch(ids, stop, progress)
 
     def _submit(self, jobs: Sequence[Job], directory: Path) -> dict[Job, str]:
-        """Queue what is not in the queue from an earlier start. Returns Slurm's number of every job."""
+        """Submit the jobs that are not yet in the queue from an earlier start; return the Slurm job id of each."""
         queued = _queue()
         ids = {job: number for job in jobs if (number := _recorded(job)) in queued}
         groups: dict[tuple[Job | None, int, int, int], list[Job]] = {}
@@ -79,9 +79,9 @@ class Slurm(Engine):
     def _submit_array(
         self, jobs: Sequence[Job], directory: Path, parent: str | None, shape: dict[str, int | None]
     ) -> list[str]:
-        """One array of jobs of one shape, which wait for the same parent."""
+        """Submit jobs with the same resources and the same parent as one array; return their Slurm job ids."""
         submitit = _import_submitit()
-        # A child of a parent that failed would else stand in the queue for ever.
+        # Without kill-on-invalid-dep a child of a failed parent would stay in the queue forever.
         after = {"dependency": f"afterok:{parent}", "kill-on-invalid-dep": "yes"} if parent else {}
         executor = submitit.AutoExecutor(directory / "slurm", cluster="slurm", slurm_max_num_timeout=self.requeues)
         executor.update_parameters(
@@ -102,20 +102,22 @@ class Slurm(Engine):
                 submitted = [executor.submit(SlurmTask(train_command(job.overrides), job.directory)) for job in jobs]
         except submitit.core.utils.FailedJobError as error:
             raise ConfigError(
-                f"launcher=slurm: expected sbatch to take the jobs, got:\n{error}\nwhat to do: conf/launcher/slurm.yaml"
+                "launcher=slurm: sbatch rejected the jobs.",
+                got=str(error).strip(),
+                to_do="correct the options of conf/launcher/slurm.yaml on the command line, such as launcher.partition",
             ) from error
         numbers = [str(one.job_id) for one in submitted]
         for job, number in zip(jobs, numbers, strict=True):
             atomic.replace_text(job.directory / SLURM_JOB, number)
-        after_that = f", after {parent}" if parent else ""
-        say(f"Slurm job {numbers[0].partition('_')[0]}: {counted(len(jobs))}{after_that}; output: {LOG} of each run")
+        after_parent = f", after {parent}" if parent else ""
+        say(f"Slurm job {numbers[0].partition('_')[0]}: {counted(len(jobs))}{after_parent}; output: {LOG} of each run")
         return numbers
 
     def _watch(self, ids: dict[Job, str], stop: StopRequest, progress: SweepProgress) -> Iterator[tuple[Job, Outcome]]:
-        """Ask for the queue until none of the jobs is in it."""
+        """Poll the queue until it contains none of the jobs."""
         misses, queue = dict.fromkeys(ids, 0), dict.fromkeys(ids.values(), "PENDING")
         while True:
-            with contextlib.suppress(ConfigError):  # the controller may be away for a while
+            with contextlib.suppress(ConfigError):  # the controller may be unavailable for a while
                 queue = _queue()
             for job in list(misses):
                 misses[job] = 0 if ids[job] in queue else misses[job] + 1
@@ -127,7 +129,8 @@ class Slurm(Engine):
             running = [job for job in misses if queue.get(ids[job]) == "RUNNING"]
             progress.update(f"{len(running)} running, {len(misses) - len(running)} queued")
             if stop.requested or not self.wait:
-                say(f"In the queue until they end, or: scancel {' '.join(sorted({ids[job] for job in misses}))}")
+                numbers = " ".join(sorted({ids[job] for job in misses}))
+                say(f"The jobs stay in the queue. To cancel them: scancel {numbers}")
                 yield from ((job, "running" if job in running else "queued") for job in misses)
                 return
             time.sleep(POLL_SECONDS)
@@ -139,28 +142,27 @@ def _recorded(job: Job) -> str | None:
 
 
 def _queue() -> dict[str, str]:
-    """State by number of all jobs of this user.
+    """Return the state of all jobs of this user by Slurm job id.
 
     Raises:
-        ConfigError: Slurm is not there, or does not answer.
+        ConfigError: Slurm is not installed or does not respond.
     """
     arguments = ["squeue", "--array", "--noheader", "--format=%i %T", f"--user={os.getuid()}"]
     try:
-        told = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
+        output = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
-        got = getattr(error, "stderr", "").strip() or error
         raise ConfigError(
-            f"launcher=slurm: expected squeue to answer, got: {got}\nwhat to do: start the sweep on a login node"
+            "launcher=slurm: squeue failed.",
+            got=getattr(error, "stderr", "").strip() or str(error),
+            to_do="start the sweep on a login node",
         ) from error
-    return dict(line.split(maxsplit=1) for line in told.splitlines())
+    return dict(line.split(maxsplit=1) for line in output.splitlines())
 
 
 def _import_submitit() -> Any:
-    os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"  # read when it is imported, here and in the jobs
+    os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"  # submitit reads it at import, here and in the jobs
     try:
         import submitit
     except ImportError as error:
-        raise ConfigError(
-            "launcher=slurm: expected an installed submitit, there is none; what to do: pip install submitit"
-        ) from error
+        raise not_installed("slurm", "submitit") from error
     return submitit

@@ -1,7 +1,8 @@
-"""``python train.py -m``: skip what is finished, train the rest through an engine, end with a table of all runs."""
+"""A sweep, ``lic train -m``: finished runs are skipped, the others are trained, and a table of all runs is printed."""
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,17 +19,18 @@ from lic_train.launch.process import StopRequest
 from lic_train.launch.table import Cost, Row, common_directory, hours_unit, render, rows, warm_start_cost, write
 from lic_train.runs.claim import claim
 from lic_train.runs.state import read_state, validation_loss
+from lic_train.system.relaunch import typed_command
 from lic_train.system.screen import errors_without_traceback, say
 
-INTERRUPTED = 130  # exit code, as a shell reports Ctrl-C
+INTERRUPTED = 130  # exit code after Ctrl-C, as in a shell
 FAILED = 1  # exit code: at least one run is not finished
 
 
 def make_engine(section: DictConfig) -> Engine:
-    """The engine that conf/launcher names.
+    """Create the engine configured in conf/launcher.
 
     Raises:
-        ConfigError: a key has a wrong value.
+        ConfigError: a key has an invalid value.
     """
     kind = get_class(section["_target_"])
     return validated(kind, OmegaConf.masked_copy(section, [str(key) for key in section if key != "_target_"]))
@@ -38,23 +40,28 @@ class Sweep:
     """All runs of one command.
 
     Args:
-        config: as Hydra composed it for the command as a whole.
+        config: the configuration that Hydra composed for the command as a whole.
     """
 
     def __init__(self, config: DictConfig) -> None:
         self.engine_section = config.launcher
         self.directory = Path(config.hydra.sweep.dir)
-        # Any sweeper but Hydra's own chooses the next runs by the results of those before.
+        # Every sweeper except Hydra's own chooses the next runs from the results of earlier ones.
         self.searching = "basic_sweeper" not in config.hydra.sweeper["_target_"]
         self.trials_left = config.hydra.sweeper.get("n_trials", 0) if self.searching else 0
         self.jobs: dict[Path, Job] = {}
         self.outcomes: dict[Job, Outcome] = {}
 
     def launch(self, typed: Sequence[Sequence[str]]) -> list[JobReturn]:
-        """Train the jobs that Hydra expanded. The process ends here if a run failed or was stopped, after the table.
+        """Train the jobs that Hydra expanded.
+
+        The table is printed at the end of the sweep. If a run failed or was stopped, the process then exits.
+
+        Args:
+            typed: the overrides of each job.
 
         Returns:
-            One result for each job: its validation loss for a search, None if it did not finish.
+            One result per job: its validation loss, for a search; None if the run did not finish.
         """
         with errors_without_traceback():
             name, jobs = self._train(typed)
@@ -62,17 +69,18 @@ class Sweep:
         found = rows(list(self.jobs.values()), self.outcomes)
         path = self.directory / f"{name}.json"
         cost = warm_start_cost(list(self.jobs.values()))
-        write(path, name, ["python", *sys.argv], found, cost)
+        write(path, name, typed_command(), found, cost)
         if self.trials_left <= 0 or self.stop.requested:
             self._close(name, found, cost, path)
-        return [_returned(job) for job in jobs]
+        return [_job_return(job) for job in jobs]
 
     def _train(self, typed: Sequence[Sequence[str]]) -> tuple[str, list[Job]]:
         planned = plan(typed)
         engine = make_engine(self.engine_section)
         self.jobs |= {job.directory: job for job in planned.jobs}
         missing = [job for job in planned.jobs if job.fresh or not read_state(job.directory).finished]
-        say(f"Sweep {planned.name}: {counted(len(planned.jobs))}, {len(planned.jobs) - len(missing)} finished before")
+        done = len(planned.jobs) - len(missing)
+        say(f"Sweep {planned.name}: {counted(len(planned.jobs))}, {done} already finished")
         for job in missing:
             if job.fresh:
                 claim(job.directory, job.config.plain(), True, job.overrides).release()
@@ -83,13 +91,13 @@ class Sweep:
         return planned.name, planned.jobs
 
     def _close(self, name: str, found: list[Row], cost: Cost | None, path: Path) -> None:
-        """Show the table, say where it lies and how to go on, and end the process unless all is well."""
+        """Print the table, its path and how to continue, and exit unless all runs succeeded."""
         get_console().print(render(name, found, self.searching))
         if cost:
-            say(f"cost      {cost.told(hours_unit(found))}")
+            say(f"cost      {cost.describe(hours_unit(found))}")
         for row in found:
             if row.outcome == "failed":
-                say(f"failed    {row.job.directory}: {row.log or 'its messages are above'}", "red")
+                say(f"failed    {row.job.directory}: {row.log or 'see the messages above'}", "red")
         losses = {row.val_loss: row for row in found if row.outcome == "finished" and row.val_loss is not None}
         if self.searching and losses:
             say(f"best      {losses[min(losses)].job.directory}: validation loss {min(losses):.4f}", "green")
@@ -97,14 +105,15 @@ class Sweep:
         say(f"table     {path}")
         unfinished = any(row.outcome != "finished" for row in found)
         if unfinished:
-            say("The same command goes on: it skips what is finished, resumes the rest and retries what failed.")
+            say("The same command continues: it skips finished runs, resumes stopped ones and retries failed ones.")
+            say(f"command   {shlex.join(typed_command())}")
         if self.stop.requested:
             sys.exit(INTERRUPTED)
         failed = [row for row in found if row.outcome in ("failed", "waiting", "stopped")]
-        if failed and (not self.searching or len(failed) == len(found)):  # Optuna has an answer if one trial has
+        if failed and (not self.searching or len(failed) == len(found)):  # a search succeeds if one trial does
             sys.exit(FAILED)
 
 
-def _returned(job: Job) -> JobReturn:
+def _job_return(job: Job) -> JobReturn:
     loss = validation_loss(job.directory) if read_state(job.directory).finished else None
     return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=loss)

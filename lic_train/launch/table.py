@@ -1,4 +1,4 @@
-"""The end of a sweep: every run with its state and result, what it all cost, and where it lies."""
+"""The final table of a sweep: state, result and cost of every run, for the terminal and as JSON."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Row:
 
     @property
     def log(self) -> Path | None:
-        """Where the run's output is, if it is not on the terminal."""
+        """Path of the run's output; None if the run printed to the terminal."""
         path = self.job.directory / LOG
         return path if path.exists() else None
 
     def plain(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return the row as plain values."""
         state = asdict(self.state)
         del state["finished"]
         return {
@@ -53,25 +53,25 @@ class Row:
 
 
 def rows(jobs: Sequence[Job], outcomes: Mapping[Job, Outcome]) -> list[Row]:
-    """The rows of ``jobs``; those without an outcome were finished before, or not started."""
+    """Return the rows of ``jobs``; a job without an outcome was finished before the sweep, or was not started."""
     found = []
     for job in jobs:
         state = read_state(job.directory)
-        resting: Outcome = "stopped" if state.step else "not started"
-        known: Outcome = "finished" if state.finished else outcomes.get(job, resting)
+        default: Outcome = "stopped" if state.step else "not started"
+        known: Outcome = "finished" if state.finished else outcomes.get(job, default)
         found.append(Row(job, known, state, validation_loss(job.directory)))
     return found
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of runs that start from a parent, against training each in full.
+    """Cost of runs that start from a parent, compared with full training of each.
 
     Attributes:
-        steps: of all runs.
-        independent_steps: if each had the parent's.
-        hours: of all runs, None unless all are finished.
-        independent_hours: if each had taken the parent's.
+        steps: sum over all runs.
+        independent_steps: the sum if every run had as many steps as its parent.
+        hours: sum of device hours; None unless all runs are finished.
+        independent_hours: the sum if every run had taken as long as its parent.
     """
 
     steps: int
@@ -79,8 +79,8 @@ class Cost:
     hours: float | None = None
     independent_hours: float | None = None
 
-    def told(self, unit: str) -> str:
-        """For example "6,000,000 steps instead of 20,000,000 (0.30)"."""
+    def describe(self, unit: str) -> str:
+        """Return, for example, "6,000,000 steps instead of 20,000,000 (0.30)"."""
         text = f"{self.steps:,} steps instead of {self.independent_steps:,} ({self.steps / self.independent_steps:.2f})"
         if self.hours is None or not self.independent_hours:
             return text
@@ -89,7 +89,7 @@ class Cost:
 
 
 def warm_start_cost(jobs: Sequence[Job]) -> Cost | None:
-    """The cost of a sweep in which runs start from others; None for any other sweep."""
+    """Return the cost of a sweep in which runs start from others; None for any other sweep."""
     if not any(job.parent for job in jobs):
         return None
     sources = [job.parent or job for job in jobs]
@@ -102,12 +102,18 @@ def warm_start_cost(jobs: Sequence[Job]) -> Cost | None:
 
 
 def hours_unit(found: Sequence[Row]) -> str:
-    """GPU-h or CPU-h, whichever the runs count."""
+    """Return "GPU-h" if any run was trained on a GPU, otherwise "CPU-h"."""
     return "GPU-h" if any(row.state.device == "gpu" for row in found) else "CPU-h"
 
 
 def render(name: str, found: Sequence[Row], with_loss: bool) -> Table:
-    """The table for a terminal of 80 columns; ``with_loss`` for a search, whose objective it is."""
+    """Return the table for a terminal of 80 columns.
+
+    Args:
+        name: name of the sweep, the title.
+        found: the rows.
+        with_loss: add the validation loss, which is the objective of a search.
+    """
     home = common_directory(found)
     table = ruled_table(title=name)
     table.add_column("run", overflow="fold")
@@ -117,21 +123,21 @@ def render(name: str, found: Sequence[Row], with_loss: bool) -> Table:
         table.add_column(title, justify="right")
     for row in found:
         state, share = row.state, row.state.step / row.job.config.steps
-        cells = [f"{state.step:,}", _told(state.bpp_file, 4), _told(state.psnr, 2), _hours(state.hours)]
+        cells = [f"{state.step:,}", _number(state.bpp_file, 4), _number(state.psnr, 2), _hours(state.hours)]
         style = {"finished": "green", "failed": "red"}.get(row.outcome, "yellow")
         word = row.outcome if row.state.finished or not state.step else f"{row.outcome} {share:.0%}"
-        loss = [_told(row.val_loss, 4)] if with_loss else []
+        loss = [_number(row.val_loss, 4)] if with_loss else []
         table.add_row(os.path.relpath(row.job.directory, home), f"[{style}]{word}", *loss, *cells)
     return table
 
 
 def common_directory(found: Sequence[Row]) -> Path:
-    """The innermost directory that holds all runs."""
+    """Return the innermost directory that contains all runs."""
     return Path(os.path.commonpath([row.job.directory.parent for row in found]))
 
 
 def write(path: Path, name: str, command: Sequence[str], found: Sequence[Row], cost: Cost | None) -> None:
-    """The same as JSON: format, sweep, command, runs, and cost where runs start from others."""
+    """Write the table as JSON: format, sweep, command, runs, and the cost if runs start from others."""
     content = {
         "format": FORMAT,
         "sweep": name,
@@ -142,9 +148,9 @@ def write(path: Path, name: str, command: Sequence[str], found: Sequence[Row], c
     atomic.replace_text(path, json.dumps(content, indent=1) + "\n")
 
 
-def _told(value: float | None, digits: int) -> str:
+def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _hours(value: float | None) -> str:
-    return "<0.01" if value is not None and value < 0.01 else _told(value, 2)
+    return "<0.01" if value is not None and value < 0.01 else _number(value, 2)

@@ -1,1 +1,1 @@
-"""The run directory: its layout, claim, state and checkpoints."""
+"""The run directory: file names, lock, state, checkpoints and search."""

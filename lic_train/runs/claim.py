@@ -1,7 +1,9 @@
-"""One directory, one run: the same command continues it; another configuration or a second process is refused."""
+"""Exclusive use of a run directory, and the decision whether its run is new, resumed or finished."""
 
-import contextlib
-import fcntl
+from __future__ import annotations
+
+import errno
+import itertools
 import json
 import os
 from dataclasses import dataclass, field
@@ -10,6 +12,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 import yaml
+from filelock import FileLock, Timeout
 
 from lic_train.errors import ConfigError
 from lic_train.runs.checkpoints import newest_intact, step_of
@@ -20,65 +23,69 @@ from lic_train.system import atomic
 from lic_train.system.reading import Unreadable
 from lic_train.system.screen import reason, say
 
+# flock(2) on a network file system that was mounted without locks.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+# filelock releases a lock as soon as its object is garbage-collected; a run keeps its directory until the process ends.
+_held: set[FileLock] = set()
+
 
 class RunLock:
-    """Exclusive hold on a run directory; it ends with the process, however that ends.
+    """Exclusive, non-blocking lock on a run directory.
+
+    The kernel releases it when the process ends, including by SIGKILL. Forked data workers do not inherit it
+    (filelock closes its descriptor after a fork), so a worker that outlives a killed run does not keep the directory
+    locked. On a file system without locks a warning is printed and the run continues without one.
 
     Args:
         directory: the run directory.
 
     Raises:
-        ConfigError: another process holds it.
+        ConfigError: another process holds the lock.
         OSError: the directory is not writable.
     """
 
     def __init__(self, directory: Path) -> None:
-        self._handle = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        path = directory / LOCK
+        # The soft fallback, a file that exists while the lock is held, would survive SIGKILL.
+        self._lock = FileLock(path, timeout=0, thread_local=False, fallback_to_soft=False)
         try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            owner = os.pread(self._handle, 200, 0).decode(errors="replace").strip()
-            os.close(self._handle)
-            raise ConfigError(
-                f"{directory} is in use.\nexpected: one process to a run directory\n"
-                f"got: {owner or 'another process'} is training in it\n"
-                "what to do: wait for it or stop it, or give this run its own directory with name=..."
-            ) from error
-        except OSError as error:  # a network file system without locks
-            say(f"No lock on {directory} ({reason(error)}): take care that only one process trains in it", "yellow")
-        _held.add(self._handle)
-        os.ftruncate(self._handle, 0)
-        os.pwrite(self._handle, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
+            self._lock.acquire()
+        except Timeout as error:
+            raise _in_use(directory, path) from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            say(f"No lock on {directory} ({reason(error)}): make sure that only one process trains in it", "yellow")
+        path.write_text(f"process {os.getpid()} on {os.uname().nodename}")
+        _held.add(self._lock)
 
     def release(self) -> None:
-        """Let others in; a second call does nothing."""
-        if self._handle in _held:
-            with contextlib.suppress(OSError):  # there may have been none, see above
-                fcntl.flock(self._handle, fcntl.LOCK_UN)
-            _held.remove(self._handle)
-            os.close(self._handle)
-            self._handle = -1
+        """Release the lock; a second call does nothing."""
+        _held.discard(self._lock)
+        self._lock.release()
 
 
-def _close_in_child() -> None:
-    """A forked data worker that outlives a killed run for a moment must not keep the directory locked."""
-    while _held:
-        os.close(_held.pop())
-
-
-_held: set[int] = set()
-os.register_at_fork(after_in_child=_close_in_child)
+def _in_use(directory: Path, lock: Path) -> ConfigError:
+    owner = lock.read_text(errors="replace")[:200].strip()
+    return ConfigError(
+        f"{directory} is in use.",
+        expected="one process per run directory",
+        got=f"{owner or 'another process'} is training in it",
+        to_do="wait for it or stop it, or give this run its own directory with name=...",
+    )
 
 
 @dataclass
 class ResumeState:
-    """How a run begins. Use it as a context manager, or call ``release``, to let go of the directory.
+    """Start state of a run.
+
+    As a context manager it releases the directory at the end of the block; ``release`` does the same.
 
     Attributes:
-        status: "new", "resume" (from ``checkpoint``) or "finished" (``results`` tells how).
-        checkpoint: the newest intact checkpoint, None for a new run.
-        step: optimizer steps already done.
-        results: what ``finish`` was given.
+        status: "new", "resume" (from ``checkpoint``) or "finished" (see ``results``).
+        checkpoint: the newest intact checkpoint; None for a new run.
+        step: number of optimizer steps already done.
+        results: the values passed to ``finish``.
     """
 
     run_dir: Path
@@ -90,31 +97,31 @@ class ResumeState:
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing left to train."""
+        """Whether training is complete."""
         return self.status == "finished"
 
     def finish(self, step: int, results: dict[str, Any]) -> None:
-        """Mark the run as done: the same command will say so instead of training. ``results`` are plain values."""
+        """Mark the run as finished, so that the same command does not train again. ``results`` are plain values."""
         content = json.dumps({"step": step, "results": results}, indent=1)
         atomic.replace_text(self.run_dir / FINISHED, content + "\n")
 
     def plain(self) -> dict[str, Any]:
-        """What the first process tells the others, which hold no lock."""
+        """Return the state as plain values, for the other processes of a distributed run, which hold no lock."""
         checkpoint = str(self.checkpoint) if self.checkpoint else None
         return {"run_dir": str(self.run_dir), "status": self.status, "checkpoint": checkpoint, "step": self.step}
 
     @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> "ResumeState":
-        """What `plain` gave in the first process."""
+    def from_plain(cls, plain: dict[str, Any]) -> ResumeState:
+        """Create the state from the values that `plain` returned in the first process."""
         checkpoint = Path(plain["checkpoint"]) if plain["checkpoint"] else None
         return cls(Path(plain["run_dir"]), plain["status"], checkpoint, plain["step"])
 
     def release(self) -> None:
-        """Let another process use the directory."""
+        """Release the directory for other processes."""
         if self.lock is not None:
             self.lock.release()
 
-    def __enter__(self) -> "ResumeState":
+    def __enter__(self) -> ResumeState:
         return self
 
     def __exit__(
@@ -124,16 +131,16 @@ class ResumeState:
 
 
 def claim(run_dir: Path, config: dict[str, Any], fresh: bool, overrides: list[str] | None = None) -> ResumeState:
-    """Take the run directory, or find out that it holds this very run, finished or not.
+    """Lock a run directory and determine whether its run is new, resumed or finished.
 
     Args:
-        run_dir: may exist or not.
+        run_dir: the run directory; created if missing.
         config: the resolved configuration as plain containers.
-        fresh: move an earlier run aside to ``<name>.old-N`` instead of continuing it.
-        overrides: what was typed, for the record.
+        fresh: rename an earlier run to ``<name>.old-N`` instead of resuming it.
+        overrides: the command-line overrides, stored next to the configuration.
 
     Raises:
-        ConfigError: the directory cannot be used, is in use, or holds a run with another configuration.
+        ConfigError: the directory is not usable, is in use, or contains a run with another configuration.
     """
     run_dir = Path(run_dir)
     try:
@@ -142,7 +149,7 @@ def claim(run_dir: Path, config: dict[str, Any], fresh: bool, overrides: list[st
         try:
             if fresh and any(entry.name != LOCK for entry in run_dir.iterdir()):
                 lock = _move_aside(run_dir, lock)
-            _sweep(run_dir)
+            _remove_temporary_files(run_dir)
             _check_or_write(run_dir, _plain(config), overrides or [])
             return _state(run_dir, lock)
         except BaseException:
@@ -150,34 +157,40 @@ def claim(run_dir: Path, config: dict[str, Any], fresh: bool, overrides: list[st
             raise
     except OSError as error:
         raise ConfigError(
-            f"The run directory {run_dir} cannot be used.\nexpected: a writable directory with free space\n"
-            f"got: {reason(error)}\nwhat to do: free the place, or choose another with output=..."
+            f"The run directory {run_dir} cannot be used.",
+            expected="a writable directory with free space",
+            got=reason(error),
+            to_do="free disk space or correct the permissions, or choose another directory with output=...",
         ) from error
 
 
 def refuse_another_run(run_dir: Path, config: dict[str, Any]) -> dict[str, Any] | None:
-    """Compare with the configuration on disk, which is returned, None for a new run; nothing is written.
+    """Check that a directory contains no run with another configuration; nothing is written.
+
+    Returns:
+        The configuration on disk; None for a new run.
 
     Raises:
-        ConfigError: the directory holds a run with another configuration, or one that cannot be read.
+        ConfigError: the directory contains a run with another configuration, or one that cannot be read.
     """
     old, config = _read_config(run_dir), _plain(config)
     if old is not None and old != config and (found := differences(old, config)):
         raise ConfigError(
-            f"{run_dir} holds a run with another configuration.\nexpected: the configuration that it began with\n"
-            "got (old -> new):\n  " + "\n  ".join(map(str, found)) + "\n"
-            "what to do: name=... gives this one its own directory; fresh=true moves the old run aside and starts anew"
+            f"{run_dir} contains a run with another configuration.",
+            expected="the configuration that the run was started with",
+            got="\n".join(["old -> new", *map(str, found)]),
+            to_do="give this run its own directory with name=..., or move the old run aside with fresh=true",
         )
     return old
 
 
 def _check_or_write(run_dir: Path, config: dict[str, Any], overrides: list[str]) -> None:
-    """Write the configuration if it is new, or differs from the one on disk in free keys only."""
+    """Write the configuration if it is new, or if it differs from the one on disk in free keys only."""
     old = refuse_another_run(run_dir, config)
     if old == config:
         return
     if old is not None and (run_dir / FINISHED).exists():
-        return  # the record of a finished run stays as it was
+        return  # the record of a finished run does not change
     atomic.replace_text(run_dir / OVERRIDES, yaml.safe_dump(overrides))
     atomic.replace_text(run_dir / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
@@ -186,14 +199,12 @@ def _read_config(run_dir: Path) -> dict[str, Any] | None:
     try:
         return read_config(run_dir)
     except Unreadable as error:
-        raise _unreadable(run_dir / CONFIG, str(error)) from error
-
-
-def _unreadable(file: Path, got: str) -> ConfigError:
-    return ConfigError(
-        f"The configuration of the run that lies there cannot be read: {file}\nexpected: a YAML mapping\ngot: {got}\n"
-        "what to do: put the file back, or start elsewhere with name=..."
-    )
+        raise ConfigError(
+            f"The configuration of the run in {run_dir} cannot be read.",
+            expected=f"a YAML mapping in {run_dir / CONFIG}",
+            got=str(error),
+            to_do="restore the file, or use another directory with name=...",
+        ) from error
 
 
 def _state(run_dir: Path, lock: RunLock) -> ResumeState:
@@ -206,7 +217,7 @@ def _state(run_dir: Path, lock: RunLock) -> ResumeState:
 
 
 def _finished(run_dir: Path) -> Finished | None:
-    """What ``finish`` wrote; a file that somebody damaged counts for nothing, the run then ends anew."""
+    """Return the record that ``finish`` wrote; a damaged one counts as absent, and the run then finishes again."""
     try:
         return read_finished(run_dir)
     except Unreadable as error:
@@ -214,16 +225,16 @@ def _finished(run_dir: Path) -> Finished | None:
         return None
 
 
-def _sweep(run_dir: Path) -> None:
-    """Remove what a killed process left half written; nobody else writes here now."""
+def _remove_temporary_files(run_dir: Path) -> None:
+    """Remove the temporary files of a killed process; the lock guarantees that no other process writes here."""
     for leftover in run_dir.rglob(atomic.TEMPORARY):
         leftover.unlink(missing_ok=True)
 
 
 def _move_aside(run_dir: Path, lock: RunLock) -> RunLock:
-    """Rename the directory, which we hold, and take a new one in its place."""
-    numbers = (number for number in range(1, 10**6))
-    aside = next(path for n in numbers if not (path := run_dir.with_name(f"{run_dir.name}.old-{n}")).exists())
+    """Rename the locked directory, create an empty one in its place and lock that."""
+    candidates = (run_dir.with_name(f"{run_dir.name}.old-{number}") for number in itertools.count(1))
+    aside = next(path for path in candidates if not path.exists())
     run_dir.rename(aside)
     lock.release()
     say(f"The earlier run was moved to {aside}")
@@ -232,5 +243,5 @@ def _move_aside(run_dir: Path, lock: RunLock) -> RunLock:
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration as it will be read back."""
+    """Return the configuration as it is read back from YAML."""
     return yaml.safe_load(yaml.safe_dump(config, allow_unicode=True))

@@ -1,4 +1,4 @@
-"""Finding run directories below a folder."""
+"""Search for run directories below a folder."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 from lic_train.errors import CheckpointError
 from lic_train.runs.layout import CHECKPOINTS, CONFIG, FINISHED, METRICS
 
-_MARKS = (CONFIG.parts[0], CHECKPOINTS, FINISHED, METRICS)  # one of them makes a folder a run directory
+_MARKS = (CONFIG.parts[0], CHECKPOINTS, FINISHED, METRICS)  # a folder with one of these is a run directory
 _OTHERS = ("anchors", "complexity", "report")  # folders of outputs/ that contain no runs
 _MAX_DEPTH = 8
 _ASIDE = re.compile(r"\.old-\d+$")
 
 
 def run_directories(root: Path) -> Iterator[Path]:
-    """Yield ``root`` if it is a run directory, else every run directory below it, sorted.
+    """Yield ``root`` if it is a run directory, otherwise every run directory below it, sorted.
 
-    Links are not followed, and nothing inside a run directory is searched.
+    Symbolic links are not followed, and run directories are not searched for nested ones.
     """
     for folder, names, files in os.walk(root):
         path = Path(folder)
@@ -33,25 +33,27 @@ def run_directories(root: Path) -> Iterator[Path]:
 
 
 def moved_aside(run: Path) -> bool:
-    """Whether ``fresh=true`` renamed this run directory to ``<name>.old-N``."""
+    """Return whether ``fresh=true`` renamed this run directory to ``<name>.old-N``."""
     return _ASIDE.search(run.name) is not None
 
 
 def find_runs(path: Path) -> list[Path]:
-    """Return ``path`` itself if it is a run or a model file, else every run with checkpoints below it, sorted.
+    """Return ``path`` itself if it is a run or a model file, otherwise every run with checkpoints below it, sorted.
 
-    Runs that were moved aside are left out.
+    Runs that were moved aside are excluded.
 
     Raises:
-        CheckpointError: there is nothing.
+        CheckpointError: there is no run.
     """
     if not path.exists():
-        raise CheckpointError(f"expected a run directory, a model or a folder with runs, got {path}: no such file")
+        raise CheckpointError(
+            f"{path} does not exist.", expected="a run directory, a model file or a folder that contains runs"
+        )
     if path.is_file() or (path / CHECKPOINTS).is_dir():
         return [path]
     runs = [run for run in run_directories(path) if _can_be_evaluated(run)]
     if not runs:
-        raise CheckpointError(f"expected runs below {path}, got none; train first: lic train ...")
+        raise CheckpointError(f"There are no runs with checkpoints in {path}.", to_do="train first: lic train ...")
     return runs
 
 

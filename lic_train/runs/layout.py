@@ -1,4 +1,7 @@
-"""Names of everything that a run directory contains."""
+"""Names of the files and folders in a run directory.
+
+`lic_train.data` is a lower layer and cannot import this module; it defines data_manifest.json and data_report.json.
+"""
 
 from __future__ import annotations
 
@@ -28,15 +31,20 @@ HOURS = {"gpu": "train/gpu_hours", "cpu": "train/cpu_hours"}
 
 
 def best_model(run: Path) -> Path:
-    """The exported model with the lowest validation loss."""
+    """Return the path of the exported model with the lowest validation loss."""
     return run / CHECKPOINTS / BEST
 
 
 def result(run: Path, set_name: str) -> Path:
-    """The JSON file of the evaluation on a set."""
+    """Return the path of the JSON file with the evaluation results on a set."""
     return run / EVAL / f"{set_name}.json"
 
 
 def coded(run: Path, set_name: str) -> Path:
-    """The folder of the .lic files of a set."""
+    """Return the path of the folder with the .lic files of a set."""
     return run / EVAL / set_name
+
+
+def log_file(run: Path, rank: int) -> Path:
+    """Return the path of the output of one process of a run that a cluster started; rank 0 writes to `LOG`."""
+    return run / (LOG if rank == 0 else f"log_{rank}.txt")

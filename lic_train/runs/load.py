@@ -13,36 +13,39 @@ from lic_train.system.screen import say_warning
 
 
 def load_run(run: Path, checkpoint: str = "best") -> tuple[Codec, Metadata]:
-    """Load a model of a run directory, ready to code, on the CPU.
+    """Load a model of a run directory on the CPU, ready for coding.
+
+    Damaged files are reported and skipped, except for a path in ``checkpoint``, which is loaded as it is.
 
     Args:
-        run: the run's directory, or itself a ``.safetensors`` or ``.ckpt`` file.
-        checkpoint: ``best`` (then the newest, if there is no intact best one), ``last``, or a path.
-
-    Broken files are reported on the screen and passed over; a path is taken as it is.
+        run: the run directory, or a ``.safetensors`` or ``.ckpt`` file.
+        checkpoint: ``best`` (the newest checkpoint if there is no intact best model), ``last``, or a path.
 
     Raises:
-        CheckpointError: nothing intact was found.
+        CheckpointError: there is no intact checkpoint.
     """
     if not run.exists():
-        raise CheckpointError(f"expected a run directory or a checkpoint, got {run}, which does not exist")
+        raise CheckpointError(f"{run} does not exist.", expected="a run directory or a checkpoint")
     if run.is_file():
         return load_file(run)
     if checkpoint not in ("best", "last"):
         return load_file(Path(checkpoint) if Path(checkpoint).exists() else run / CHECKPOINTS / checkpoint)
-    reasons = []
+    damaged = []
     for path in _candidates(run, checkpoint):
         try:
             return load_file(path)
         except CheckpointError as error:
-            reasons.append(str(error))
-            say_warning(f"passed over: {error}")
-    found = "only broken ones:\n  " + "\n  ".join(reasons) if reasons else "none; train first: python train.py ..."
-    raise CheckpointError(f"expected a checkpoint in {run / 'checkpoints'}, got {found}")
+            damaged.append(str(error))
+            say_warning(f"Skipping a damaged checkpoint: {error}")
+    raise CheckpointError(
+        f"There is no intact checkpoint in {run / CHECKPOINTS}.",
+        got="\n".join(["only damaged ones", *damaged]) if damaged else "none",
+        to_do="train first: lic train ...",
+    )
 
 
 def _candidates(run: Path, checkpoint: str) -> list[Path]:
-    """Files to try, the wanted first: best, last, then the numbered ones from the newest on."""
+    """Return the files to try in order: best (if requested), last, then the numbered ones from the newest."""
     folder = run / CHECKPOINTS
     paths = [folder / LAST, *reversed(step_files(folder))]
     if checkpoint == "best":

@@ -1,4 +1,4 @@
-"""Whether two configurations are the same run, and where they differ."""
+"""Comparison of two configurations: whether they describe the same run, and where they differ."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-# What cannot change the result of a run, so that it may differ when the run is continued. A name stands for the whole
-# section below it. data.root is not among them: another folder may hold other photographs.
+# Keys that do not change the result of a run, so they may differ when the run is resumed. The name of a section
+# includes all keys below it. data.root is not in the list: another folder may contain other images.
 FREE_KEYS = (
     "checkpoint",
     "choice",
@@ -24,14 +24,15 @@ FREE_KEYS = (
     "trainer",
 )
 ABSENT = "(absent)"
-# No configuration of this project is deeper or larger. A YAML file of a few lines can stand for billions of values.
+# Larger than any configuration of this project. The limits are needed because a short YAML file can expand to billions
+# of values by aliases.
 _MAX_DEPTH = 8
 _MAX_VALUES = 10_000
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One value that differs; ``ABSENT`` on the side that does not have the key."""
+    """One value that differs; ``ABSENT`` on the side that lacks the key."""
 
     key: str
     old: Any
@@ -42,14 +43,14 @@ class Difference:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[Difference]:
-    """Everything that makes ``new`` another run than ``old``, by dotted key; see `FREE_KEYS`."""
+    """Return the values, sorted by dotted key, that make ``new`` a different run from ``old``; see `FREE_KEYS`."""
     before, after = (dict(islice(_flat(config), _MAX_VALUES)) for config in (old, new))
     pairs = ((key, before.get(key, ABSENT), after.get(key, ABSENT)) for key in sorted(before.keys() | after.keys()))
     return [Difference(key, a, b) for key, a, b in pairs if a != b and not _is_free(key)]
 
 
 def _flat(value: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """``{"a": {"b": [1]}}`` -> ``("a.b.0", 1)``; empty containers stay as they are, and deeper values become "…"."""
+    """Flatten ``{"a": {"b": [1]}}`` to ``("a.b.0", 1)``; empty containers are kept, deeper values become "…"."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
     if items is None or not value:
         yield prefix, value

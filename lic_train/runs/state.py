@@ -1,8 +1,7 @@
-"""State of a run directory: its configuration, how far it is, and what it cost."""
+"""State of a run directory: configuration, progress, cost and results."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +12,14 @@ from pydantic import BaseModel, NonNegativeInt, TypeAdapter, ValidationError
 from lic_train.errors import CheckpointError
 from lic_train.files.checkpoint import read_metadata
 from lic_train.runs.layout import CHECKPOINTS, CONFIG, FINISHED, HOURS, METRICS, best_model
+from lic_train.runs.training_log import last_values
 from lic_train.system.reading import Unreadable, mistakes, read_json, read_yaml
 
 T = TypeVar("T")
-TAIL_BYTES = 2**16  # of metrics.csv, more than the rows of a validation
 
 
 class Finished(BaseModel):
-    """What the end of a training wrote: its last optimizer step, and means over the evaluation photographs."""
+    """Record of a finished training: its last optimizer step, and means over the evaluation images."""
 
     step: NonNegativeInt
     results: dict[str, Any]
@@ -31,14 +30,14 @@ _CONFIG = TypeAdapter(dict[str, Any])
 
 @dataclass(frozen=True)
 class RunState:
-    """How far a run is.
+    """Progress of a run.
 
     Attributes:
-        step: the last one that metrics.csv tells of.
-        finished: trained and evaluated, every decoded picture equal to the encoder's.
-        hours: device hours of training and validation, over all starts; None before the first row.
-        device: what the hours are of, "gpu" or "cpu".
-        bpp_file, psnr: means over the evaluation photographs, once evaluated.
+        step: the last step in metrics.csv, or of the finished training.
+        finished: trained and evaluated, and every decoded image equals the encoder's reconstruction.
+        hours: device hours of training and validation, summed over all starts; None before the first logged row.
+        device: kind of device that the hours refer to, "gpu" or "cpu".
+        bpp_file, psnr: means over the evaluation images; None before the evaluation.
     """
 
     step: int
@@ -50,10 +49,10 @@ class RunState:
 
 
 def read_config(directory: Path) -> dict[str, Any] | None:
-    """Return the configuration that a run was started with, None for a directory without a run.
+    """Return the configuration that a run was started with; None for a directory without a run.
 
     Raises:
-        Unreadable: it is no YAML mapping, or it is missing beside checkpoints.
+        Unreadable: the file is not a YAML mapping, or it is missing although there are checkpoints.
     """
     if not (directory / CONFIG).exists():
         if (directory / CHECKPOINTS).exists():
@@ -63,7 +62,7 @@ def read_config(directory: Path) -> dict[str, Any] | None:
 
 
 def read_finished(directory: Path) -> Finished | None:
-    """Return what the end of the training wrote, None for a run without an end.
+    """Return the record of a finished training; None for an unfinished run.
 
     Raises:
         Unreadable: the file is damaged.
@@ -81,8 +80,8 @@ def _validated(validate: Callable[[Any], T], content: Any) -> T:
 
 
 def read_state(directory: Path) -> RunState:
-    """Read the state of a run; files that are missing or damaged tell nothing."""
-    metrics = _last_values(directory / METRICS)
+    """Read the state of a run; missing and damaged files are ignored."""
+    metrics = last_values(directory / METRICS)
     try:
         done = read_finished(directory)
     except Unreadable:
@@ -100,34 +99,8 @@ def read_state(directory: Path) -> RunState:
 
 
 def validation_loss(directory: Path) -> float | None:
-    """The lowest one of the run, that of its best model; None if it has none yet."""
+    """Return the validation loss of the best model, the lowest of the run; None if there is no such model."""
     try:
         return float(read_metadata(best_model(directory)).extra["val_loss"])
     except (CheckpointError, KeyError):
         return None
-
-
-def _last_values(path: Path) -> dict[str, float]:
-    """The last value of every column near the end of a CSV file, which may be long and may just be written."""
-    try:
-        with path.open("rb") as file:
-            header = file.readline()
-            file.seek(max(len(header), path.stat().st_size - TAIL_BYTES))
-            tail = file.read()
-    except OSError:
-        return {}
-    lines = tail.decode(errors="replace").split("\n")[:-1]  # what follows the last line's end is half a row
-    columns = next(csv.reader([header.decode(errors="replace")]), [])
-    rows = [row for row in csv.reader(lines) if len(row) == len(columns)]
-    values: dict[str, float] = {}
-    for row in rows:
-        values |= {name: float(cell) for name, cell in zip(columns, row, strict=True) if _is_number(cell)}
-    return values
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True

@@ -1,4 +1,4 @@
-"""Training curves from metrics.csv, at most a few hundred points of however many lines."""
+"""Reading metrics.csv: the newest value of each column, and curves of bounded length."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lic_train.system.reading import lines
+from lic_train.system.reading import MAX_LINE, lines
+
+TAIL_BYTES = 2**16  # more than the rows that one validation writes
 
 
 class Buckets:
-    """Means over equal numbers of neighbouring values; never more than ``limit`` of them."""
+    """Means over groups of consecutive values; there are at most ``limit`` groups of equal size."""
 
     def __init__(self, limit: int = 300) -> None:
         self._limit = limit
-        self._size = 1  # values in a bucket
-        self._sums: list[list[float]] = []  # of steps and values, with their number
+        self._size = 1  # values per bucket
+        self._sums: list[list[float]] = []  # per bucket: sum of steps, sum of values, count
 
     def add(self, step: float, value: float) -> None:
-        """Take in the next value."""
+        """Add the next value."""
         if not self._sums or self._sums[-1][2] == self._size:
             if len(self._sums) == self._limit:
                 self._halve()
@@ -28,7 +30,7 @@ class Buckets:
         bucket[0], bucket[1], bucket[2] = bucket[0] + step, bucket[1] + value, bucket[2] + 1
 
     def means(self) -> tuple[list[float], list[float]]:
-        """Steps and values."""
+        """Return the mean step and the mean value of each bucket."""
         return [step / n for step, _, n in self._sums], [value / n for _, value, n in self._sums]
 
     def _halve(self) -> None:
@@ -38,9 +40,15 @@ class Buckets:
 
 
 def read_log(path: Path, names: Sequence[str], limit: int = 300) -> dict[str, tuple[list[float], list[float]]]:
-    """Steps and values of each column of ``names`` that ``path`` has; cells that hold no finite number are passed over.
+    """Read training curves of bounded length.
 
-    Where there are more than ``limit`` values, each is the mean over neighbouring ones.
+    Args:
+        path: a metrics.csv.
+        names: columns to read; those that the file lacks are absent from the result.
+        limit: largest number of points per curve. Longer curves are reduced to means over consecutive values.
+
+    Returns:
+        Steps and values by column. Cells without a finite number are skipped.
     """
     buckets = {name: Buckets(limit) for name in names}
     for row in _rows(path):
@@ -51,16 +59,43 @@ def read_log(path: Path, names: Sequence[str], limit: int = 300) -> dict[str, tu
     return {name: means for name, bucket in buckets.items() if (means := bucket.means())[0]}
 
 
+def last_values(path: Path) -> dict[str, float]:
+    """Return the newest finite value of each column, from the header and the last `TAIL_BYTES` of the file.
+
+    A missing or damaged file gives an empty result. An incomplete last row, which may still be being written, is
+    ignored.
+    """
+    try:
+        header, tail = _header_and_tail(path)
+    except OSError:
+        return {}
+    columns = next(csv.reader([header]), [])
+    values: dict[str, float] = {}
+    for row in csv.reader(tail.split("\n")[:-1]):
+        if len(row) == len(columns):
+            cells = zip(columns, map(_number, row), strict=True)
+            values |= {name: value for name, value in cells if value is not None}
+    return values
+
+
 def last_step(path: Path) -> int:
-    """The last step that was logged; 0 if none was."""
-    steps = [step for row in _rows(path) if (step := _number(row.get("step"))) is not None][-1:]
-    return int(steps[0]) if steps else 0
+    """Return the last logged step; 0 if there is none."""
+    return int(last_values(path).get("step", 0))
+
+
+def _header_and_tail(path: Path) -> tuple[str, str]:
+    if not path.is_file():  # opening a pipe would block
+        return "", ""
+    with path.open("rb") as file:
+        header = file.readline(MAX_LINE)
+        file.seek(max(len(header), path.stat().st_size - TAIL_BYTES))
+        return header.decode(errors="replace"), file.read(TAIL_BYTES).decode(errors="replace")
 
 
 def _rows(path: Path) -> Iterator[dict[str | None, str | list[str]]]:
     try:
         yield from csv.DictReader(lines(path))
-    except (csv.Error, OSError):  # the rest is no table
+    except (csv.Error, OSError):  # the remaining content is not a table
         return
 
 

@@ -1,1 +1,1 @@
-"""Atomic writes, machine facts, memory settings and terminal output."""
+"""Atomic writes, bounded reads, machine facts, memory settings and terminal output."""

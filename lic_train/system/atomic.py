@@ -1,4 +1,4 @@
-"""Files that survive a kill, a power cut and a full disk: the old one or the new one, never half of it."""
+"""Atomic file writes: after a kill, a power failure or a full disk a file has its old or its new content."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-TEMPORARY = ".*.tmp"  # what a killed process may leave behind
+TEMPORARY = ".*.tmp"  # glob pattern of the files that a killed process may leave behind
 
 
 def replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, bring it to the disk, then move it into place.
+    """Write a temporary file next to ``path``, flush it to the disk, and rename it to ``path``.
+
+    Args:
+        path: the file to write; missing parent folders are created.
+        write: called with the path of the temporary file.
 
     Raises:
-        OSError: the disk is full or the directory is not writable; the old file is untouched.
+        OSError: the disk is full or the directory is not writable; the old file is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -27,12 +31,12 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def replace_bytes(path: Path, data: bytes) -> None:
-    """`replace` by ``data``."""
+    """Replace the content of ``path`` by ``data``; see `replace`."""
     replace(path, lambda temporary: temporary.write_bytes(data))
 
 
 def replace_text(path: Path, text: str) -> None:
-    """`replace` by UTF-8 text."""
+    """Replace the content of ``path`` by UTF-8 text; see `replace`."""
     replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 

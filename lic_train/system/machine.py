@@ -1,4 +1,4 @@
-"""The machine that a number was measured on."""
+"""Facts about the machine on which a result was measured."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def cpu_model() -> str:
-    """The processor's name as its maker writes it; where there is no /proc/cpuinfo, what Python knows."""
+    """Return the processor's model name from /proc/cpuinfo, or from `platform` where that file is missing."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Reading what strangers may have written: regular files of bounded size, and names that are safe to show."""
+"""Reading untrusted files: regular files of bounded size, and names that are safe to print."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-MAX_BYTES = 64 * 2**20  # of one JSON or YAML file; 100,000 pictures need half of it
-_MAX_LINE = 2**16  # of a CSV file
+MAX_BYTES = 64 * 2**20  # per JSON or YAML file; results of 100,000 images take half of it
+MAX_LINE = 2**16  # characters per line of a CSV file
 _MAX_SHOWN = 120  # characters of a name
-_NAMED = 3  # mistakes that a reason names
+_MAX_MISTAKES = 3  # validation errors in one message
 
 
 class Unreadable(Exception):
@@ -22,34 +22,34 @@ class Unreadable(Exception):
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file.
+    """Return the content of a JSON file.
 
     Raises:
-        Unreadable: no regular file, too large, or no JSON.
+        Unreadable: the file is not a regular file, is too large, or is not valid JSON.
     """
     try:
         return json.loads(read_bytes(path))
     except (ValueError, RecursionError) as error:
-        raise Unreadable(f"no JSON: {_first_line(error)}") from error
+        raise Unreadable(f"not valid JSON: {_first_line(error)}") from error
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file, plain values only.
+    """Return the content of a YAML file with plain values only.
 
     Raises:
-        Unreadable: no regular file, too large, or no YAML.
+        Unreadable: the file is not a regular file, is too large, or is not valid YAML.
     """
     try:
         return yaml.safe_load(read_bytes(path))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise Unreadable(f"no YAML: {_first_line(error)}") from error
+        raise Unreadable(f"not valid YAML: {_first_line(error)}") from error
 
 
 def read_bytes(path: Path) -> bytes:
-    """All of a file.
+    """Return the content of a file.
 
     Raises:
-        Unreadable: no regular file (a pipe would wait for ever), or more than MAX_BYTES.
+        Unreadable: the file is not a regular file (reading a pipe would block), or is larger than `MAX_BYTES`.
     """
     try:
         if not path.is_file():
@@ -64,27 +64,30 @@ def read_bytes(path: Path) -> bytes:
 
 
 def lines(path: Path) -> Iterator[str]:
-    """The lines of a text file, in pieces where one is longer than any of ours; nothing if there is no such file."""
+    """Yield the lines of a text file, split after `MAX_LINE` characters; yield nothing if it is not a regular file."""
     if path.is_file():
         with path.open(encoding="utf-8", errors="replace") as file:
-            yield from iter(lambda: file.readline(_MAX_LINE), "")
+            yield from iter(lambda: file.readline(MAX_LINE), "")
 
 
 def mistakes(error: ValidationError) -> str:
-    """What pydantic found, in one line: ``rows.3.psnr: Input should be a finite number``."""
+    """Return pydantic's messages on one line, such as ``rows.3.psnr: Input should be a finite number``."""
     found = [f"{'.'.join(map(str, e['loc'])) or 'content'}: {e['msg']}" for e in error.errors(include_url=False)]
-    more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-    return printable("; ".join(found[:_NAMED]), 300) + more
+    more = f"; and {len(found) - _MAX_MISTAKES} more" if len(found) > _MAX_MISTAKES else ""
+    return printable("; ".join(found[:_MAX_MISTAKES]), 300) + more
 
 
 def printable(text: object, limit: int = _MAX_SHOWN) -> str:
-    """``text`` on one line, safe for a page or a terminal: control, direction and undecodable characters as codes."""
+    """Return ``text`` on one line of at most ``limit`` characters, safe for a web page or a terminal.
+
+    Control, text-direction and undecodable characters are replaced by escape sequences.
+    """
     shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(text))
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
 def slug(text: str) -> str:
-    """``text`` as a part of a key: small letters, digits and underscores."""
+    """Return ``text`` reduced to lower-case letters, digits and underscores, for use in a key."""
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:60] or "unnamed"
 
 

@@ -1,4 +1,8 @@
-"""How the command lines speak to the user outside of progress bars."""
+"""Terminal output apart from progress bars: messages, warnings, errors and tables.
+
+Messages (`say`) go to the standard output, and only from the first process of a distributed run. Warnings and errors
+go to the standard error stream.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import rich
-from lightning_utilities.core.rank_zero import rank_zero_only
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -15,27 +18,36 @@ from rich.text import Text
 
 from lic_train.errors import LicError
 
+_MAX_REASON = 200  # characters
+
 
 def is_first_process() -> bool:
-    """Whether this process, of perhaps several that train together, is the one that writes files."""
+    """Return whether this is the process with rank 0, which writes the files of a distributed run."""
+    # Imported here, as this module is part of every command line and the import takes three times as long as rich.
+    from lightning_utilities.core.rank_zero import rank_zero_only
+
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def say(message: str, style: str = "") -> None:
-    """Print one message on the shared rich console, above a live progress bar, in the first process only."""
+    """Print a message on the shared rich console, above a live progress bar, in the first process only."""
     if is_first_process():
         rich.get_console().print(message, style=style or None, markup=False, highlight=False, soft_wrap=True)
 
 
-def reason(error: BaseException) -> str:
-    """What went wrong in one line, without error number and path: ``No space left on device``."""
-    text = getattr(error, "strerror", None) or str(error)
-    return text.splitlines()[0] if text else type(error).__name__
+def say_warning(message: str) -> None:
+    """Print a warning on the standard error stream."""
+    _print_labelled("warning: ", "bold yellow", message)
+
+
+def say_error(error: BaseException) -> None:
+    """Print an error message, without a traceback, on the standard error stream."""
+    _print_labelled("error: ", "bold red", str(error))
 
 
 @contextmanager
 def errors_without_traceback() -> Iterator[None]:
-    """Turn an error meant for the user into its message and its exit code."""
+    """Print a `LicError` raised in the block and exit with its exit code."""
     try:
         yield
     except LicError as error:
@@ -43,22 +55,22 @@ def errors_without_traceback() -> Iterator[None]:
         sys.exit(error.exit_code)
 
 
-def say_error(error: BaseException) -> None:
-    """Print a complete error message, without a traceback, on the standard error stream."""
-    _say("error: ", "bold red", str(error))
+def reason(error: BaseException) -> str:
+    """Return the cause of an error on one line of at most 200 characters.
 
-
-def say_warning(message: str) -> None:
-    """Print a warning on the standard error stream."""
-    _say("warning: ", "bold yellow", message)
+    For a system error that is the system's message without number and path, such as ``No space left on device``. A
+    message of one word, such as that of a KeyError, is preceded by the type of the error.
+    """
+    text = getattr(error, "strerror", None) or " ".join(str(error).split())[:_MAX_REASON]
+    return text if " " in text else ": ".join(filter(None, [type(error).__name__, text]))
 
 
 def ruled_table(*headings: str, title: str | Text = "") -> Table:
-    """The one look of a table: no frame, which would cost columns; title and caption to the left."""
+    """Return a table in the style of this program: without a frame, which would cost columns, and left-aligned."""
     look = {"title_justify": "left", "caption_justify": "left", "box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
     return Table(*headings, title=title or None, **look)  # type: ignore[arg-type]
 
 
-def _say(label: str, style: str, message: str) -> None:
-    # Text, not markup: messages hold brackets. soft_wrap keeps paths whole.
+def _print_labelled(label: str, style: str, message: str) -> None:
+    # Text instead of markup, as messages contain square brackets; soft_wrap keeps paths on one line.
     Console(stderr=True).print(Text.assemble((label, style), message), soft_wrap=True)

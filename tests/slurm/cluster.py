@@ -1,4 +1,4 @@
-"""A real Slurm of two virtual nodes on this machine: its own ports and files, no service, nothing left behind."""
+"""A real Slurm with two virtual nodes on this machine, with its own ports and files; stopped after the tests."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 PROGRAMS = ("setpriv", "munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "srun")
-SECONDS = 180.0  # in which it must have started
-END_WITH_US = ("setpriv", "--pdeathsig", "TERM")  # however this process ends
+SECONDS = 180.0  # time limit for the start
+END_WITH_US = ("setpriv", "--pdeathsig", "TERM")  # stops the daemons however this process ends
 
-# config_overrides: a machine may have fewer processors than the nodes claim.
-# cred_expire: a job that is queued again begins only after so many seconds, and not after two minutes.
-# batch_sched_delay, sched_min_interval: a job begins as soon as a node is free.
+# config_overrides: the nodes may have more processors than the machine.
+# cred_expire: delay in seconds before a requeued job starts; the default is two minutes.
+# batch_sched_delay, sched_min_interval: a job starts as soon as a node is free.
 CONFIGURATION = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -50,12 +50,12 @@ NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 RealMe
 PartitionName=debug Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 """
 
-# Any device file does.
+# Any device file can be used.
 GPUS = "NodeName=n[1-2] Name=gpu File=/dev/null\nNodeName=n[1-2] Name=gpu File=/dev/zero\n"
 
 
 def why_not() -> str | None:
-    """Why no Slurm can be started here, None if one can."""
+    """Return the reason why Slurm cannot be started here; None if it can."""
     if missing := [name for name in PROGRAMS if shutil.which(name) is None]:
         return f"Slurm is not installed (no {', '.join(missing)}): apt-get install slurm-wlm munge"
     return None if os.geteuid() == 0 else "only root can start Slurm's daemons"
@@ -63,7 +63,7 @@ def why_not() -> str | None:
 
 @contextmanager
 def started(folder: Path) -> Iterator[None]:
-    """While it runs, Slurm's commands find it by SLURM_CONF. Configuration, state and logs are in ``folder``."""
+    """Run Slurm and set SLURM_CONF for its commands. Configuration, state and logs are in ``folder``."""
     (folder / "state").mkdir(parents=True)
     key, configuration = folder / "munge.key", folder / "slurm.conf"
     key.write_bytes(secrets.token_bytes(128))
@@ -84,16 +84,18 @@ def started(folder: Path) -> Iterator[None]:
             start("slurmd", "-D", "-N", node, "-f", str(configuration))
         os.environ["SLURM_CONF"] = str(configuration)
         running.callback(os.environ.pop, "SLURM_CONF")
-        wait_until(lambda: told("sinfo", "--noheader", "--Node", "--format=%T").split() == ["idle", "idle"], folder)
+        wait_until(
+            lambda: output_of("sinfo", "--noheader", "--Node", "--format=%T").split() == ["idle", "idle"], folder
+        )
         yield
-        told("scancel", "--user=root")  # what a failed test has left
-        told("scancel", "--user=root", "--signal=KILL")
-        wait_until(lambda: not told("squeue", "--noheader"), folder)
+        output_of("scancel", "--user=root")  # jobs of a failed test
+        output_of("scancel", "--user=root", "--signal=KILL")
+        wait_until(lambda: not output_of("squeue", "--noheader"), folder)
 
 
 @contextmanager
 def daemon(command: Sequence[str], output: Path) -> Iterator[None]:
-    """A daemon that stays a child of this process."""
+    """Run a daemon as a child of this process."""
     with output.open("ab") as file:
         process = subprocess.Popen(
             [*END_WITH_US, *command], stdin=subprocess.DEVNULL, stdout=file, stderr=file, process_group=0
@@ -113,8 +115,8 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-def told(*command: str) -> str:
-    """What a command prints; nothing where it fails, as it does until the controller answers."""
+def output_of(*command: str) -> str:
+    """Return the output of a command; empty if it fails, as it does until the controller responds."""
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
@@ -122,5 +124,5 @@ def wait_until(condition: Callable[[], bool], folder: Path) -> None:
     limit = time.monotonic() + SECONDS
     while not condition():
         logs = (path.read_text(errors="replace")[-2000:] for path in folder.glob("*.out"))
-        assert time.monotonic() < limit, "\n".join(["Slurm does not answer", *logs])
+        assert time.monotonic() < limit, "\n".join(["Slurm does not respond", *logs])
         time.sleep(0.1)

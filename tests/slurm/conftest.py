@@ -1,4 +1,4 @@
-"""One Slurm for all tests of this folder, or the reason why they are skipped."""
+"""A Slurm instance for all tests of this folder; they are skipped if it cannot be started."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.slurm import cluster
 
 @pytest.fixture(scope="session", autouse=True)
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Two nodes, which Slurm's commands find; jobs take the environment of the test over, one thread each."""
+    """Start Slurm with two nodes; jobs inherit the environment of the test and use one thread each."""
     if reason := cluster.why_not():
         pytest.skip(reason)
     with pytest.MonkeyPatch.context() as patch, cluster.started(tmp_path_factory.mktemp("slurm")):

@@ -1,4 +1,4 @@
-"""A real Slurm of two nodes: array jobs, SIGUSR1 and requeue, one run on two nodes, children after their parent."""
+"""launcher=slurm on a real Slurm with two nodes: arrays, SIGUSR1 and requeue, multi-node runs, warm starts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lic_train.launch.sweep import make_engine
 from lic_train.runs.layout import SLURM_JOB
 from lic_train.system import relaunch
 from tests.conftest import ROOT
-from tests.slurm.cluster import told, wait_until
+from tests.slurm.cluster import output_of, wait_until
 from tests.small_runs import (
     Forked,
     assert_equal_state,
@@ -38,8 +38,8 @@ from tests.sweeps import FAKE_TRAIN, FakeSweep, once
 
 MODEL = "model=bmshj2018_factorized"
 SMALL = {"memory_gb": 1, "cpus": 1, "gpus": 0, "hours": 0.5}
-TRAIN_AND_TELL = (str(Path(__file__).resolve().parent / "train_and_tell.py"),)
-FAST = "recipe.stages=[{name: main, share: 1, lr: 1.0e-3}]"  # so that six steps change something
+RECORDED_TRAIN = (str(Path(__file__).resolve().parent / "recorded_train.py"),)
+FAST = "recipe.stages=[{name: main, share: 1, lr: 1.0e-3}]"  # large enough that a few steps change the weights
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +49,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def sweep_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeSweep]:
-    """A function (train.py or what stands in for it, keys of the launcher) -> sweep."""
+    """Return a function from the training script and launcher keys to a sweep."""
     monkeypatch.setattr(slurm, "POLL_SECONDS", 0.2)
 
     def make(train: tuple[str, ...], **more: Any) -> FakeSweep:
@@ -61,41 +61,41 @@ def sweep_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., F
 
 @pytest.fixture
 def fake(sweep_on: Callable[..., FakeSweep]) -> FakeSweep:
-    """Of fake runs."""
+    """A sweep of fake runs."""
     return sweep_on(FAKE_TRAIN)
 
 
-def typed(photographs: Path, output: Path, *more: str) -> list[str]:
-    """What is typed for a small run or sweep."""
+def small(photographs: Path, output: Path, *more: str) -> list[str]:
+    """Return the overrides of a small run or sweep."""
     return overrides(photographs, output, "steps=10", "validate.every=5", "validate.crops=1", FAST, *more)
 
 
 def job(photographs: Path, *more: str) -> str:
-    """The same as `FakeSweep` takes it."""
-    given = typed(photographs, Path(), *more)
+    """Return the same overrides as one string for `FakeSweep`."""
+    given = small(photographs, Path(), *more)
     return " ".join(text.replace(" ", "") for text in given if not text.startswith(("output=", "steps=")))
 
 
 def starts(run: Path) -> int:
-    """How often the run was started."""
+    """Return the number of starts of the run."""
     return sum(line.startswith("--- ") for line in (run / "log.txt").read_text().splitlines())
 
 
 def last_weights(run: Path) -> bytes:
-    """As train_and_tell.py writes them."""
+    """Return the last weights in the format of recorded_train.py."""
     return b"".join(value.numpy().tobytes() for value in last_checkpoint(run)["state_dict"].values())
 
 
 # --- real runs -------------------------------------------------------------------------------------------------------
 
 
-def test_each_run_trains_to_its_end_also_after_a_signal_and_the_same_command_skips_it(
+def test_runs_finish_also_after_a_signal_and_are_then_skipped(
     photographs: Path, tmp_path: Path, sweep_on: Callable[..., FakeSweep], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TEST_SIGNAL", "0.02:7")
-    again = sweep_on(TRAIN_AND_TELL)
+    again = sweep_on(RECORDED_TRAIN)
     launcher = ["launcher=slurm", *(f"launcher.{key}={value}" for key, value in SMALL.items())]
-    command = typed(photographs, tmp_path / "runs" / "lambda_${lambda}", "lambda=0.01,0.02", *launcher)
+    command = small(photographs, tmp_path / "runs" / "lambda_${lambda}", "lambda=0.01,0.02", *launcher)
 
     def main() -> None:
         sys.argv = [str(ROOT / "train.py"), "-m", *command, f"hydra.sweep.dir={tmp_path}/sweeps"]
@@ -113,19 +113,19 @@ def test_each_run_trains_to_its_end_also_after_a_signal_and_the_same_command_ski
         assert starts(run) == started
     run, whole = tmp_path / "runs" / "lambda_0.02", tmp_path / "whole"
     assert "Stopped after step 8 by SIGUSR1" in (run / "log.txt").read_text()
-    Forked(lambda: run_here(typed(photographs, whole, "lambda=0.02")), tmp_path / "log").result()
+    Forked(lambda: run_here(small(photographs, whole, "lambda=0.02")), tmp_path / "log").result()
     assert_equal_state(run, whole)
     for name in ("train/loss", "val/loss"):
         assert column(run, name) == column(whole, name)
 
 
-def test_two_nodes_train_each_lambda_as_one_also_after_a_signal(
+def test_two_nodes_train_one_run_also_after_a_signal(
     photographs: Path, tmp_path: Path, sweep_on: Callable[..., FakeSweep], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")  # the nodes' names are made up
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")  # the names of the nodes do not resolve
     monkeypatch.setenv("TEST_SIGNAL", "0.02:7")
     more = ("trainer=ddp", "trainer.num_nodes=2", "trainer.devices=1")
-    sweep = sweep_on(TRAIN_AND_TELL)
+    sweep = sweep_on(RECORDED_TRAIN)
     lambdas = ("0.01", "0.02")
     states = sweep.run(*(job(photographs, *more, f"lambda={lmbda}") for lmbda in lambdas))
     assert states == {"lambda_0.01": "finished", "lambda_0.02": "finished"}
@@ -139,7 +139,7 @@ def test_two_nodes_train_each_lambda_as_one_also_after_a_signal(
         assert last_checkpoint(run)["run_config"]["lambda"] == float(lmbda)
         assert last_checkpoint(run)["global_step"] == 10
         assert (run / "weights_0.bin").read_bytes() == (run / "weights_1.bin").read_bytes() == last_weights(run)
-    whole = typed(photographs, tmp_path / "whole", "trainer=ddp", "trainer.devices=2", "lambda=0.02")
+    whole = small(photographs, tmp_path / "whole", "trainer=ddp", "trainer.devices=2", "lambda=0.02")
     for rank in in_ranks(lambda: run_here(whole), tmp_path):
         rank.result()
     assert_equal_state(tmp_path / "runs" / "lambda_0.02", tmp_path / "whole")
@@ -148,91 +148,91 @@ def test_two_nodes_train_each_lambda_as_one_also_after_a_signal(
 # --- fake runs -------------------------------------------------------------------------------------------------------
 
 
-def test_one_failed_run_stops_no_other_and_the_same_command_retries_it_alone(fake: FakeSweep) -> None:
+def test_failed_run_does_not_stop_the_others_and_is_retried_alone(fake: FakeSweep) -> None:
     states = fake.run(f"{MODEL} lambda=0.1 seed=1", f"{MODEL} lambda=0.2", f"{MODEL} lambda=0.3")
     assert states == {"lambda_0.1": "failed", "lambda_0.2": "finished", "lambda_0.3": "finished"}
     assert fake.code == 1
-    assert "as asked" in Path(fake.table()["runs"][0]["log"]).read_text()
-    begun = fake.told("begins")
+    assert "failed on request" in Path(fake.table()["runs"][0]["log"]).read_text()
+    started_runs = fake.runs_with("started")
     again = fake.run(f"{MODEL} lambda=0.1 seed=0", f"{MODEL} lambda=0.2", f"{MODEL} lambda=0.3")
     assert set(again.values()) == {"finished"}
     assert fake.code == 0
-    assert fake.told("begins") == [*begun, "lambda_0.1"]
+    assert fake.runs_with("started") == [*started_runs, "lambda_0.1"]
 
 
 LADDER = 'sweep=warm_start sweep.grid.lambda=[0.1,0.2,0.4] sweep.warm_start.overrides=["seed={}"]'
 
 
-def test_children_wait_for_their_parent_also_where_it_is_queued_again(fake: FakeSweep, tmp_path: Path) -> None:
+def test_children_wait_for_a_requeued_parent(fake: FakeSweep, tmp_path: Path) -> None:
     def signal_parent() -> None:
         number = (tmp_path / "runs" / "lambda_0.4" / SLURM_JOB).read_text()
         subprocess.run(["scancel", "--signal=USR1", number], check=True)
 
-    with once(lambda: bool(fake.told("begins")), signal_parent):
+    with once(lambda: bool(fake.runs_with("started")), signal_parent):
         states = fake.run(f"{MODEL} seed=4 {LADDER.format(0)}")
     assert set(states.values()) == {"finished"}
-    begun = fake.told("begins")
-    assert begun[:2] == ["lambda_0.4"] * 2
-    assert sorted(begun[2:]) == ["lambda_0.1", "lambda_0.2"]
-    assert all(event["parent_finished"] for event in fake.events()[2:] if event["what"] == "begins")
+    started_runs = fake.runs_with("started")
+    assert started_runs[:2] == ["lambda_0.4"] * 2
+    assert sorted(started_runs[2:]) == ["lambda_0.1", "lambda_0.2"]
+    assert all(event["parent_finished"] for event in fake.events()[2:] if event["what"] == "started")
 
 
-def test_children_of_a_failed_parent_do_not_stay_in_the_queue(fake: FakeSweep) -> None:
+def test_children_of_failed_parent_do_not_stay_in_the_queue(fake: FakeSweep) -> None:
     states = fake.run(f"{MODEL} seed=1 {LADDER.format(0)}", f"{MODEL} lambda=0.8")
     assert states == {
         "lambda_0.4": "failed", "lambda_0.1": "waiting", "lambda_0.2": "waiting", "lambda_0.8": "finished",
     }  # fmt: skip
     assert fake.code == 1
-    assert sorted(fake.told("begins")) == ["lambda_0.4", "lambda_0.8"]
-    assert told("squeue", "--noheader") == ""
+    assert sorted(fake.runs_with("started")) == ["lambda_0.4", "lambda_0.8"]
+    assert output_of("squeue", "--noheader") == ""
 
 
-@pytest.mark.parametrize("how", ["not waited for", "left by Ctrl-C"])
-def test_what_is_in_the_queue_stays_there_and_is_not_queued_twice(
+@pytest.mark.parametrize("how", ["wait=false", "Ctrl-C"])
+def test_queued_runs_stay_in_the_queue_and_are_not_submitted_twice(
     sweep_on: Callable[..., FakeSweep], tmp_path: Path, how: str
 ) -> None:
-    first = f"{MODEL} lambda=0.1 seed=3"  # which ends once a second run has begun
-    if how == "left by Ctrl-C":
+    first = f"{MODEL} lambda=0.1 seed=3"  # ends when a second run has started
+    if how == "Ctrl-C":
         sweep = sweep_on(FAKE_TRAIN)
-        with once(lambda: bool(sweep.told("begins")), lambda: os.kill(os.getpid(), signal.SIGINT)):
+        with once(lambda: bool(sweep.runs_with("started")), lambda: os.kill(os.getpid(), signal.SIGINT)):
             assert sweep.run(first) == {"lambda_0.1": "running"}
         assert sweep.code == 130
     else:
         sweep = sweep_on(FAKE_TRAIN, wait=False)
         assert sweep.run(first)["lambda_0.1"] in ("queued", "running")
         assert sweep.code == 0
-        wait_until(lambda: bool(sweep.told("begins")), tmp_path)  # a node is free for each: they may begin in any order
+        wait_until(lambda: bool(sweep.runs_with("started")), tmp_path)  # the two runs may start in any order
     record = tmp_path / "runs" / "lambda_0.1" / SLURM_JOB
     number = record.read_text()
     again = sweep_on(FAKE_TRAIN)
     assert set(again.run(first, f"{MODEL} lambda=0.2 seed=3").values()) == {"finished"}
     assert record.read_text() == number
-    assert again.told("begins") == ["lambda_0.1", "lambda_0.2"]
+    assert again.runs_with("started") == ["lambda_0.1", "lambda_0.2"]
 
 
-def test_a_run_that_alone_was_signalled_is_queued_again(fake: FakeSweep) -> None:
-    """Some clusters do not signal the task that waits for it."""
+def test_signal_to_the_run_alone_requeues_the_job(fake: FakeSweep) -> None:
+    """Some clusters do not signal the task that waits for the run."""
 
     def signal_run() -> None:
         os.kill(fake.events()[0]["pid"], signal.SIGUSR1)
 
-    with once(lambda: bool(fake.told("begins")), signal_run):
+    with once(lambda: bool(fake.runs_with("started")), signal_run):
         assert fake.run(f"{MODEL} lambda=0.1 seed=4") == {"lambda_0.1": "finished"}
-    assert fake.told("begins") == ["lambda_0.1"] * 2
+    assert fake.runs_with("started") == ["lambda_0.1"] * 2
 
 
-def test_a_run_gets_its_gpus_and_every_task_sees_those_of_its_node(sweep_on: Callable[..., FakeSweep]) -> None:
+def test_each_task_sees_the_gpus_of_its_node(sweep_on: Callable[..., FakeSweep]) -> None:
     sweep = sweep_on(FAKE_TRAIN, gpus=None)
     two = "trainer=ddp trainer.devices=2 batch_size=2"
     sweep.run(f"{MODEL} lambda=0.1", f"{MODEL} lambda=0.2 {two}", f"{MODEL} lambda=0.3 trainer.accelerator=cpu")
-    seen = [(event["run"], event["gpus"]) for event in sweep.events() if event["what"] == "begins"]
+    seen = [(event["run"], event["gpus"]) for event in sweep.events() if event["what"] == "started"]
     assert {gpus for run, gpus in seen if run == "lambda_0.1"} <= {"0", "1"}
     assert [gpus for run, gpus in seen if run == "lambda_0.2"] == ["0,1", "0,1"]
     assert [gpus for run, gpus in seen if run == "lambda_0.3"] == [None]
     assert sweep.code == 0
 
 
-def test_what_slurm_refuses_is_told(sweep_on: Callable[..., FakeSweep], tmp_path: Path) -> None:
+def test_rejected_job_raises_with_the_message_of_sbatch(sweep_on: Callable[..., FakeSweep], tmp_path: Path) -> None:
     engine = make_engine(sweep_on(FAKE_TRAIN, partition="none").config.launcher)
     jobs = plan([[MODEL, f"output={tmp_path}/run"]]).jobs
     with StopRequest() as stop, pytest.raises(ConfigError, match=r"invalid partition(.|\n)*conf/launcher/slurm.yaml"):

@@ -1,7 +1,7 @@
-"""Stands in for train.py where a test must know what the processes of a job held, or when they were signalled.
+"""Training process for tests that compare the weights of all processes of a job, or signal it at a given step.
 
-The last weights of process r are written to weights_r.bin in the run directory. With TEST_SIGNAL in the environment,
-"lambda:step", the run with that lambda has Slurm send SIGUSR1 to its job before that step, once, and waits for it.
+The last weights of process r are written to weights_r.bin in the run directory. With TEST_SIGNAL="lambda:step" in the
+environment, the run with that lambda makes Slurm send SIGUSR1 to its job once, before that step, and waits for it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lic_train.training import setup
 from lic_train.training.callbacks.interrupt import GracefulStop
 from tests.small_runs import run_here, without_drawing
 
-SECONDS = 180.0  # in which the signal must have come
+SECONDS = 180.0  # time limit for the arrival of the signal
 
 
 def main() -> int:
@@ -41,7 +41,7 @@ def main() -> int:
 
 
 def signal_before(step: int) -> None:
-    """Have the first process of the job ask Slurm to signal all of them."""
+    """Make the first process of the job request Slurm to signal all processes before ``step``."""
     started = GracefulStop.on_train_batch_start
 
     def signalled(self: Any, trainer: Any, *arguments: Any) -> None:
