@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from lic_train.anchors import ycbcr
-from lic_train.errors import AnchorError, in_one_line
+from lic_train.errors import AnchorError
+from lic_train.system.screen import reason
 
 _QUIET = ["-hide_banner", "-nostats"]
 _WARNINGS = ["-loglevel", "warning"]
@@ -116,7 +117,7 @@ def _run(arguments: list[str], data: bytes = b"") -> subprocess.CompletedProcess
         raise AnchorError(
             "ffmpeg is missing.",
             expected="the package imageio-ffmpeg",
-            got=in_one_line(error),
+            got=reason(error),
             to_do="install imageio-ffmpeg>=0.8.1",
         ) from error
     if done.returncode:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, JpegImagePlugin, UnidentifiedImageError, features
 
-from lic_train.errors import AnchorError, in_one_line
+from lic_train.errors import AnchorError
+from lic_train.system.screen import reason
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class PillowAnchor:
             Image.fromarray(picture).save(path, self.format, **self.at_rate(rate), **self.options)
         except (OSError, ValueError, RuntimeError) as error:
             raise AnchorError(
-                f"{self.name} cannot write a file at {self.parameter} {rate}.", got=in_one_line(error)
+                f"{self.name} cannot write a file at {self.parameter} {rate}.", got=reason(error)
             ) from error
 
     def decode(self, path: Path, height: int, width: int) -> np.ndarray:
@@ -68,7 +69,7 @@ class PillowAnchor:
             with Image.open(path, formats=[self.format]) as image:
                 picture = np.asarray(image.convert("RGB"))
         except (OSError, ValueError, RuntimeError, UnidentifiedImageError) as error:
-            raise AnchorError(f"{self.name} cannot read its own file.", got=in_one_line(error)) from error
+            raise AnchorError(f"{self.name} cannot read its own file.", got=reason(error)) from error
         if chroma != self.chroma:
             raise AnchorError(f"{self.name} wrote another chroma format.", expected=self.chroma, got=chroma)
         if picture.shape != (height, width, 3):
@@ -109,7 +110,7 @@ def jxl_plugin() -> str:
         raise AnchorError(
             "Pillow's plug-in for JPEG XL is missing.",
             expected="the package pillow-jxl-plugin",
-            got=in_one_line(error),
+            got=reason(error),
             to_do="install pillow-jxl-plugin>=1.3",
         ) from error
     return f"pillow-jxl-plugin {version('pillow-jxl-plugin')}"

@@ -18,9 +18,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lic_train.errors import ConfigError, in_one_line
+from lic_train.errors import ConfigError
 from lic_train.evaluate.results import finite
 from lic_train.rd.metrics import to_8bit
+from lic_train.system.screen import reason
 
 Compare = Callable[[Tensor, Tensor], Tensor]  # decoded and original, (1, 3, H, W) in [0, 1] -> scalar
 
@@ -223,7 +224,7 @@ def _no_weights(name: str, weights: str, error: Exception) -> ConfigError:
     return ConfigError(
         f"metrics: the weights of {name} cannot be loaded.",
         expected=f"{file} in {folder}, or network access to download it on first use",
-        got=in_one_line(error),
+        got=reason(error),
         to_do=f"download {url} on another machine and copy it to that folder, where it replaces a damaged file; "
         "or leave out this metric",
     )

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lic_train.errors import DataError, in_one_line
+from lic_train.errors import DataError
 from lic_train.system import atomic
+from lic_train.system.screen import reason
 
 FORMAT = 1
 METRICS = ("psnr", "ms_ssim_db")
@@ -101,7 +102,7 @@ def load(path: Path) -> Curve:
         raise DataError(
             f"{path} is not a rate-distortion curve.",
             expected=f"a curve file of format {FORMAT}",
-            got=in_one_line(error),
+            got=reason(error),
             to_do="write the file again",
         ) from error
 
