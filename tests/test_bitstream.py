@@ -98,16 +98,6 @@ def test_decoded_is_the_evaluation_forward(pair, height, width):
     assert len(data) == 34 + 4 * len(sections) + sum(map(len, sections)) + 4
 
 
-def test_a_padding_multiple_larger_than_the_stride():
-    class Windowed(Average):
-        downsampling_factor = 12
-        latent_stride = 4
-
-    data = encode(Windowed(), picture(13, 5).float() / 255, FINGERPRINT)
-    assert unpack(data)[0].latent == (6, 3)
-    assert decode(Windowed(), data, FINGERPRINT).shape == (3, 13, 5)
-
-
 @pytest.mark.parametrize(("size", "factor", "expected"), [((64, 65), 64, (0, 63)), ((1, 128), 16, (15, 0))])
 def test_padding_reaches_the_next_multiple(size, factor, expected):
     assert padding(*size, factor) == expected

@@ -112,3 +112,23 @@ class GaussianConditional(nn.Module):
         if not bool(scales.isfinite().all()):
             raise BitstreamError("the predicted scales are not finite: the weights are broken")
         return torch.bucketize(scales.reshape(-1).float(), self._boundaries).cpu().numpy()
+
+
+class MeanScaleContext(nn.Module):
+    """A Gaussian whose scales, then means, are one map psi (B, 2M, h, w)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gaussian_conditional = GaussianConditional()
+
+    def forward(self, y: Tensor, psi: Tensor) -> tuple[Tensor, Tensor]:
+        """Return y_hat and its likelihoods, both (B, M, h, w)."""
+        return self.gaussian_conditional(y, *psi.chunk(2, dim=1))
+
+    def compress(self, y: Tensor, psi: Tensor) -> bytes:
+        """Code y (1, M, h, w)."""
+        return self.gaussian_conditional.compress(y, *psi.chunk(2, dim=1))
+
+    def decompress(self, string: bytes, psi: Tensor) -> Tensor:
+        """Return y_hat (1, M, h, w)."""
+        return self.gaussian_conditional.decompress(string, *psi.chunk(2, dim=1))

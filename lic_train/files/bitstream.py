@@ -20,13 +20,14 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lic_train.errors import BitstreamError, LicError
+from lic_train.models.base import CodecOutput, Compressed, Decompressed
 
 MAGIC = b"LIC1"
 VERSION = 1
@@ -49,13 +50,13 @@ class Coder(Protocol):
 
     downsampling_factor: int
 
-    def compress(self, x: Tensor) -> dict[str, Any]:
+    def compress(self, x: Tensor) -> Compressed:
         """(1, 3, H, W) -> {"strings", "shape"}."""
 
-    def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> dict[str, Tensor]:
+    def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> Decompressed:
         """The reverse: {"x_hat"} (1, 3, H, W)."""
 
-    def __call__(self, x: Tensor) -> dict[str, Any]:
+    def __call__(self, x: Tensor) -> CodecOutput:
         """(1, 3, H, W) -> {"x_hat", "likelihoods"}."""
 
 
@@ -154,7 +155,7 @@ def encode(codec: Coder, x: Tensor, fingerprint: bytes, max_pixels: int = MAX_PI
     with torch.no_grad():
         out = codec.compress(_pad(x, codec.downsampling_factor))
     latent = (int(out["shape"][0]), int(out["shape"][1]))
-    assert latent == _latent_shape(codec, height + bottom, width + right), "latent_stride of the codec is wrong"
+    assert latent == _latent_shape(codec, height + bottom, width + right), "shape of the codec is wrong"
     return pack(Header(fingerprint, height, width, bottom, right, latent), out["strings"])
 
 
@@ -213,9 +214,8 @@ def _pad(x: Tensor, factor: int) -> Tensor:
 
 
 def _latent_shape(codec: Coder, height: int, width: int) -> tuple[int, int]:
-    """(h, w) of the smallest latent; a model whose padding multiple is not its stride says so by ``latent_stride``."""
-    stride = getattr(codec, "latent_stride", codec.downsampling_factor)
-    return height // stride, width // stride
+    """Return (h, w) of the smallest latent of a padded picture."""
+    return height // codec.downsampling_factor, width // codec.downsampling_factor
 
 
 def _cut_short(expected: int, got: int) -> str:

@@ -18,14 +18,16 @@ class DenseBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, growth: int = 32) -> None:
         super().__init__()
         widths = [growth] * 4 + [out_channels]
-        self.convs = nn.ModuleList(
+        convs = [
             nn.Conv2d(in_channels + layer * growth, width, kernel_size=3, padding=1)
             for layer, width in enumerate(widths)
-        )
-        for conv in self.convs:
+        ]
+        for conv in convs:
             nn.init.xavier_normal_(conv.weight, gain=0.1)
+            assert conv.bias is not None
             nn.init.zeros_(conv.bias)
-        nn.init.zeros_(self.convs[-1].weight)
+        nn.init.zeros_(convs[-1].weight)
+        self.convs = nn.ModuleList(convs)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, a, H, W) -> (B, b, H, W)."""

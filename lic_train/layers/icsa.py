@@ -127,8 +127,8 @@ def synthesis(
     """ICSA units of a decoder, mirror of `analysis`: an RNAB, ``refine`` of its output, a transposed convolution."""
     units = []
     for i, rates in enumerate(_shared_out(depths, drop_rates)):
-        options = {"padding": kernels[i] // 2, "output_padding": strides[i] - 1}
-        conv = nn.ConvTranspose2d(channels[i], channels[i + 1], kernels[i], strides[i], **options)
+        padding, missing = kernels[i] // 2, strides[i] - 1
+        conv = nn.ConvTranspose2d(channels[i], channels[i + 1], kernels[i], strides[i], padding, missing)
         extra = refine(channels[i]) if refine else None
         units.append(_unit(rnab=RNAB(channels[i], window, rates), refine=extra, conv=conv))
     return nn.Sequential(*units)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +55,7 @@ class SpatialContext(nn.Conv2d):
         reach = range(-(kernel // 2), kernel // 2 + 1)
         row, column = stage[0]
         taps = [[((row + r) % 2, (column + c) % 2) in earlier for c in reach] for r in reach]
+        self.taps: Tensor
         self.register_buffer("taps", torch.tensor(taps), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -117,13 +119,15 @@ class MultistageContext(PassContext):
 
     def _slice(self, i: int, psi: Tensor, side: Tensor, code: LatentPass) -> Tensor:
         """The stages of slice ``i`` with channel context ``side`` (B, 2s, h, w); returns its y_hat (B, s, h, w)."""
+        height, width = psi.shape[2:]
         start = sum(self.sizes[:i])
         channels = slice(start, start + self.sizes[i])
+        contexts = cast(nn.ModuleList, self.spatial_context[i])
         spatial, y_hat = torch.zeros_like(side), psi.new_zeros(())
         for j, stage in enumerate(STAGES[i]):
-            mask = stage_mask(stage, *psi.shape[2:], device=psi.device)
+            mask = stage_mask(stage, height, width, device=psi.device)
             if j > 0:
-                spatial = self.spatial_context[i][j - 1](y_hat)
+                spatial = contexts[j - 1](y_hat)
             inputs = (psi, spatial, side) if len(STAGES[i]) > 1 else (psi, side)
             scales, means = self.entropy_parameters[i](torch.cat(inputs, dim=1)).chunk(2, dim=1)
             # Whatever is predicted elsewhere than in the mask is not used, so no stage needs the maps of the others.

@@ -83,7 +83,8 @@ def cut_map(height: int, width: int, kernel: int, tile: int, device: torch.devic
 
     (n, t), (m, u) = rows.query.shape, columns.query.shape
     down, across = torch.arange(height, device=device)[:, None], torch.arange(width, device=device)
-    numbers = cells(*(torch.arange(count, device=device)[:, None] for count in (n, m)), m).flatten()
+    tile_rows, tile_columns = (torch.arange(count, device=device)[:, None] for count in (n, m))
+    numbers = cells(tile_rows, tile_columns, m).flatten()
     order = torch.argsort(numbers)[(down // t) * m + across // u]
     home = order * (t * u) + (down % t) * u + across % u
     groups = [(a * b, rows.offset[i], columns.offset[j]) for (i, a), (j, b) in runs]
@@ -147,11 +148,12 @@ def _attention_backward(grad: Tensor, qkv: Tensor, table: Tensor, tile: int) -> 
     cells.index_copy_(1, tiling.home, grad.flatten(1, 2))  # the repeated queries of incomplete tiles have no gradient
     cells = cells.unflatten(1, tiling.queries.shape).split([count for count, *_ in tiling.groups], dim=1)
     parts, grad_table = [], table.new_zeros(table.shape, dtype=torch.promote_types(table.dtype, torch.float32))
-    for grad_out, inputs, (_, *offsets) in zip(cells, _gather(qkv, tiling), tiling.groups, strict=True):
+    for grad_out, inputs, (_, down, across) in zip(cells, _gather(qkv, tiling), tiling.groups, strict=True):
         *grad_inputs, grad_bias = _dense_backward(
-            grad_out.flatten(0, 1).transpose(1, 2), *inputs, _tile_bias(table, *offsets)
+            grad_out.flatten(0, 1).transpose(1, 2), *inputs, _tile_bias(table, down, across)
         )
-        grad_table += _table_gradient(grad_bias.to(grad_table), *offsets, kernel)  # sums of thousands: not in bfloat16
+        # Not in bfloat16, as these are sums over thousands of pairs.
+        grad_table += _table_gradient(grad_bias.to(grad_table), down, across, kernel)
         parts.append(grad_inputs)
     grad_qkv = grad.new_zeros(batch, height * width, 3, heads, size)
     for i, positions in enumerate((tiling.queries, tiling.keys, tiling.keys)):

@@ -14,7 +14,7 @@ import compressai.models
 from torch import Tensor
 
 from lic_train.entropy.bottleneck import EntropyBottleneck
-from lic_train.models.base import Codec
+from lic_train.models.base import Codec, CodecOutput, Compressed, Decompressed
 
 
 class FactorizedPrior(Codec):
@@ -30,19 +30,19 @@ class FactorizedPrior(Codec):
         self.g_a, self.g_s = networks.g_a, networks.g_s
         self.entropy_bottleneck = EntropyBottleneck(M)
 
-    def forward(self, x: Tensor) -> dict:
+    def forward(self, x: Tensor) -> CodecOutput:
         """(B, 3, H, W) -> x_hat and likelihoods; see `Codec`."""
         y = self.g_a(x)
         y_hat, y_likelihoods = self.entropy_bottleneck(y)
         x_hat = self.g_s(y_hat)
         return {"x_hat": x_hat, "likelihoods": {"y": y_likelihoods}}
 
-    def compress(self, x: Tensor) -> dict:
+    def compress(self, x: Tensor) -> Compressed:
         """One image -> strings [y] and the shape of y."""
         y = self.g_a(x)
-        return {"strings": [self.entropy_bottleneck.compress(y)], "shape": tuple(y.shape[2:])}
+        return {"strings": [self.entropy_bottleneck.compress(y)], "shape": (y.shape[2], y.shape[3])}
 
-    def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> dict:
+    def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> Decompressed:
         """Mirror of `compress`."""
         y_hat = self.entropy_bottleneck.decompress(strings[0], shape)
         return {"x_hat": self.g_s(y_hat).clamp(0, 1)}

@@ -29,8 +29,8 @@ class Cheng2020Anchor(HyperpriorCodec):
     def __init__(self, N: int) -> None:
         super().__init__()
         networks = compressai.models.Cheng2020Anchor(N)
+        networks.g_a[0].skip = SubsampledConv2d.like(networks.g_a[0].skip)
         self.g_a, self.g_s = networks.g_a, networks.g_s
-        self.g_a[0].skip = SubsampledConv2d.like(self.g_a[0].skip)
         self.h_a, self.h_s = networks.h_a, networks.h_s
         self.entropy_bottleneck = EntropyBottleneck(N)
         self.context = SerialContext(N)

@@ -24,6 +24,8 @@ d = N / h.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +38,8 @@ from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.layers.enhancement import Enhancement
 from lic_train.layers.hyper import cheng_h_a, cheng_h_s
 from lic_train.models.base import HyperpriorCodec
+
+Choice = TypeVar("Choice")
 
 HEADS = 8
 # Large enough that a masked key's weight underflows in every precision, small enough for bfloat16 and float16.
@@ -93,6 +97,7 @@ class RelativePositionBias(nn.Module):
         super().__init__()
         self.table = nn.Parameter(torch.empty((2 * window - 1) ** 2, HEADS))
         nn.init.trunc_normal_(self.table, std=0.02)
+        self.index: Tensor
         self.register_buffer("index", relative_position_index(window), persistent=False)
 
     def forward(self, mask: Tensor) -> Tensor:
@@ -196,14 +201,17 @@ def minnen_h_s(N: int) -> nn.Sequential:
     )
 
 
-HYPER = {
+HYPER: dict[str, Callable[[int], tuple[nn.Module, nn.Module]]] = {
     "cheng": lambda N: (cheng_h_a(N, N), cheng_h_s(N, N)),
     "minnen": lambda N: (minnen_h_a(N), minnen_h_s(N)),
 }
-TAIL = {"attention": AttentionBlock, "cwam": lambda N: CrossWindowAttention(N, window=4)}
+TAIL: dict[str, Callable[[int], nn.Module]] = {
+    "attention": AttentionBlock,
+    "cwam": lambda N: CrossWindowAttention(N, window=4),
+}
 
 
-def _choice(option: str, name: str, choices: dict) -> object:
+def _choice(option: str, name: str, choices: Mapping[str, Choice]) -> Choice:
     if name not in choices:
         raise ValueError(f"{option}: expected {' or '.join(choices)}, got {name!r}")
     return choices[name]

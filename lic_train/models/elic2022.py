@@ -29,6 +29,7 @@ class MaskedConv2d(nn.Conv2d):
 
     def __init__(self, in_channels: int, out_channels: int, mask: Tensor) -> None:
         super().__init__(in_channels, out_channels, kernel_size=mask.shape[0], padding=mask.shape[0] // 2)
+        self.mask: Tensor
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -59,13 +60,14 @@ class GroupContext(PassContext):
         self.spatial_context = nn.ModuleList(MaskedConv2d(g, 2 * g, ~checkerboard(5, 5)) for g in self.groups)
 
     def _passes(self, psi: Tensor, code: LatentPass) -> Tensor:
-        anchors = checkerboard(*psi.shape[2:], device=psi.device)
+        height, width = psi.shape[2:]
+        anchors = checkerboard(height, width, device=psi.device)
         decoded: list[Tensor] = []
         start = 0
         for k, size in enumerate(self.groups):
             channels = slice(start, start + size)
             side = torch.cat([self.channel_context[k - 1](torch.cat(decoded, dim=1)), psi], dim=1) if k else psi
-            spatial = psi.new_zeros(psi.shape[0], 2 * size, *psi.shape[2:])
+            spatial = psi.new_zeros(psi.shape[0], 2 * size, height, width)
             y_hat = psi.new_zeros(())
             for mask in (anchors, ~anchors):
                 scales, means = self.param_aggregation[k](torch.cat([spatial, side], dim=1)).chunk(2, dim=1)

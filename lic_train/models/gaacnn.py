@@ -24,7 +24,9 @@ Legend: B batch, H W image, h w map, M channels of y, N channels of z, C channel
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +40,7 @@ from lic_train.entropy.noise import uniform
 from lic_train.entropy.precision import in_float64
 from lic_train.entropy.quantize import add_noise
 from lic_train.layers.graph_attention import ADJACENCIES, GraphAttention
-from lic_train.models.base import HyperpriorCodec
+from lic_train.models.base import CodecOutput, HyperpriorCodec
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
 LEGAL = {
@@ -81,6 +83,11 @@ def check_choice(option: str, value: str, legal: tuple[str, ...]) -> None:
         raise ValueError(f"{option}: expected {' or '.join(legal)}, got {value!r}")
 
 
+def _bias(layer: nn.Conv2d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias
+
+
 class AsymmetricConv(nn.Module):
     """AB: a 3x3, a 3x1 and a 1x3 convolution side by side, summed."""
 
@@ -96,7 +103,7 @@ class AsymmetricConv(nn.Module):
         if not self.fold:
             return self.column(x) + self.row(x) + self.square(x)
         column, row = F.pad(self.column.weight, (1, 1)), F.pad(self.row.weight, (0, 0, 1, 1))
-        bias = self.square.bias + self.column.bias + self.row.bias
+        bias = _bias(self.square) + _bias(self.column) + _bias(self.row)
         return F.conv2d(x, self.square.weight + column + row, bias, padding=1)
 
 
@@ -191,6 +198,7 @@ class MeanShift(nn.Module):
 
     def __init__(self, sign: int) -> None:
         super().__init__()
+        self.offset: Tensor
         self.register_buffer("offset", sign * torch.tensor(RGB_MEAN).view(3, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -205,7 +213,7 @@ def mean_shift(sign: int, kind: str) -> nn.Module:
     layer = nn.Conv2d(3, 3, kernel_size=1)
     nn.init.dirac_(layer.weight)
     with torch.no_grad():
-        layer.bias.copy_(sign * torch.tensor(RGB_MEAN))
+        _bias(layer).copy_(sign * torch.tensor(RGB_MEAN))
     return layer
 
 
@@ -383,25 +391,27 @@ class GAACNN(HyperpriorCodec):
     """
 
     quantizers = ("universal", "noise")  # of training; evaluation rounds
+    context: VolumeContext  # its forward takes y_hat and returns only the likelihoods
 
     def __init__(
         self,
         M: int = 192,
         N: int = 128,
-        widths: tuple[int, int] = (64, 128),
+        widths: Sequence[int] = (64, 128),
         scale_param: str = "abs",
-        **options: str | bool,
+        **options: Any,
     ) -> None:
         super().__init__()
         chosen = Options(**options)
         self.use_quantizer(None)
-        self.g_a, self.g_s = Analysis(M, tuple(widths), chosen), Synthesis(M, tuple(widths), chosen)
+        full, half = widths
+        self.g_a, self.g_s = Analysis(M, (full, half), chosen), Synthesis(M, (full, half), chosen)
         self.h_a, self.h_s = HyperAnalysis(M, N, chosen), HyperSynthesis(M, N, chosen)
         self.p_net = PredictionNet(M)
         self.entropy_bottleneck = EntropyBottleneck(N, filters=(3, 3, 3))
         self.context = VolumeContext(M, scale_param=scale_param)
 
-    def forward(self, x: Tensor) -> dict:
+    def forward(self, x: Tensor) -> CodecOutput:
         """(B, 3, H, W) -> x_hat and likelihoods; see `Codec`. Networks, context and rate all see the same y_hat."""
         y, z = self._analyse(x)
         z_hat, z_likelihoods = self._quantise_z(z)

@@ -63,9 +63,9 @@ class GlobalContext(nn.Module):
             nn.Conv2d(hidden, channels, kernel_size=1),
         )
         nn.init.kaiming_normal_(self.score.weight, nonlinearity="relu")
-        nn.init.zeros_(self.score.bias)
-        nn.init.zeros_(self.transform[-1].weight)
-        nn.init.zeros_(self.transform[-1].bias)
+        assert self.score.bias is not None
+        for parameter in (self.score.bias, *self.transform[-1].parameters()):
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
@@ -138,7 +138,10 @@ class MixtureHead(nn.Module):
     def _spread_means(self) -> None:
         """Equal components would stay equal: their means start one apart, about 0."""
         spread = torch.arange(self.K) - (self.K - 1) / 2
-        self.layers[-1].bias.view(3, self.K, self.M)[1].add_(spread[:, None])
+        last = self.layers[-1]
+        assert isinstance(last, nn.Conv2d)
+        assert last.bias is not None
+        last.bias.view(3, self.K, self.M)[1].add_(spread[:, None])
 
     def forward(self, psi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, M, h, w) -> weights, means and scales, each float32 (B, K, M, h, w)."""

@@ -28,7 +28,7 @@ from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.entropy.precision import repeatable
 from lic_train.layers.icsa import analysis, check_options, synthesis
 from lic_train.layers.multistage_context import MultistageContext
-from lic_train.models.base import HyperpriorCodec
+from lic_train.models.base import CodecOutput, HyperpriorCodec
 
 
 def interleave(x: Tensor, patch: int) -> Tensor:
@@ -76,8 +76,8 @@ def bottleneck(channels: int, middle: nn.Module) -> Skip:
 
 @torch.no_grad()
 def _scale_init(conv: nn.Module, factor: float) -> None:
-    conv.weight.mul_(factor)
-    conv.bias.mul_(factor)
+    for parameter in conv.parameters():
+        parameter.mul_(factor)
 
 
 def concatenated_residual(channels: int) -> Skip:
@@ -115,8 +115,7 @@ class FeatureAssembly(nn.Module):
         self.patch = patch
         rest = [nn.ConvTranspose2d(channels, channels, 3, padding=1), nn.PReLU(channels)] if num_convs == 2 else []
         self.parts = nn.Sequential(*rest, nn.ConvTranspose2d(channels, 3, 3, padding=1))
-        options = {"padding": patch, "output_padding": patch - 1}
-        self.whole = nn.ConvTranspose2d(channels, 3, 2 * patch + 1, patch, **options)
+        self.whole = nn.ConvTranspose2d(channels, 3, 2 * patch + 1, patch, padding=patch, output_padding=patch - 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C * T, h, w) -> (B, 3, H, W)."""
@@ -271,6 +270,7 @@ class LaplaceNoise(nn.Module):
         self.seed = seed
         centred = (torch.arange(2**16, dtype=torch.float64) + 0.5) / 2**16 - 0.5
         quantiles = (-b * centred.sign() * torch.log1p(-2 * centred.abs())).clamp(-0.5, 0.5)
+        self.table: Tensor
         # Rounded, so that no last digit of a logarithm reaches the decoder.
         self.register_buffer("table", ((quantiles * 2**12).round() / 2**12).float(), persistent=False)
 
@@ -364,14 +364,14 @@ class IBLIC(HyperpriorCodec):
         self.enhance = Enhancement(C, T, num) if fenm else nn.Identity()
         self.assemble = FeatureAssembly(C, patch, num) if fexm else nn.Identity()
 
-    def forward(self, x: Tensor) -> dict:
+    def forward(self, x: Tensor) -> CodecOutput:
         """(B, 3, H, W) -> x_hat, likelihoods and, with FEnM, features; see `Codec`."""
         refined = self.extract(x)
         y, z = self._latents(refined)
         z_hat, z_likelihoods = self.entropy_bottleneck(z)
         y_hat, y_likelihoods = self.context(y, self._psi(z_hat))
         enhanced = self._decoded(y_hat)
-        out = {"x_hat": self.assemble(enhanced), "likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}
+        out: CodecOutput = {"x_hat": self.assemble(enhanced), "likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}
         if isinstance(self.enhance, Enhancement):
             out["features"] = {"refined": refined, "enhanced": enhanced}
         return out

@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from pytorch_msssim import ms_ssim as _ms_ssim
 from torch import Tensor
 
-Out = dict[str, Any]
+# Structurally a `CodecOutput` of lic_train.models.base, which recipes do not import.
+Out = Mapping[str, Any]
 Term = Callable[[Out, Tensor], Tensor]
 
 
