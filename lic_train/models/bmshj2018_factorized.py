@@ -3,7 +3,8 @@
 J. Balle, D. Minnen, S. Singh, S. J. Hwang, N. Johnston, "Variational image compression with a scale hyperprior",
 ICLR 2018, the model without side information. arXiv 1802.01436.
 
-The networks are CompressAI's (bmshj2018-factorized), with its parameter names; entropy model and bitstream are ours.
+Networks and their parameter names are CompressAI's (bmshj2018-factorized). Entropy model and bitstream are this
+package's.
 
 Legend: B batch, H W image, N M channels; y is (B, M, H/16, W/16).
 """
@@ -18,7 +19,7 @@ from lic_train.models.base import Codec, CodecOutput, Compressed, Decompressed
 
 
 class FactorizedPrior(Codec):
-    """``x -> g_a -> y -> Q, factorised density -> y_hat -> g_s -> x_hat``."""
+    """Codec with a factorised prior: ``x -> g_a -> y -> Q, factorised density -> y_hat -> g_s -> x_hat``."""
 
     compressai_names = ()
 
@@ -31,18 +32,18 @@ class FactorizedPrior(Codec):
         self.entropy_bottleneck = EntropyBottleneck(M)
 
     def forward(self, x: Tensor) -> CodecOutput:
-        """(B, 3, H, W) -> x_hat and likelihoods; see `Codec`."""
+        """Return x_hat and likelihoods of x (B, 3, H, W); see `Codec`."""
         y = self.g_a(x)
         y_hat, y_likelihoods = self.entropy_bottleneck(y)
         x_hat = self.g_s(y_hat)
         return {"x_hat": x_hat, "likelihoods": {"y": y_likelihoods}}
 
     def compress(self, x: Tensor) -> Compressed:
-        """One image -> strings [y] and the shape of y."""
+        """Return the string [y] of one image and the shape of y."""
         y = self.g_a(x)
         return {"strings": [self.entropy_bottleneck.compress(y)], "shape": (y.shape[2], y.shape[3])}
 
     def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> Decompressed:
-        """Mirror of `compress`."""
+        """Decode the output of `compress`."""
         y_hat = self.entropy_bottleneck.decompress(strings[0], shape)
         return {"x_hat": self.g_s(y_hat).clamp(0, 1)}

@@ -1,9 +1,9 @@
-"""Mean-scale hyperprior: Gaussian latents whose scales and means are sent as side information.
+"""Mean-scale hyperprior: Gaussian latents whose scales and means are transmitted as side information.
 
 D. Minnen, J. Balle, G. Toderici, "Joint autoregressive and hierarchical priors for learned image compression",
 NeurIPS 2018, the model without context. arXiv 1809.02736.
 
-The networks are CompressAI's (mbt2018-mean), with its parameter names; entropy models and bitstream are ours.
+Networks and their parameter names are CompressAI's (mbt2018-mean). Entropy models and bitstream are this package's.
 
 Legend: B batch, H W image, N M channels; y is (B, M, H/16, W/16), z is (B, N, H/64, W/64).
 """
