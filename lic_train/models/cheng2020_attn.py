@@ -4,7 +4,7 @@ Z. Cheng, H. Sun, M. Takeuchi, J. Katto, "Learned image compression with discret
 attention modules", CVPR 2020. arXiv 2001.01568.
 
 The networks are CompressAI's (cheng2020-attn). Differences from CompressAI
-- Its evaluation forward rounds y without the predicted mean, unlike its bitstream. Here both use
+- CompressAI's evaluation forward rounds y without the predicted mean, unlike its bitstream. Here both use
   ``round(y - mean) + mean``.
 - The context is evaluated as a wavefront instead of position by position.
 - Training draws the noise once, for the rate, the context and the reconstruction.

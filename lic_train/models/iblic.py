@@ -220,7 +220,7 @@ class Enhancement(nn.Module):
 
 
 def rounding_error_series(v: Tensor, terms: int = 5) -> Tensor:
-    """Return the first ``terms`` of the Fourier series of v - round(v), the sawtooth of equation (8). Keeps the shape."""
+    """Return the first ``terms`` terms of the Fourier series of v - round(v), the sawtooth of equation (8)."""
     v = v - v.detach().round()  # the series is periodic; the reduced argument keeps its digits
     return sum(-((-1) ** k) / (math.pi * k) * torch.sin(2 * math.pi * k * v) for k in range(1, terms + 1))
 

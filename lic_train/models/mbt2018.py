@@ -4,7 +4,7 @@ D. Minnen, J. Balle, G. Toderici, "Joint autoregressive and hierarchical priors 
 NeurIPS 2018. arXiv 1809.02736.
 
 The networks are CompressAI's (mbt2018). Differences from CompressAI
-- Its evaluation forward rounds y without the predicted mean, unlike its bitstream. Here both use
+- CompressAI's evaluation forward rounds y without the predicted mean, unlike its bitstream. Here both use
   ``round(y - mean) + mean``.
 - The context is evaluated as a wavefront instead of position by position.
 - Training draws the noise once, for the rate, the context and the reconstruction.
