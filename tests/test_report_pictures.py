@@ -135,10 +135,10 @@ def other_size(run: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (spoil_model, "cannot read"),
-        (spoil_file, "the .lic file is cut short"),
+        (spoil_model, "cannot be read"),
+        (spoil_file, "The .lic file is cut short"),
         (remove_file, "the file is missing"),
-        (other_model, "expected a file of the model"),
+        (other_model, "The .lic file is from another model"),
         (other_picture, "is not the one that was measured"),
         (other_size, "expected a of 64 × 48, got a reconstruction of 65 × 48"),
     ],

@@ -139,13 +139,13 @@ class VolumeContext(nn.Module):
         """
         volume = psi.shape[1] // 2, *psi.shape[2:]
         context, first, *rest = self._matrices()
-        beside = torch.addmm(first[1], in_float64(self.hyper, psi).reshape(-1, 1), first[0][-1:])
-        canvas = beside.new_zeros([REACH + volume[0], *(side + 2 * REACH for side in volume[1:])])
+        hyper = torch.addmm(first[1], in_float64(self.hyper, psi).reshape(-1, 1), first[0][-1:])
+        canvas = hyper.new_zeros([REACH + volume[0], *(side + 2 * REACH for side in volume[1:])])
         flat, taps = canvas.view(-1), _tap_offsets(canvas)
         with one_thread():
             for elements, centres in wavefront(*volume):
                 patches = flat.index_select(0, (centres[:, None] + taps).view(-1)).view(-1, TAPS)
-                values = beside[elements].addmm_(torch.addmm(context[1], patches, context[0]), first[0][:-1])
+                values = hyper[elements].addmm_(torch.addmm(context[1], patches, context[0]), first[0][:-1])
                 for matrix, bias in rest:
                     values = torch.addmm(bias, values.relu_(), matrix)
                 flat.index_copy_(0, centres, code(elements, self._split(values, dim=1)))
