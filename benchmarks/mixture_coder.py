@@ -1,8 +1,8 @@
-"""Seconds, bytes and memory of the mixture coder on latents like those of one Kodak photograph.
+"""Time, bytes and memory of the mixture coder for latents similar to those of one Kodak photograph.
 
     python benchmarks/mixture_coder.py [--threads 2] [--repeat 3] [--reference]
 
-``--reference`` also runs CompressAI's GaussianMixtureConditional on the middle rate: 10 seconds each way and 1.4 GB.
+``--reference`` also runs CompressAI's GaussianMixtureConditional at the middle rate: 10 seconds each way and 1.4 GB.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from lic_train.entropy.mixture import GaussianMixture
 
 # y of a 768x512 picture at M = 192: 294,912 symbols.
 M, HEIGHT, WIDTH, K = 192, 32, 48, 3
-# Median scale of an element; the table tells the bits a symbol.
+# Median scale of an element; the table shows the bits per symbol.
 RATES = {"low": 0.05, "middle": 0.2, "high": 0.5, "very high": 2.0}
 
 
 def draw(typical: float) -> tuple[Tensor, list[Tensor]]:
-    """y (1, M, h, w) and its mixtures (1, K, M, h, w): channels differ by a factor of e, elements by half of it."""
+    """Return y (1, M, h, w) and its mixtures (1, K, M, h, w); scales vary by e between channels, by e/2 inside them."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -44,7 +44,7 @@ def draw(typical: float) -> tuple[Tensor, list[Tensor]]:
 
 
 def seconds(call: Callable[[], object], repeat: int) -> float:
-    """The fastest of ``repeat`` calls."""
+    """Return the time of the fastest of ``repeat`` calls."""
     times = []
     for _ in range(repeat):
         started = time.perf_counter()
@@ -54,7 +54,7 @@ def seconds(call: Callable[[], object], repeat: int) -> float:
 
 
 def peak_megabytes(call: Callable[[], object]) -> float:
-    """What a call allocates at its peak beyond what was there; NumPy's and Python's memory."""
+    """Return the peak of the memory that NumPy and Python allocate during a call."""
     tracemalloc.start()
     call()
     _, peak = tracemalloc.get_traced_memory()
@@ -63,7 +63,7 @@ def peak_megabytes(call: Callable[[], object]) -> float:
 
 
 def overhead(string: bytes, ideal: float) -> str:
-    """A checksum and the coder's last two words, 12 bytes, are in it."""
+    """Format the excess over the ideal size; it includes 12 bytes for a checksum and the coder's last two words."""
     return f"{len(string) - ideal:+.0f} B, {100 * (len(string) / ideal - 1):+.3f} %"
 
 

@@ -1,4 +1,4 @@
-"""What the tests share: the models at small widths, and the photographs beside the repository where they are."""
+"""Shared fixtures: the models at small widths, and the photographs next to the repository, if present."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-# Before anything imports wandb: no test may look for a network.
+# Before any import of wandb: tests do not use the network.
 os.environ["WANDB_MODE"] = "offline"
 
 from lic_train.config.compose import compose
@@ -20,7 +20,7 @@ from lic_train.models.base import Codec, build
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 
-# Widths at which one forward and backward pass takes well under a second.
+# Widths for which one forward and backward pass takes well under a second.
 SMALL: dict[str, dict[str, object]] = {
     "bmshj2018_factorized": {"N": 8, "M": 12},
     "bmshj2018_hyperprior": {"N": 8, "M": 12},
@@ -39,7 +39,7 @@ SMALL: dict[str, dict[str, object]] = {
 
 
 def small_config(name: str) -> dict[str, object]:
-    """The model's shipped configuration at its small widths."""
+    """Return the model's shipped configuration at its small widths."""
     return {**_shipped_config(name), **SMALL[name]}
 
 
@@ -49,7 +49,7 @@ def _shipped_config(name: str) -> dict[str, object]:
 
 
 def make_small_codec(name: str, seed: int = 0) -> Codec:
-    """Small random weights, latents wide enough that coding means something."""
+    """Return a model with small random weights and varied latents."""
     torch.manual_seed(seed)
     model = build(small_config(name))
     with torch.no_grad():
@@ -61,13 +61,13 @@ def make_small_codec(name: str, seed: int = 0) -> Codec:
 
 @pytest.fixture
 def small_codec():
-    """The function `make_small_codec`."""
+    """Return the function `make_small_codec`."""
     return make_small_codec
 
 
 @pytest.fixture
 def seeded_on_one_thread() -> Iterator[None]:
-    """Seed 0, and one thread for the networks: small ones are slower on two."""
+    """Set seed 0 and one thread, which is faster than two for small networks."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -77,21 +77,21 @@ def seeded_on_one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def kodak() -> Path:
-    """The Kodak photographs; skips where they are not there."""
+    """Return the folder of the Kodak photographs; skip if it is missing."""
     folder = SHARED / "kodak"
     if not folder.is_dir():
-        pytest.skip("the Kodak photographs are not beside the repository")
+        pytest.skip("the Kodak photographs are not next to the repository")
     return folder
 
 
 @pytest.fixture(scope="session")
 def spec():
-    """A function name -> text of a network's specification; skips where they are not beside the repository."""
+    """Return a function from a network's name to its specification; skip if the specifications are missing."""
 
     def read(name: str) -> str:
         path = SHARED.parent / "specs" / f"{name}.md"
         if not path.is_file():
-            pytest.skip("the specifications are not beside the repository")
+            pytest.skip("the specifications are not next to the repository")
         return path.read_text(encoding="utf-8")
 
     return read

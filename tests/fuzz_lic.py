@@ -1,7 +1,7 @@
-"""Child process of test_bitstream: throws broken ``.lic`` files at the decoder and reports what came out.
+"""Child process of test_bitstream: decodes broken ``.lic`` files and reports the outcomes.
 
-``python -m tests.fuzz_lic MODE SEED COUNT``. It ends with an error if anything but a BitstreamError or a right picture
-comes out; the parent adds a time limit, and sees a crash of the interpreter in the exit status.
+``python -m tests.fuzz_lic MODE SEED COUNT``. It fails if an outcome is neither a BitstreamError nor a valid picture.
+The parent sets a time limit and detects a crash of the interpreter by the exit status.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ HEADER_BYTES = 34
 
 
 def damaged(data: bytes, chance: random.Random, count: int) -> Iterator[bytes]:
-    """All proper prefixes, then ``count`` times one byte replaced by another."""
+    """Yield all proper prefixes, then ``count`` files with one changed byte."""
     yield from (data[:end] for end in range(len(data)))
     for _ in range(count):
         changed = bytearray(data)
@@ -35,7 +35,7 @@ def damaged(data: bytes, chance: random.Random, count: int) -> Iterator[bytes]:
 
 
 def hostile(data: bytes, chance: random.Random, count: int) -> Iterator[bytes]:
-    """Header, lengths or sections changed, and the CRC made right again."""
+    """Change header, lengths or sections, and correct the CRC."""
     for number in range(count):
         changed = bytearray(data[:-4])
         limit = HEADER_BYTES + 12 if number % 2 else len(changed)
@@ -49,7 +49,7 @@ def hostile(data: bytes, chance: random.Random, count: int) -> Iterator[bytes]:
 
 
 def _consistent_sizes(changed: bytearray, chance: random.Random) -> None:
-    """Another size, with padding and latent as the stride of 16 or 64 wants them: only the section can tell."""
+    """Set another size, with consistent padding and latent for stride 16 or 64: only the section can reveal it."""
     stride = chance.choice((16, 64))
     rows, columns = chance.choice(((1, 2), (3, 3), (4, 2), (2**20, 2**20), (2**25 // stride, 1)))
     struct.pack_into("<IIHHII", changed, 13, rows * stride - 3, columns * stride, 3, 0, rows, columns)
@@ -59,7 +59,7 @@ MODES = {"damaged": damaged, "hostile": hostile}
 
 
 def run(mode: str, seed: int, count: int) -> dict[str, int]:
-    """Decode all cases with each codec and count the outcomes; memory in MiB above the start."""
+    """Decode all cases with each codec; count the outcomes and the memory growth in MiB."""
     outcomes = {"refused": 0, "equal": 0, "another": 0}
     chance = random.Random(seed)
     before = None

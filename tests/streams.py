@@ -1,4 +1,4 @@
-"""Batches of a stream, put together however it was divided."""
+"""Batches of a stream, reassembled from their parts."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from lic_train.data.stream.on_device import to_floats
 
 
 def pixels(batch: Batch) -> Tensor:
-    """The crops as training sees them."""
+    """Return the crops in the order of training."""
     return to_floats(batch["x"], batch["flip"])
 
 
 def steps(data: Photographs, first: int, last: int, world: int = 1) -> list[Tensor]:
-    """The crops of the optimiser steps from ``first`` to ``last``, put together as they lie in the undivided batch."""
+    """Return the crops of the optimiser steps ``first`` to ``last`` in the order of the undivided batch."""
     micro = range(first * data.accumulate, last * data.accumulate)
     ranks = []
     for rank in range(world):
@@ -30,5 +30,5 @@ def steps(data: Photographs, first: int, last: int, world: int = 1) -> list[Tens
 
 
 def same(got: list[Tensor], wanted: list[Tensor]) -> bool:
-    """Equal to the last bit."""
+    """Assert bit equality."""
     return len(got) == len(wanted) and all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))

@@ -1,4 +1,4 @@
-"""The 3-D context against a masked Conv3d, its wavefront against one element at a time."""
+"""The 3-D context compared with a masked Conv3d, and its wavefront with one element at a time."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("seeded_on_one_thread")
 def context() -> VolumeContext:
     torch.manual_seed(0)
     context = VolumeContext(M).eval()
-    for parameter in context.parameters():  # far from an empty context, near to real scales
+    for parameter in context.parameters():  # a clearly non-empty context and realistic scales
         parameter.data *= 1.5
     return context
 
@@ -35,13 +35,13 @@ def y() -> torch.Tensor:
 
 
 def masked_conv3d(conv: CausalConv3d, y: torch.Tensor) -> torch.Tensor:
-    """The specification's words: a dense 11x11x11 kernel of which only taps before the centre are kept."""
+    """Reference from the specification: a dense 11x11x11 kernel with only the taps before the centre."""
     mask = (torch.arange(11**3) < VISIBLE).view(1, 1, 11, 11, 11)
     return F.conv3d(y[:, None], conv.weight[:, None] * mask, conv.bias, padding=5)
 
 
 def recorded(context: VolumeContext, y: torch.Tensor, psi: torch.Tensor) -> list[torch.Tensor]:
-    """Weights, means and scales (elements, 3), as the wavefront hands them to the coder."""
+    """Return weights, means and scales (elements, 3), as passed from the wavefront to the coder."""
     kept = [torch.full((y.numel(), 3), torch.nan, dtype=torch.float64) for _ in range(3)]
     flat = y.round().double().flatten()
 
@@ -56,14 +56,14 @@ def recorded(context: VolumeContext, y: torch.Tensor, psi: torch.Tensor) -> list
     return kept
 
 
-def test_the_kernel_is_a_masked_3d_convolution() -> None:
+def test_kernel_equals_a_masked_3d_convolution() -> None:
     torch.manual_seed(0)
     conv, y = CausalConv3d(3), torch.randn(2, 7, 5, 6)
     got = conv(y).unflatten(0, (2, 7)).transpose(1, 2)
     torch.testing.assert_close(got, masked_conv3d(conv, y), rtol=1e-4, atol=1e-5)
 
 
-def test_an_element_sees_665_taps() -> None:
+def test_element_depends_on_665_taps() -> None:
     y = torch.zeros(1, 8, 11, 11, requires_grad=True)
     CausalConv3d(1)(y)[5, 0, 5, 5].backward()
     seen = y.grad.flatten().nonzero().flatten()
@@ -71,7 +71,7 @@ def test_an_element_sees_665_taps() -> None:
     assert seen.max() == (5 * 11 + 5) * 11 + 5 - 1
 
 
-def test_later_elements_change_nothing_before_them(context, psi, y) -> None:
+def test_later_elements_have_no_effect_on_earlier_ones(context, psi, y) -> None:
     before = context.predict(y, psi).permute(0, 2, 3, 1).flatten(0, 2)
     for at in (0, 17, 40, M * HEIGHT * WIDTH - 2):
         changed = y.clone()
@@ -118,7 +118,7 @@ def test_wavefront_equals_one_element_at_a_time(context, psi, y) -> None:
         known.view(-1)[element] = y.view(-1)[element].round()
 
 
-def test_encoder_and_decoder_see_the_same_parameters(context, psi, y) -> None:
+def test_encoder_and_decoder_have_the_same_parameters(context, psi, y) -> None:
     first, second = recorded(context, y, psi), recorded(context, y, psi)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
@@ -129,7 +129,7 @@ def test_round_trip(context, psi, y, make) -> None:
     assert torch.equal(context.decompress(string, psi), make(y).round().double())
 
 
-def test_bytes_follow_the_estimate() -> None:
+def test_string_length_matches_the_estimate() -> None:
     torch.manual_seed(0)
     context = VolumeContext(16).eval()
     context.entropy_parameters[-1].bias.data[2::3] = 2.0  # scales
@@ -146,7 +146,7 @@ def test_another_number_of_threads_decodes(context, psi, y) -> None:
     assert torch.equal(context.decompress(string, psi), y.round().double())
 
 
-def test_damage_and_broken_weights_are_told(context, psi, y) -> None:
+def test_damage_and_weights_that_are_not_finite_raise(context, psi, y) -> None:
     string = bytearray(context.compress(y, psi))
     string[-1] ^= 1
     with pytest.raises(BitstreamError):
@@ -156,7 +156,7 @@ def test_damage_and_broken_weights_are_told(context, psi, y) -> None:
         context.compress(y, psi)
 
 
-def test_in_float64_leaves_the_module_alone() -> None:
+def test_in_float64_does_not_change_the_module() -> None:
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.BatchNorm2d(3)).eval()
     x = torch.randn(1, 2, 5, 5)

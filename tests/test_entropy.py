@@ -1,4 +1,4 @@
-"""Entropy models and coder against CompressAI's formulas and slow references."""
+"""Entropy models and coder, compared with CompressAI's formulas and slow references."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TABLES = [peaked_table(-5, 11), peaked_table(0, 1), peaked_table(-300, 601)]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5000])
-def test_symbols_come_back_with_escapes_on_both_sides(count):
+def test_symbols_round_trip_with_escapes_on_both_sides(count):
     rng = np.random.default_rng(count)
     symbols = (rng.standard_cauchy(count) * 40).clip(-(2**24), 2**24).astype(np.int32)
     symbols[:2] = [2**24, -(2**24)][:count]
@@ -41,7 +41,7 @@ def test_symbols_come_back_with_escapes_on_both_sides(count):
     np.testing.assert_array_equal(np.concatenate([first, second]), symbols)
 
 
-def test_a_string_is_as_long_as_its_information():
+def test_string_length_equals_the_information():
     rng = np.random.default_rng(0)
     scale = 3.0
     table = gaussian_tables()[int(np.abs(scale_table() - scale).argmin())]
@@ -53,7 +53,7 @@ def test_a_string_is_as_long_as_its_information():
     assert len(encoder.finish()) == pytest.approx(ideal, rel=2e-3)
 
 
-def test_damaged_strings_are_told():
+def test_damaged_strings_raise():
     rng = np.random.default_rng(1)
     symbols = rng.integers(-5, 6, 400).astype(np.int32)
     indexes = np.zeros(400, dtype=int)
@@ -74,7 +74,7 @@ def test_damaged_strings_are_told():
             decode(bytes(broken))
         except BitstreamError:
             continue
-        # Bits after the last symbol's may change nothing; then the symbols are right, and the checksum has said so.
+        # Bits after the last symbol may have no effect; the checksum then confirms that the symbols are correct.
         assert position >= len(string) - 8
     for length in range(len(string)):
         with pytest.raises(BitstreamError):
@@ -102,12 +102,12 @@ def test_bottleneck_equals_compressais():
     torch.manual_seed(0)
     expected_z_hat, expected = theirs.train()(z)
     torch.testing.assert_close(z_hat, expected_z_hat, rtol=0, atol=0)
-    # CompressAI subtracts sigmoids near 1, which costs it the digits below float32's step of 6e-8.
+    # CompressAI subtracts sigmoids near 1 and so loses the digits below float32's step of 6e-8.
     torch.testing.assert_close(likelihoods, expected, rtol=1e-5, atol=3e-7)
     torch.testing.assert_close(ours.loss(), theirs.loss())
 
 
-def test_bisection_finds_compressais_quantiles():
+def test_bisection_finds_the_quantiles_of_compressai():
     ours, theirs = reference_bottleneck(6)
     ours.update()
     theirs.update(force=True, update_quantiles=True)
@@ -144,7 +144,7 @@ def test_entropy_models_compute_in_float32_under_autocast():
 
 
 def serial_reference(context: SerialContext, y: torch.Tensor, psi: torch.Tensor) -> torch.Tensor:
-    """Position by position in raster order, with the convolutions as they stand."""
+    """Reference: position by position in raster order, with ordinary convolutions."""
     y_hat = torch.zeros_like(y)
     for row in range(y.shape[2]):
         for column in range(y.shape[3]):
@@ -171,7 +171,7 @@ def test_wavefront_equals_raster_order(size):
         )
 
 
-def test_wavefront_decodes_bit_equal():
+def test_wavefront_decodes_bit_identically():
     torch.manual_seed(0)
     context = SerialContext(6).eval()
     y, psi = 6 * torch.randn(1, 6, 8, 12), torch.randn(1, 12, 8, 12)
@@ -180,7 +180,7 @@ def test_wavefront_decodes_bit_equal():
     torch.testing.assert_close(context.decompress(context.compress(y, psi), psi), y_hat, rtol=0, atol=0)
 
 
-def test_a_decoder_with_other_parameters_says_so():
+def test_decoder_with_other_parameters_raises():
     torch.manual_seed(0)
     context = SerialContext(6).eval()
     y, psi = 6 * torch.randn(1, 6, 8, 12), torch.randn(1, 12, 8, 12)
@@ -189,18 +189,18 @@ def test_a_decoder_with_other_parameters_says_so():
         context.decompress(string, 1.5 * psi)
 
 
-def test_causal_convolution_sees_twelve_taps():
+def test_causal_convolution_has_twelve_taps():
     conv = CausalConv2d(1, 1)
     with torch.no_grad():
         conv.weight.fill_(1)
         conv.bias.zero_()
     impulse = F.pad(torch.ones(1, 1, 1, 1), (4, 4, 4, 4))
     seen_from = conv(impulse)[0, 0].nonzero() - 4
-    # A position sees the impulse when the impulse lies before it in raster order, at most two rows and columns away.
+    # A position depends on the impulse if it is earlier in raster order, at most two rows and columns away.
     expected = {(r, c) for r in range(3) for c in range(-2, 3) if r > 0 or c > 0}
     assert {tuple(offset) for offset in seen_from.tolist()} == expected
 
 
-def test_not_a_number_is_refused():
+def test_nan_raises():
     with pytest.raises(BitstreamError, match="not finite"):
         GaussianConditional().compress(torch.tensor([[[[math.nan]]]]), torch.ones(1, 1, 1, 1))

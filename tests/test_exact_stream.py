@@ -1,4 +1,4 @@
-"""The crops are the same for every kind of source, number of workers, ranks and micro-batches, and after a restart."""
+"""The crops are equal for every kind of source, number of workers, ranks and micro-batches, and after a restart."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lic_train.data.sets.sources import folder, imagenet
 from tests.made_up import imagenet_tar, png, tar_bytes, write_tree, zip_bytes
 from tests.streams import same, steps
 
-STEPS, BATCH = 9, 4  # over 11 photographs, one of them damaged and one small: three epochs
+STEPS, BATCH = 9, 4  # three epochs of 11 photographs, one of them damaged and one small
 FILES = {f"n0000000{i % 3}/{i:02d}.JPEG": png(i, 20 + i, 30) for i in range(11)}
 FILES |= {"n00000001/04.JPEG": png(4)[:200], "n00000002/05.JPEG": png(5, 10, 9)}
 
@@ -41,14 +41,14 @@ def expected(root) -> list[torch.Tensor]:
     return steps(photographs(root / "folder"), 0, STEPS)
 
 
-def test_no_two_batches_are_alike(expected):
+def test_all_batches_differ(expected):
     assert len({batch.sum().item() for batch in expected}) == STEPS
 
 
 @pytest.mark.parametrize("world", [1, 2])
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("workers", [0, 2, 4])
-def test_workers_micro_batches_and_ranks_change_nothing(root, expected, workers, accumulate, world):
+def test_workers_micro_batches_and_ranks_have_no_effect(root, expected, workers, accumulate, world):
     options = {"num_workers": workers, "accumulate": accumulate}
     assert same(steps(photographs(root / "t_train.tar", **options), 0, STEPS, world), expected)
     start = 2 + workers  # in the middle of an epoch, with another number of workers
@@ -56,17 +56,17 @@ def test_workers_micro_batches_and_ranks_change_nothing(root, expected, workers,
     assert same(steps(photographs(root / "t_train.tar", **options), start, STEPS, world), expected[start:])
 
 
-def test_every_step_can_be_the_first_of_a_resumed_run(root, expected):
+def test_run_can_resume_at_every_step(root, expected):
     for start in range(STEPS):
         assert same(steps(photographs(root / "t_train.tar"), start, start + 1), expected[start : start + 1])
 
 
-def test_an_archive_gives_the_batches_of_its_unpacked_folder(root, expected):
+def test_archive_has_the_batches_of_its_unpacked_folder(root, expected):
     assert same(steps(photographs(root / "t_train.tar"), 0, STEPS), expected)
     assert same(steps(photographs(root / "all.zip", num_workers=2), 0, STEPS), expected)
 
 
-def test_the_state_of_random_generators_changes_nothing(root, expected):
+def test_state_of_random_generators_has_no_effect(root, expected):
     for seed in (1, 2):
         random.seed(seed)
         np.random.seed(seed)
@@ -74,7 +74,7 @@ def test_the_state_of_random_generators_changes_nothing(root, expected):
         assert same(steps(photographs(root / "folder", num_workers=2), 0, 4), expected[:4])
 
 
-def test_roots_with_weights_are_as_exact(root):
+def test_weighted_roots_are_equally_exact(root):
     def data(workers: int) -> Photographs:
         def source(roots):
             return folder(roots, weights=[1, 3])
@@ -87,7 +87,7 @@ def test_roots_with_weights_are_as_exact(root):
     assert same(steps(data(4), 5, STEPS, world=2), whole[5:])
 
 
-def test_the_samples_of_the_ranks_are_the_epoch(root):
+def test_samples_of_the_ranks_are_the_epoch(root):
     """24 samples on 2 ranks: two whole epochs of 11 and two more."""
     data = photographs(root / "t_train.tar")
     samples = [
@@ -101,7 +101,7 @@ def test_the_samples_of_the_ranks_are_the_epoch(root):
         assert len(items) == len(set(items)) == number
 
 
-def test_a_file_that_disappears_is_replaced_in_the_same_way_everywhere(tmp_path):
+def test_disappeared_file_is_replaced_equally_everywhere(tmp_path):
     write_tree(tmp_path, {f"train/{i:02d}.png": png(i, 20, 20) for i in range(30)} | {"val/v.png": png(99)})
 
     def data(workers: int) -> Photographs:
@@ -110,7 +110,7 @@ def test_a_file_that_disappears_is_replaced_in_the_same_way_everywhere(tmp_path)
     running = [data(0), data(2)]
     before = steps(running[0], 0, 3)
     assert same(steps(running[1], 0, 3), before)
-    (tmp_path / "train/07.png").unlink()  # listed, and gone
+    (tmp_path / "train/07.png").unlink()  # listed, but missing
     after = [steps(each, 0, 10) for each in running]
     assert same(*after)
     report = running[0].report(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""A file decodes in another process, on another number of threads: y_hat to the last bit, for every model."""
+"""A file decodes in another process with another number of threads: y_hat is bit-identical for every model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lic_train.files import bitstream
 from tests.conftest import ROOT, SMALL, make_small_codec, small_config
 from tests.test_codecs import photograph
 
-THREADS = (1, 3)  # the first is the encoder's
+THREADS = (1, 3)  # the first is that of the encoder
 DECODE = """
 import sys
 import torch
@@ -35,7 +35,7 @@ torch.save(decoded, sys.argv[2])
 
 
 def encode(name: str) -> dict:
-    """What the other process gets, and what it has to find."""
+    """Return the input of the other process, and the expected result."""
     model, x = make_small_codec(name), photograph(97, 131)
     y_hats = []
     model.g_s.register_forward_pre_hook(lambda module, inputs: y_hats.append(inputs[0]))
@@ -48,7 +48,7 @@ def encode(name: str) -> dict:
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory) -> tuple[dict, dict]:
-    """What was encoded by model, and what a process decoded by model and number of threads."""
+    """Return what was encoded per model, and what a process decoded per model and number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(THREADS[0])
     encoded = {name: encode(name) for name in SMALL}
@@ -63,10 +63,10 @@ def pairs(tmp_path_factory) -> tuple[dict, dict]:
 
 @pytest.mark.parametrize("threads", THREADS)
 @pytest.mark.parametrize("name", SMALL)
-def test_a_fresh_process_decodes_the_same(name, threads, pairs):
+def test_fresh_process_decodes_identically(name, threads, pairs):
     encoded, decoded = pairs[0][name], pairs[1][name, threads]
-    assert len(encoded["y_hat"].round().unique()) >= 3, "a latent of zeros proves nothing"
+    assert len(encoded["y_hat"].round().unique()) >= 3, "a latent of zeros is not a test"
     assert torch.equal(decoded["y_hat"], encoded["y_hat"])
-    # On other threads the synthesis may add up in another order, in the sixth digit of what it adds.
+    # With other threads the synthesis may sum in another order, which changes the sixth digit of the summands.
     tolerance = 0 if threads == THREADS[0] else 1e-3
     torch.testing.assert_close(decoded["x_hat"], encoded["x_hat"], rtol=0, atol=tolerance)

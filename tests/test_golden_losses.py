@@ -1,6 +1,6 @@
-"""Loss curves of the first 20 steps of every model at its small width: a refactoring must reproduce them.
+"""Loss curves of the first 20 steps of every model at its small width, which a refactoring must reproduce.
 
-``python -m tests.test_golden_losses`` records tests/golden/losses.json again, after an intended change of the losses.
+``python -m tests.test_golden_losses`` records tests/golden/losses.json again after an intended change of the losses.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from tests.conftest import SMALL, small_config
 from tests.small_runs import column, make_photographs, without_drawing
 
 CURVES = Path(__file__).parent / "golden" / "losses.json"
-# Kernels of other processors change the last digit of a float32, and 20 steps of Adam amplify that.
+# Kernels of other processors change the last digit of a float32, and 20 steps of Adam amplify it.
 TOLERANCE = 1e-3
 
 
 def loss_curve(name: str, folder: Path) -> list[float]:
-    """train/loss of every step of the model's own recipe, which is rescaled to 20 steps: all of its stages."""
+    """Return train/loss of every step of the model's own recipe, scaled to 20 steps with all its stages."""
     photographs = make_photographs(folder / "photographs", 6)
     config = compose([
         f"model={name}", "lambda=0.0067", "data=folder", f"data.root={photographs}", "data.num_workers=0",
@@ -39,7 +39,7 @@ def loss_curve(name: str, folder: Path) -> list[float]:
 
 
 def train_only(config: RunConfig) -> None:
-    """train.py without the evaluation at the end."""
+    """Run train.py without the evaluation at the end."""
     data = setup.make_data(config)
     with setup.claim_directory(config, data) as run, setup.loggers(config, run) as loggers:
         model = setup.make_model(config)
@@ -48,7 +48,7 @@ def train_only(config: RunConfig) -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_first_twenty_losses_are_the_recorded_ones(name, tmp_path, seeded_on_one_thread):
+def test_first_twenty_losses_equal_the_recorded_ones(name, tmp_path, seeded_on_one_thread):
     recorded = json.loads(CURVES.read_text())[name]
     assert len(recorded) == 20
     np.testing.assert_allclose(loss_curve(name, tmp_path), recorded, rtol=TOLERANCE)

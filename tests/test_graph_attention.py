@@ -1,4 +1,4 @@
-"""Graph attention against its literal form, a vector of 2M for every pair of nodes."""
+"""Graph attention compared with its literal form, a vector of 2M for every pair of nodes."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from lic_train.layers.graph_attention import GraphAttention, GraphLayer
 
 
 def naive_graph_attention(graph: GraphAttention, x: torch.Tensor) -> torch.Tensor:
-    """Section 3.3 as written: picture by picture, every pair of nodes joined into one vector of 2M."""
+    """Section 3.3 as written: picture by picture, with one vector of 2M for every pair of nodes."""
     out = []
     for features in x.flatten(2).mT:
         products = features @ features.T
@@ -46,7 +46,7 @@ def test_graph_attention_equals_the_n_by_n_by_2m_form(adjacency, monkeypatch) ->
     assert (whole >= 0).all()
 
 
-def test_graph_attention_drops_coefficients_in_training_only() -> None:
+def test_graph_attention_drops_coefficients_only_in_training() -> None:
     torch.manual_seed(0)
     layer, nodes = GraphLayer(4), torch.randn(1, 30, 4)
     edges = torch.ones(1, 30, 30, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""The layers of the design, held by import-linter; see [tool.importlinter] in pyproject.toml."""
+"""The import layers of the design, checked by import-linter; see [tool.importlinter] in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.conftest import ROOT
 
 
-def test_imports_go_one_way():
+def test_import_contracts_are_kept():
     tool = Path(sys.executable).with_name("lint-imports")
     command = str(tool) if tool.exists() else shutil.which("lint-imports")
     assert command, "import-linter is part of the dev extra: make setup"

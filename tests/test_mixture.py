@@ -1,4 +1,4 @@
-"""The Gaussian mixture against slow float64 references: likelihood, tables, code length; and what may not break it."""
+"""The Gaussian mixture, compared with slow float64 references: likelihood, tables, code length, and invalid inputs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lic_train.errors import BitstreamError
 
 
 def draw(n, K=3, typical=0.5, seed=0):
-    """Flat mixtures (n, K) as a trained head gives them, and y (n,) drawn from them: scales spread over two decades."""
+    """Return flat mixtures (n, K) like those of a trained head and samples y (n,); scales span two decades."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
@@ -32,18 +32,18 @@ def draw(n, K=3, typical=0.5, seed=0):
 
 
 def tail(x):
-    """Upper tail of the standard normal."""
+    """Return the upper tail of the standard normal."""
     return 0.5 * math.erfc(x / math.sqrt(2))
 
 
 def interval(low, high, mean, scale):
-    """Mass of N(mean, scale) in [low, high], from the side where it is small."""
+    """Return the mass of N(mean, scale) in [low, high], computed on the side where it is small."""
     a, b = (low - mean) / scale, (high - mean) / scale
     return tail(a) - tail(b) if a + b > 0 else tail(-b) - tail(-a)
 
 
 def reference(value, weights, means, scales):
-    """The mixture's mass around an integer or any other value; plain floats."""
+    """Return the mixture's mass around any value, as a plain float."""
     parts = zip(weights, means, scales, strict=True)
     return sum(w * interval(value - 0.5, value + 0.5, m, max(s, 0.11)) for w, m, s in parts)
 
@@ -57,7 +57,7 @@ def mixture():
 
 
 @pytest.mark.parametrize("K", [1, 2, 3, 4])
-def test_likelihood_is_the_reference(mixture, K):
+def test_likelihood_equals_the_reference(mixture, K):
     y, weights, means, scales = draw(300, K, seed=K)
     expected = [
         max(reference(*row), 1e-9)
@@ -79,7 +79,7 @@ def test_likelihood_sums_to_one_over_the_integers(mixture):
     torch.testing.assert_close(total, torch.ones(50), rtol=0, atol=1e-4)
 
 
-def test_one_component_is_the_gaussian(mixture):
+def test_one_component_equals_the_gaussian(mixture):
     y, _, means, scales = draw(1000, K=1)
     single = GaussianConditional().likelihood(y, scales[:, 0], means[:, 0])
     torch.testing.assert_close(mixture.likelihood(y, torch.ones(1000, 1), means, scales), single, rtol=0, atol=1e-6)
@@ -92,7 +92,7 @@ def test_bounds_of_scale_and_likelihood(mixture):
     assert low[1].item() == pytest.approx(1e-9)
 
 
-def test_gradients_pass_the_bounds():
+def test_gradients_pass_through_the_bounds():
     mixture = GaussianMixture()
     y = torch.tensor([3.0, 500.0])
     weights = torch.full((2, 2), 0.5, requires_grad=True)
@@ -100,7 +100,7 @@ def test_gradients_pass_the_bounds():
     scales = torch.tensor([[0.01, 0.01], [1.0, 1.0]], requires_grad=True)
     (-mixture.likelihood(y, weights, means, scales).log().sum()).backward()
     assert bool((scales.grad[0] <= 0).all())
-    assert bool((scales.grad[0] < 0).any()), "a scale under its bound must be able to rise"
+    assert bool((scales.grad[0] < 0).any()), "a scale below its bound must be able to increase"
     assert all(bool(p.grad.isfinite().all()) for p in (weights, means, scales))
 
 
@@ -114,7 +114,7 @@ def test_training_adds_noise_and_evaluation_rounds(mixture):
     assert float((noisy - y).std()) == pytest.approx(math.sqrt(1 / 12), rel=0.05)
 
 
-def test_maps_and_lists_are_one_layout(mixture):
+def test_maps_and_lists_have_the_same_result(mixture):
     y, *params = draw(2 * 5 * 3 * 4)
 
     def as_maps(values):
@@ -138,7 +138,7 @@ def test_float32_under_autocast(mixture):
 
 
 def grid(weights, means, scales):
-    """The rounded parameters of one mixture, by the rules of the module's documentation."""
+    """Return the rounded parameters of one mixture according to the module's documentation."""
     edges = [round(2**16 * sum(weights[: k + 1]) / sum(weights)) for k in range(len(weights))]
     rounded_weights = [(b - a) / 2**16 for a, b in zip([0, *edges[:-1]], edges, strict=True)]
     rounded_scales = [0.11 * 2 ** (round(16 * math.log2(s / 0.11)) / 16) for s in scales]
@@ -147,7 +147,7 @@ def grid(weights, means, scales):
     return rounded_weights, rounded_means, rounded_scales
 
 
-def test_tables_are_those_of_the_rounded_parameters():
+def test_tables_match_the_rounded_parameters():
     _, weights, means, scales = draw(60, typical=2.0)
     scales = scales.clamp(0.11, 200)
     rows = quantize_mixtures(*(p.T.numpy() for p in (weights, means, scales)))
@@ -165,8 +165,8 @@ def test_tables_are_those_of_the_rounded_parameters():
 
 
 @pytest.mark.parametrize("typical", [0.1, 1.0, 5.0])
-def test_rounding_the_parameters_costs_little(typical):
-    """Expected length under the table less the entropy, in bits, against float64 references of the exact parameters."""
+def test_rounding_the_parameters_costs_few_bits(typical):
+    """Expected length under the table minus the entropy, in bits, with float64 references of the exact parameters."""
     _, weights, means, scales = draw(50, typical=typical, seed=3)
     tables = quantize_mixtures(*(p.T.numpy() for p in (weights, means, scales.clamp(min=0.11))))
     losses, entropies = [], []
@@ -176,7 +176,7 @@ def test_rounding_the_parameters_costs_little(typical):
                 reference(v, *(p[position].tolist() for p in (weights, means, scales)))
                 for v in range(first, first + len(row) - 1)
             ]
-            # The coder gives every slot at least one count.
+            # The coder assigns at least one count to every slot.
             pairs = [(p, max(q, 1) / TOTAL) for p, q in zip(exact, row[:-1], strict=True) if p > 1e-9]
             losses.append(sum(p * math.log2(p / q) for p, q in pairs))
             entropies.append(-sum(p * math.log2(p) for p, _ in pairs))
@@ -194,7 +194,7 @@ def test_tables_in_memory_stay_small():
     assert max(tables.width) > 1000
 
 
-def test_a_chunk_gives_the_rows_of_its_members():
+def test_chunk_rows_equal_the_rows_of_its_members():
     _, *params = draw(200, typical=3.0)
     tables = quantize_mixtures(*(p.T.numpy() for p in params))
     for position in range(0, 200, 17):
@@ -211,12 +211,12 @@ def test_a_chunk_gives_the_rows_of_its_members():
 
 @pytest.mark.parametrize("typical", [0.1, 0.3, 1.0])
 @pytest.mark.parametrize("K", [1, 3])
-def test_bytes_are_the_ideal_length(mixture, typical, K):
+def test_string_length_is_the_ideal_length(mixture, typical, K):
     y, *params = draw(40_000, K, typical, seed=1)
     ideal = -float(mixture(y, *params)[1].double().log2().sum()) / 8
     string = mixture.compress(y, *params)
     assert torch.equal(mixture.decompress(string, *params), y.round())
-    # A checksum and the coder's last two words come on top.
+    # In addition: a checksum and the coder's last two words.
     assert -0.001 * ideal < len(string) - ideal < 0.001 * ideal + 12
 
 
@@ -235,12 +235,12 @@ def test_passes_of_any_size_share_a_string(mixture):
 
 
 @pytest.mark.parametrize("n", [0, 1])
-def test_next_to_nothing_is_coded(mixture, n):
+def test_very_few_symbols_round_trip(mixture, n):
     y, *params = draw(n)
     assert torch.equal(mixture.decompress(mixture.compress(y, *params), *params), y.round())
 
 
-def test_a_latent_of_zeros_costs_nothing(mixture):
+def test_latent_of_zeros_has_almost_no_cost(mixture):
     shape = (1, 3, 192, 8, 8)
     params = torch.full(shape, 1 / 3), torch.zeros(shape), torch.full(shape, 0.01)
     string = mixture.compress(torch.zeros(1, 192, 8, 8), *params)
@@ -248,7 +248,7 @@ def test_a_latent_of_zeros_costs_nothing(mixture):
     assert not mixture.decompress(string, *params).any()
 
 
-def test_outliers_are_escaped_at_the_price_of_the_floor(mixture):
+def test_outliers_are_escaped_at_the_cost_of_the_floor(mixture):
     y, *params = draw(2000, typical=0.3)
     inside = len(mixture.compress(y, *params))
     y[::100] = torch.tensor([MAX_SYMBOL, -MAX_SYMBOL, 1e4, -1e4, 50.0]).repeat(4)
@@ -257,7 +257,7 @@ def test_outliers_are_escaped_at_the_price_of_the_floor(mixture):
     assert len(string) < inside + 20 * 10, "more than 80 bits for an outlier"
 
 
-def test_extreme_parameters_are_clamped_alike(mixture):
+def test_extreme_parameters_are_clamped_identically(mixture):
     y = torch.tensor([0.0, 7.0, -100_000.0, 100_000.0, 2.0, 900.0])
     weights = torch.tensor([[0.5, 0.5], [1.0, 0.0], [0.5, 0.5], [0.5, 0.5], [1e-30, 1e-30], [3.0, 5.0]])
     means = torch.tensor([[1e30, -1e30], [7.0, 1e9], [-1e5, 1e5], [-1e5, 1e5], [0.0, 3.0], [-900.0, 900.0]])
@@ -267,7 +267,7 @@ def test_extreme_parameters_are_clamped_alike(mixture):
 
 @pytest.mark.parametrize("name", ["y", "weights", "means", "scales"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_what_is_not_finite_is_refused(mixture, name, value):
+def test_values_that_are_not_finite_raise(mixture, name, value):
     values = dict(zip(("y", "weights", "means", "scales"), draw(50), strict=True))
     values[name].view(-1)[3] = value
     with pytest.raises(BitstreamError, match="not finite"):
@@ -275,12 +275,12 @@ def test_what_is_not_finite_is_refused(mixture, name, value):
 
 
 @pytest.mark.parametrize("weights", [[-0.5, 1.5], [0.0, 0.0]])
-def test_what_is_no_weight_is_refused(mixture, weights):
-    with pytest.raises(BitstreamError, match="weights must be at least 0"):
+def test_invalid_weights_raise(mixture, weights):
+    with pytest.raises(BitstreamError, match="weights of at least 0"):
         mixture.compress(torch.zeros(1), torch.tensor([weights]), torch.zeros(1, 2), torch.ones(1, 2))
 
 
-def test_damage_is_noticed(mixture):
+def test_damage_raises(mixture):
     y, *params = draw(200, typical=1.0)
     string = mixture.compress(y, *params)
     noticed = 0
@@ -288,7 +288,7 @@ def test_damage_is_noticed(mixture):
         damaged = bytearray(string)
         damaged[position] ^= 0x41
         try:
-            # The last bits behind the last symbol may change without changing any.
+            # The last bits after the last symbol may have no effect.
             assert torch.equal(mixture.decompress(bytes(damaged), *params), y.round())
         except BitstreamError:
             noticed += 1
@@ -297,7 +297,7 @@ def test_damage_is_noticed(mixture):
         mixture.decompress(string[:-1], *params)
 
 
-def test_other_parameters_are_noticed(mixture):
+def test_other_parameters_raise(mixture):
     y, weights, means, scales = draw(500, typical=1.0)
     string = mixture.compress(y, weights, means, scales)
     with pytest.raises(BitstreamError):

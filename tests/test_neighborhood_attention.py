@@ -1,4 +1,4 @@
-"""Tiled neighbourhood attention against a loop over queries, its border rule and operator; the blocks around it."""
+"""Tiled neighbourhood attention compared with a loop over queries, its border rule, its operator, and its blocks."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("seeded_on_one_thread")
 
 
 def windows(length: int, kernel: int) -> list[range]:
-    """The keys of every query along one axis, by the words of the paper: k real keys, shifted inwards at a border."""
+    """Return the keys of every query along one axis as the paper defines them: k real keys, shifted at a border."""
     span = min(kernel, length)
     found = []
     for query in range(length):
@@ -27,7 +27,7 @@ def windows(length: int, kernel: int) -> list[range]:
 
 
 def query_by_query(qkv: Tensor, table: Tensor) -> Tensor:
-    """(B, H, W, 3, h, d) -> (B, H, W, h, d), gathering the window of each query."""
+    """Reference from (B, H, W, 3, h, d) to (B, H, W, h, d) that gathers the window of each query."""
     batch, height, width, _, heads, channels = qkv.shape
     kernel = (table.shape[1] + 1) // 2
     q, k, v = qkv.unbind(3)
@@ -80,15 +80,15 @@ def test_equals_the_loop_in_single_precision(height, width):
 
 
 @pytest.mark.parametrize("tile", [3, 4, 5, 16, 64])
-def test_the_tile_changes_nothing(tile):
+def test_tile_size_does_not_change_the_result(tile):
     qkv, table = inputs(19, 26, 7, torch.float64)
     torch.testing.assert_close(
         neighborhood_attention(qkv, table, tile), neighborhood_attention(qkv, table), rtol=0, atol=1e-12
     )
 
 
-def test_windows_stop_at_the_border_and_hold_real_keys_only():
-    # Equal scores average the values of the window, which here are the positions themselves.
+def test_windows_stop_at_the_border_and_contain_only_real_keys():
+    # With equal scores the result is the mean of the values in the window, which are the positions here.
     positions = torch.stack(torch.meshgrid(torch.arange(12.0), torch.arange(20.0), indexing="ij"), dim=-1)
     qkv = torch.zeros(1, 12, 20, 3, 1, 16)
     qkv[0, :, :, 2, 0, :2] = positions
@@ -97,7 +97,7 @@ def test_windows_stop_at_the_border_and_hold_real_keys_only():
     torch.testing.assert_close(means, expected)
 
 
-def test_bias_is_looked_up_by_key_minus_query():
+def test_bias_is_indexed_by_key_minus_query():
     table = torch.zeros(1, 13, 13)
     table[0, 6 + 2, 6 - 1] = 100  # two rows down, one column to the left
     qkv = torch.zeros(1, 16, 16, 3, 1, 16)
@@ -106,7 +106,7 @@ def test_bias_is_looked_up_by_key_minus_query():
     torch.testing.assert_close(out[:, 4:10, 4:10], qkv[:, 6:12, 3:9, 2])
 
 
-def test_operator_is_registered_soundly():
+def test_operator_passes_opcheck():
     op = torch.ops.lic_train.neighborhood_attention.default
     checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static")
     torch.library.opcheck(op, (*inputs(10, 9, 3), 4), test_utils=checks)
@@ -135,7 +135,7 @@ def test_bfloat16_autocast():
     torch.testing.assert_close(gradient, expected, rtol=0, atol=0.02 * float(expected.abs().max()))
 
 
-def test_an_evaluation_may_come_first():
+def test_evaluation_before_training_works():
     layer, x = NeighborhoodAttention(16, 3), torch.randn(1, 23, 29, 16)  # a size that no other test has cached
     with torch.inference_mode():
         layer(x)
@@ -143,7 +143,7 @@ def test_an_evaluation_may_come_first():
     assert layer.rpb.grad.any()
 
 
-def test_rounding_does_not_depend_on_gradients():
+def test_rounding_is_independent_of_gradients():
     layer, x = NeighborhoodAttention(32, 7), torch.randn(1, 16, 24, 32)
     with torch.no_grad():
         out = layer(x)
@@ -151,24 +151,24 @@ def test_rounding_does_not_depend_on_gradients():
 
 
 @pytest.mark.parametrize(("height", "width", "keys"), [(16, 24, 49), (5, 16, 35), (2, 2, 4)])
-def test_counters_see_the_definition(height, width, keys):
+def test_flop_counters_use_the_definition(height, width, keys):
     qkv, table = (value.detach().to("meta") for value in inputs(height, width, 7))
     with FlopCounterMode(display=False) as counter:
         neighborhood_attention(qkv, table)
     assert counter.get_total_flops() == 2 * 2 * (2 * height * width) * keys * 32
 
 
-def test_wrong_widths_are_refused():
-    with pytest.raises(ValueError, match=r"multiple of 16 channels.*got 24"):
+def test_invalid_widths_raise():
+    with pytest.raises(ValueError, match=r"multiple of 16.*got 24"):
         NeighborhoodAttention(24, 7)
-    with pytest.raises(ValueError, match="odd window, got 4"):
+    with pytest.raises(ValueError, match="odd number, got 4"):
         NeighborhoodAttention(32, 4)
 
 
 # ---- the blocks ----
 
 
-def test_a_group_has_one_more_skip():
+def test_group_has_one_more_skip():
     layer, x = RNAB(16, 3, [0.0, 0.0]), torch.randn(1, 16, 5, 6)
     for block in layer.blocks:
         nn.init.zeros_(block.attention.projection.weight)
@@ -176,7 +176,7 @@ def test_a_group_has_one_more_skip():
     torch.testing.assert_close(layer(x), 2 * x)
 
 
-def test_drop_path_leaves_out_whole_samples_and_keeps_the_mean():
+def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     x = torch.ones(4000, 2, 3)
     dropped = drop_path(x, 0.25)
     assert dropped.unique().tolist() == pytest.approx([0, 4 / 3])

@@ -1,4 +1,4 @@
-"""A step's noise belongs to the images of its batch, however the batch is split over devices and micro-batches."""
+"""The noise of a step belongs to the images of its batch, independent of devices and micro-batches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.conftest import SMALL, small_config
 
 
 @pytest.mark.parametrize("dim", [0, 1])
-def test_the_parts_of_a_batch_draw_what_the_batch_draws(dim: int) -> None:
+def test_parts_of_a_batch_draw_the_noise_of_the_batch(dim: int) -> None:
     whole = torch.empty(3, 3, 5)
     torch.manual_seed(1)
     drawn = uniform(whole, -2, 3, dim)
@@ -27,7 +27,7 @@ def test_the_parts_of_a_batch_draw_what_the_batch_draws(dim: int) -> None:
         assert torch.equal(part, drawn.index_select(dim, positions))
 
 
-def test_a_memory_format_changes_no_draw() -> None:
+def test_memory_format_does_not_change_the_noise() -> None:
     x = torch.empty(2, 3, 4, 5)
     torch.manual_seed(1)
     plain = uniform(x)
@@ -36,12 +36,12 @@ def test_a_memory_format_changes_no_draw() -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_every_model_trains_on_parts_as_on_the_whole(name: str) -> None:
+def test_every_model_trains_equally_on_parts_and_on_the_whole(name: str) -> None:
     torch.manual_seed(0)
     model = build(small_config(name)).train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.eval()  # batch statistics are of the part, there is no way around it
+            module.eval()  # batch statistics always belong to the part
     x = torch.rand(2, 3, 64, 64)
     torch.manual_seed(2)
     whole = model(x)
@@ -58,7 +58,7 @@ def test_every_model_trains_on_parts_as_on_the_whole(name: str) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_every_parameter_has_a_gradient_in_every_stage(name: str) -> None:
-    """Distributed training is told so, and would wait for ever for one that has none."""
+    """Distributed training assumes this and would wait forever for a missing gradient."""
     torch.manual_seed(0)
     recipe = checked(compose([f"model={name}"])).make_recipe()
     model = build(small_config(name)).train()

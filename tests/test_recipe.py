@@ -1,4 +1,4 @@
-"""Recipes as functions of the step, and the one optimiser against the usual two."""
+"""Recipes as functions of the step, and the single optimiser compared with the usual two."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_boundaries_are_exact():
     assert [stage.stop for stage in lay_out(STAGES, 2_500_000)] == [833_333, 1_666_667, 2_291_667, 2_500_000]
 
 
-def test_the_loss_changes_at_the_boundary_and_not_before():
+def test_loss_changes_exactly_at_the_boundary():
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(2, 3, 8, 8, generator=generator)
     out = {"x_hat": x + 0.1, "likelihoods": {"y": torch.full((2, 4, 1, 1), 0.25)}}
@@ -44,7 +44,7 @@ def test_the_loss_changes_at_the_boundary_and_not_before():
     assert recipe().stage(10**9).name == "last"
 
 
-def test_a_term_of_another_stage_is_told_and_trains_nothing():
+def test_term_of_another_stage_is_returned_without_gradient():
     stages = [
         {"name": "a", "share": "1/2", "lr": 1, "loss": {"bpp": 1, "mse": 5}},
         {"name": "b", "share": "1/2", "lr": 1},
@@ -60,7 +60,7 @@ def test_a_term_of_another_stage_is_told_and_trains_nothing():
     torch.testing.assert_close(second["loss"], second["bpp"] + 2 * second["ms_ssim"])
 
 
-def test_ms_ssim_loss_has_no_255():
+def test_ms_ssim_loss_has_no_factor_255():
     x = photograph(192, 192)[None]
     out = {"x_hat": (x + 0.05 * torch.randn(x.shape)), "likelihoods": {"y": torch.full((1, 1, 1, 1), 0.5)}}
     terms = recipe(distortion="ms_ssim")(out, x, 1100)
@@ -69,14 +69,14 @@ def test_ms_ssim_loss_has_no_255():
     assert 0 < losses.ms_ssim(out, x).item() < 1
 
 
-def test_the_start_table_tells_the_loss():
+def test_table_shows_the_loss():
     rows = recipe().table()
     assert rows[0] == ("first", "0 - 400", "0.0001", "bpp + lambda * 255^2 * mse + 2 * mse")
     assert rows[3][2] == "1e-06"
 
 
-def test_two_groups_of_one_adam_equal_two_adams(small_codec):
-    """CompressAI's example: two optimisers, two backward passes, clip over the net's parameters."""
+def test_one_adam_with_two_groups_equals_two_adams(small_codec):
+    """CompressAI's example has two optimisers, two backward passes, and a clip over the net's parameters."""
     ours, theirs = small_codec("mbt2018_mean").train(), small_codec("mbt2018_mean").train()
     plan = recipe(steps=12, clip_norm=0.05)
     one = make_optimizer(ours, plan)

@@ -135,10 +135,10 @@ def other_size(run: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (damage_model, "cannot read"),
-        (damage_file, "the .lic file is cut short"),
+        (damage_model, "cannot be read"),
+        (damage_file, "The .lic file is cut short"),
         (remove_file, "the file is missing"),
-        (other_model, "expected a file of the model"),
+        (other_model, "The .lic file is from another model"),
         (other_picture, "is not the one that was measured"),
         (other_size, "has another size. Expected: 64 × 48; got: 65 × 48"),
     ],

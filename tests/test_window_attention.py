@@ -1,4 +1,4 @@
-"""CWAM's cross-scale window attention: against loops over windows, its masks, and the way it is run in training."""
+"""CWAM's cross-scale window attention: compared with loops over windows, its masks, and its use in training."""
 
 import functools
 import itertools
@@ -37,12 +37,12 @@ def test_window_attention_without_its_last_layer_is_the_identity():
 
 
 def region(position, size, window):
-    """Which of the slices [0, size-w), [size-w, size-s), [size-s, size) holds the position."""
+    """Return the index of the slice [0, size-w), [size-w, size-s), [size-s, size) that contains the position."""
     return 0 if position < size - window else 1 if position < size - window // 2 else 2
 
 
 def patch(image, top, left, window):
-    """(w * w, C) tokens of image (C, H, W); positions outside are reflected about the border ones."""
+    """Return the (w * w, C) tokens of image (C, H, W); positions outside are reflected at the border."""
     height, width = image.shape[1:]
 
     def reflect(position, size):
@@ -68,7 +68,7 @@ def halved(image):
 
 
 def attend(attention, bias, q, keys, values, hidden):
-    """One window (T, N) over its keys, head by head; ``hidden`` (T, T) pairs are pushed down by 100."""
+    """Attention of one window (T, N) to its keys, head by head; ``hidden`` (T, T) pairs have the bias -100."""
     d, index, heads = q.shape[1] // HEADS, relative_index(attention.window), []
     for h in range(HEADS):
         at = slice(h * d, (h + 1) * d)
@@ -78,7 +78,7 @@ def attend(attention, bias, q, keys, values, hidden):
 
 
 def slow_window_attention(attention, x):
-    """Image by image, window by window; coarse tokens are projected after the patches are cut."""
+    """Reference: image by image, window by window; coarse tokens are projected after cutting the patches."""
     w, (N, height, width) = attention.window, x.shape[1:]
     shift = w // 2
     rows, columns = (torch.tensor([float(region(i, size, w)) for i in range(size)]) for size in (height, width))
@@ -110,13 +110,13 @@ def test_window_attention_equals_loops(window, batch, height, width):
     attention = CrossScaleWindowAttention(16, window)
     for bias in (attention.bias, attention.bias_coarse):
         bias.table.normal_()
-    attention.qkv.weight.mul_(4)  # attention that is far from uniform
+    attention.qkv.weight.mul_(4)  # clearly non-uniform attention
     x = torch.randn(batch, 16, height, width)
     torch.testing.assert_close(attention(x), slow_window_attention(attention, x), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("window", [8, 4])
-def test_no_token_is_left_without_a_key_and_patches_match_windows(window):
+def test_every_token_has_a_key_and_patches_match_windows(window):
     for rows, columns in itertools.product(range(1, 5), repeat=2):
         height, width = rows * window, columns * window
         for mask in window_masks(height, width, window, CPU):
@@ -133,7 +133,7 @@ def test_share_of_masked_pairs(window):
     assert [round((mask != 0).float().mean().item(), 2) for mask in (same, cross)] == [0.23, 0.39]
 
 
-def test_masks_made_in_an_evaluation_serve_training():
+def test_masks_built_in_an_evaluation_work_in_training():
     cached_window_masks.cache_clear()
     attention, x = CrossScaleWindowAttention(16, window=4), torch.randn(1, 16, 8, 8)
     with torch.inference_mode():
@@ -142,17 +142,17 @@ def test_masks_made_in_an_evaluation_serve_training():
     assert all(parameter.grad is not None for parameter in attention.parameters())
 
 
-def test_masks_and_indices_stay_out_of_the_state():
+def test_masks_and_indices_are_not_in_the_state():
     block = CrossWindowAttention(16, window=4)
     block(torch.zeros(1, 16, 8, 8))
     assert set(block.state_dict()) == {name for name, _ in block.named_parameters()}
 
 
-# ---- the way it is run in training ----
+# ---- use in training ----
 
 
 @torch.no_grad()
-def test_channels_last_and_bfloat16_change_little():
+def test_channels_last_and_bfloat16_change_the_result_little():
     block, x = CrossWindowAttention(32, window=8), torch.randn(2, 32, 16, 24)
     expected = block(x)
     out = block.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))

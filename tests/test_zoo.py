@@ -1,4 +1,4 @@
-"""Weights of CompressAI's own models, taken over: its picture and its bits."""
+"""Import of weights of CompressAI's models: same picture, same bits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MODELS: dict[str, tuple[str, type[nn.Module], dict[str, Any]]] = {
 
 
 def theirs(name: str) -> nn.Module:
-    """CompressAI's model with random weights, solved medians and latents that are not all zero; ready to code."""
+    """Return CompressAI's model with random weights, solved medians and varied latents, ready to code."""
     torch.manual_seed(3)
     _, kind, arguments = MODELS[name]
     model = kind(**arguments).eval()
@@ -40,7 +40,7 @@ def theirs(name: str) -> nn.Module:
         last = [layer for layer in model.g_a.modules() if isinstance(layer, nn.Conv2d)][-1]
         last.weight.mul_(30)
         for parameters in predictors(model):
-            parameters.bias[: last.out_channels].add_(6)  # scales come first; outliers would cost what the coder likes
+            parameters.bias[: last.out_channels].add_(6)  # scales come first; outliers have no defined code length
     for part in model.modules():
         if isinstance(part, EntropyBottleneck):
             part.update(force=True, update_quantiles=True)
@@ -50,7 +50,7 @@ def theirs(name: str) -> nn.Module:
 
 
 def predictors(model: nn.Module) -> list[nn.Module]:
-    """The last layers of what predicts the scales of y: one, or one for each group of ELIC's."""
+    """Return the last layers that predict the scales of y: one, or one per group of ELIC."""
     named = dict(model.named_modules())
     heads = [part for name, part in named.items() if name.endswith("entropy_parameters")] or [
         named.get("h_s", nn.Module())
@@ -69,7 +69,7 @@ def image() -> Tensor:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_it_decodes_compressais_picture_for_compressais_bits(name: str, tmp_path: Path) -> None:
+def test_imported_model_decodes_the_picture_of_compressai_with_its_bits(name: str, tmp_path: Path) -> None:
     model = theirs(name)
     torch.save(model.state_dict(), tmp_path / "weights.pth.tar")
     codec = take_over(tmp_path / "weights.pth.tar", config(name))
@@ -82,7 +82,7 @@ def test_it_decodes_compressais_picture_for_compressais_bits(name: str, tmp_path
     strings = _flat(coded["strings"])
     bits_there = 8 * sum(map(len, strings))
     bits = -sum(likelihoods.log2().sum() for likelihoods in out["likelihoods"].values())
-    assert bits_there == pytest.approx(float(bits), rel=0.03, abs=64 * len(strings))  # each ends in some words
+    assert bits_there == pytest.approx(float(bits), rel=0.03, abs=64 * len(strings))  # each string ends with two words
     assert bits_there > 3000
     x = picture(97, 131)
     data = bitstream.encode(codec, x.float() / 255, fingerprint=bytes(8))
@@ -90,12 +90,12 @@ def test_it_decodes_compressais_picture_for_compressais_bits(name: str, tmp_path
 
 
 def _flat(strings: Any) -> list[bytes]:
-    """ELIC nests them by group and pass."""
+    """Flatten the strings, which ELIC nests by group and pass."""
     return [strings] if isinstance(strings, bytes) else [string for part in strings for string in _flat(part)]
 
 
 def old_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """As releases before 1.2 wrote them, from a model inside DataParallel."""
+    """Names of releases before 1.2, from a model inside DataParallel."""
     singular = {"matrices": "_matrix", "biases": "_bias", "factors": "_factor"}
     found = {}
     for name, tensor in weights.items():
@@ -105,7 +105,7 @@ def old_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def test_a_checkpoint_of_the_example_script_with_old_names(tmp_path: Path) -> None:
+def test_checkpoint_of_the_example_script_with_old_names(tmp_path: Path) -> None:
     weights = theirs("mbt2018_mean").state_dict()
     torch.save(weights, tmp_path / "new.pth.tar")
     content = {"epoch": 3, "loss": torch.tensor(1.0), "state_dict": old_names(weights)}
@@ -114,7 +114,7 @@ def test_a_checkpoint_of_the_example_script_with_old_names(tmp_path: Path) -> No
     assert all(torch.equal(value, old.state_dict()[name]) for name, value in new.state_dict().items())
 
 
-def test_the_command_line_writes_a_model_with_its_lambda(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line_writes_a_model_with_its_lambda(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save(theirs("bmshj2018_factorized").state_dict(), tmp_path / "a.pth.tar")
     out = tmp_path / "a.safetensors"
     zoo.main([str(tmp_path / "a.pth.tar"), str(out), "model.N=8", "model.M=12", "lambda=0.013"])
@@ -125,7 +125,7 @@ def test_the_command_line_writes_a_model_with_its_lambda(tmp_path: Path, capsys:
 
 
 @pytest.mark.parametrize("content", ["nothing", "garbage", "cut", "a list", "numbers", "code"])
-def test_what_is_no_file_of_weights(content: str, tmp_path: Path) -> None:
+def test_file_without_weights_raises(content: str, tmp_path: Path) -> None:
     path = tmp_path / "weights.pth.tar"
     torch.save(theirs("bmshj2018_factorized").state_dict(), path)
     data = path.read_bytes()
@@ -135,17 +135,17 @@ def test_what_is_no_file_of_weights(content: str, tmp_path: Path) -> None:
         path.write_bytes(b"\x80\x02" + bytes(range(256)) * 9 if content == "garbage" else data[: len(data) // 2])
     else:
         torch.save({"a list": [1, 2], "numbers": {"epoch": 3}, "code": Path("/")}[content], path)
-    with pytest.raises(CheckpointError, match="expected weights of a CompressAI model"):
+    with pytest.raises(CheckpointError, match="does not contain weights of a CompressAI model"):
         take_over(path, config("bmshj2018_factorized"))
 
 
-def test_weights_of_another_model_or_width_and_broken_ones(tmp_path: Path) -> None:
+def test_weights_of_another_model_or_width_or_not_finite_raise(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth.tar"
     weights = theirs("mbt2018_mean").state_dict()
     torch.save(weights, path)
     with pytest.raises(CheckpointError, match=r"g_a\.0\.weight: expected .*\(16, 3, 5, 5\), got .*\(8, 3, 5, 5\)"):
         take_over(path, config("mbt2018_mean", N=16))
-    with pytest.raises(CheckpointError, match="It is of another model"):
+    with pytest.raises(CheckpointError, match="it is from another model"):
         take_over(path, config("bmshj2018_factorized"))
     weights["g_a.0.bias"][0] = torch.nan
     torch.save(weights, path)

@@ -1,4 +1,4 @@
-"""Tiny codecs, runs and pictures for the tests of files and of evaluation; also imported by their child processes."""
+"""Tiny codecs, runs and pictures for the tests of files and evaluation; also imported by their child processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SERIAL = {"_target_": "lic_train.models.mbt2018.JointAutoregressive", "N": 8, "M
 
 
 def make_codec(config: dict[str, Any] = FACTORIZED, seed: int = 0) -> Codec:
-    """Random weights, latents wide enough that their code means something; ready to code."""
+    """Return a codec with random weights and varied latents, ready to code."""
     torch.manual_seed(seed)
     codec = build(config)
     with torch.no_grad():
@@ -28,7 +28,7 @@ def make_codec(config: dict[str, Any] = FACTORIZED, seed: int = 0) -> Codec:
 
 
 def picture(height: int, width: int, seed: int = 0) -> Tensor:
-    """uint8 (3, H, W): coarse noise made smooth, with fine noise on it."""
+    """Return uint8 (3, H, W): smooth coarse noise plus fine noise."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(1, 3, 5, 7, generator=generator)
     smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0]
@@ -37,14 +37,14 @@ def picture(height: int, width: int, seed: int = 0) -> Tensor:
 
 
 def make_run(run: Path, seed: int = 0, config: dict[str, Any] = FACTORIZED) -> Codec:
-    """A run directory with nothing but its best model."""
+    """Write a run directory that contains only its best model."""
     codec = make_codec(config, seed)
     save_model(run / "checkpoints" / "best.safetensors", codec, config, {"step": 7, "run_config": {"lambda": 0.0067}})
     return codec
 
 
 def save_checkpoint(path: Path, codec: Codec, config: dict[str, Any], step: int, **more: Any) -> None:
-    """A training checkpoint with the keys that matter here."""
+    """Write a training checkpoint with the keys that these tests need."""
     path.parent.mkdir(parents=True, exist_ok=True)
     weights = {f"model.{name}": tensor for name, tensor in codec.state_dict().items()}
     torch.save({"state_dict": weights, "model_config": config, "global_step": step, **more}, path)

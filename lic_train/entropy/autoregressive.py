@@ -1,9 +1,9 @@
-"""Serial spatial context, coded by a wavefront.
+"""Serial spatial context, coded as a wavefront.
 
 Minnen et al. 2018, "Joint autoregressive and hierarchical priors for learned image compression", section 3.
 
-The mask sees two rows above and two columns to the left. All positions with the same ``t = column + 3 * row`` depend
-only on smaller t, so one step codes a whole diagonal: w + 3(h - 1) steps instead of h * w.
+The mask covers two rows above and two columns to the left. A position with ``t = column + 3 * row`` depends only on
+positions of smaller t, so one step codes a whole diagonal: w + 3(h - 1) steps instead of h * w.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from lic_train.entropy.quantize import add_noise, round_to
 # (row, column) of the 12 visible taps of a 5x5 kernel with mask type A.
 TAPS = tuple((row, column) for row in range(3) for column in range(5) if row < 2 or column < 2)
 
-# What CompressAI's models with this context call the tensors of `SerialContext`.
+# (name in CompressAI's models with this context, name here) of the tensors of `SerialContext`.
 COMPRESSAI_NAMES = tuple((name, f"context.{name}") for name in ("context_prediction.", "entropy_parameters."))
 
-# positions (K,), scales (B, K, M), means (B, K, M) -> y_hat (B, K, M)
+# Maps positions (K,), scales (B, K, M) and means (B, K, M) to y_hat (B, K, M).
 Code = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class CausalConv2d(nn.Conv2d):
-    """5x5 convolution that sees the 12 taps before the centre in raster order (mask type A)."""
+    """5x5 convolution restricted to the 12 taps before the centre in raster order (mask type A)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, kernel_size=5, padding=2)
@@ -42,19 +42,19 @@ class CausalConv2d(nn.Conv2d):
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, C', h, w)."""
+        """Map (B, C, h, w) to (B, C', h, w)."""
         return F.conv2d(x, self.weight * self.mask, self.bias, padding=2)
 
     def taps(self) -> Tensor:
-        """(C', 12 * C): the visible weights, tap-major, for patches gathered position by position."""
+        """Return the visible weights (C', 12 * C), tap-major, for patches gathered per position."""
         visible = [self.weight[:, :, row, column] for row, column in TAPS]
         return torch.stack(visible, dim=1).flatten(1)
 
 
 class SerialContext(nn.Module):
-    """Masked 5x5 context and 1x1 entropy-parameter network over a Gaussian y.
+    """Entropy model of a Gaussian y: masked 5x5 context and 1x1 entropy-parameter network.
 
-    ``psi`` (B, 2M, h, w) comes from h_s. Channel order of the inputs: psi, context; of the outputs: scales, means.
+    ``psi`` (B, 2M, h, w) is the output of h_s. Channel order of inputs: psi, context; of outputs: scales, means.
     """
 
     def __init__(self, M: int) -> None:
@@ -72,8 +72,8 @@ class SerialContext(nn.Module):
     def forward(self, y: Tensor, psi: Tensor) -> tuple[Tensor, Tensor]:
         """Return y_hat and its likelihoods, both (B, M, h, w).
 
-        Training adds noise and runs the context in one pass. Evaluation quantises around the mean, which depends on
-        y_hat itself, and so walks the wavefront of the bitstream.
+        Training adds noise and evaluates the context in one pass. Evaluation quantises around the mean, which depends
+        on y_hat itself, and therefore follows the wavefront of the bitstream.
         """
         if not self.training:
             return self._estimate(y, psi)
@@ -97,7 +97,7 @@ class SerialContext(nn.Module):
 
     @torch.no_grad()
     def compress(self, y: Tensor, psi: Tensor) -> bytes:
-        """Code y (1, M, h, w) given psi (1, 2M, h, w)."""
+        """Encode y (1, M, h, w) given psi (1, 2M, h, w)."""
         encoder = SymbolEncoder()
         flat = y.flatten(2).transpose(1, 2)
 
@@ -120,15 +120,16 @@ class SerialContext(nn.Module):
         return y_hat
 
     def _wavefront(self, psi: Tensor, code: Code) -> Tensor:
-        """Visit all positions in coding order; returns y_hat (B, M, h, w).
+        """Process all positions in coding order and return y_hat (B, M, h, w).
 
-        Encoder, decoder and estimate run these very matrix products in this order: their parameters are bit-equal.
+        Encoder, decoder and estimate compute the same matrix products in the same order, so their parameters are
+        bit-identical.
         """
         batch, _, height, width = psi.shape
         M = self.context_prediction.in_channels
         context, first, *rest = self._matrices()
         split = 2 * M
-        canvas = psi.new_zeros(batch, (height + 2) * (width + 4), M)  # two rows above, two columns on either side
+        canvas = psi.new_zeros(batch, (height + 2) * (width + 4), M)  # two rows above, two columns on each side
         with one_thread():
             hyper = F.linear(psi.flatten(2).transpose(1, 2), first[0][:, :split], first[1])
             for positions, centres, neighbours in _diagonals(height, width, psi.device):
@@ -142,7 +143,7 @@ class SerialContext(nn.Module):
         return inner.permute(0, 3, 1, 2).contiguous()
 
     def _matrices(self) -> list[tuple[Tensor, Tensor | None]]:
-        """The convolutions as matrices: context (2M, 12M), then the 1x1 ones."""
+        """Return the convolutions as matrices: context (2M, 12M), then the 1x1 ones."""
         pointwise = [layer for layer in self.entropy_parameters if isinstance(layer, nn.Conv2d)]
         return [
             (self.context_prediction.taps(), self.context_prediction.bias),
@@ -151,9 +152,9 @@ class SerialContext(nn.Module):
 
 
 @functools.lru_cache(maxsize=32)
-@torch.inference_mode(False)  # indexes first made inside inference mode also serve outside
+@torch.inference_mode(False)  # indexes first computed in inference mode are also used outside
 def _diagonals(height: int, width: int, device: torch.device) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """For every t: positions (K,) in the map, the same in the padded canvas, and their 12 neighbours there (K, 12)."""
+    """Return for each t: positions (K,) in the map and in the padded canvas, and their 12 neighbours there (K, 12)."""
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     time = (columns + 3 * rows).flatten()
     order = torch.argsort(time, stable=True)

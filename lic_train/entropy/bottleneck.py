@@ -21,23 +21,23 @@ from lic_train.entropy.precision import in_float32, planar
 from lic_train.entropy.quantize import add_noise, round_ste
 from lic_train.errors import CheckpointError
 
-# The tails beyond this many symbols from the median are left to the escape code.
+# Tails farther from the median than this number of symbols are escape-coded.
 MAX_RADIUS = 2048
 
 
 class EntropyBottleneck(nn.Module):
-    """One monotone cumulative per channel; parameters are named as in CompressAI 1.2.8, so its weights load.
+    """One monotone cumulative per channel. Parameters have the names of CompressAI 1.2.8, so its weights can be loaded.
 
-    ``quantiles`` (C, 1, 3) hold the lower tail, the median and the upper tail. They receive a gradient from `loss`
-    alone; `update` solves them by bisection.
+    ``quantiles`` (C, 1, 3) are the lower tail, the median and the upper tail. They receive a gradient only from `loss`;
+    `update` solves them by bisection.
 
     Args:
         channels: C.
-        filters: widths inside the cumulative.
-        init_scale: the cumulative starts about this wide.
-        tail_mass: outside the outer quantiles.
-        straight_through: z_hat is rounded in training, too, with the gradient of the identity; the likelihood alone
-            sees noise.
+        filters: inner widths of the cumulative.
+        init_scale: approximate initial width of the cumulative.
+        tail_mass: probability outside the outer quantiles.
+        straight_through: z_hat is rounded also in training, with the gradient of the identity; only the likelihood
+            uses noise.
     """
 
     def __init__(
@@ -68,12 +68,12 @@ class EntropyBottleneck(nn.Module):
 
     @property
     def medians(self) -> Tensor:
-        """(1, C, 1, 1), without gradient."""
+        """Medians (1, C, 1, 1), without gradient."""
         return self.quantiles[:, :, 1].detach().view(1, -1, 1, 1)
 
     @in_float32
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Quantise (noise in training, rounding around the median else) and rate.
+        """Quantise z, with noise in training and by rounding around the median otherwise, and compute likelihoods.
 
         Args:
             z: (B, C, h, w)
@@ -84,28 +84,28 @@ class EntropyBottleneck(nn.Module):
         if not self.training:
             z_hat = self.quantize(z)
             return z_hat, self.likelihood(z_hat)
-        # The channel-first order in memory is also the order in which the noise is drawn: as in CompressAI.
+        # As in CompressAI, the noise is drawn in channel-first order, which is also the order in memory.
         noisy = add_noise(z.transpose(0, 1).contiguous(), dim=1).transpose(0, 1)
         return self.quantize(z) if self.straight_through else noisy, self.likelihood(noisy)
 
     def quantize(self, z: Tensor) -> Tensor:
-        """``round(z - median) + median``, as the bitstream carries it, straight-through for the gradient.
+        """Return ``round(z - median) + median``, as in the bitstream, with a straight-through gradient.
 
-        (B, C, h, w) -> (B, C, h, w), laid out in memory as `decompress` lays it out, whatever the layout of z: what is
-        computed from z_hat must not differ in the last digit between encoder and decoder.
+        Maps (B, C, h, w) to (B, C, h, w). The memory layout is that of `decompress`, independent of the layout of z:
+        results computed from z_hat must be bit-identical in encoder and decoder.
         """
         return planar(round_ste(z.float(), self.medians))
 
     @in_float32
     def likelihood(self, z_hat: Tensor) -> Tensor:
-        """Probability mass of the unit interval around each value, at least 1e-9. (B, C, h, w) -> (B, C, h, w)."""
+        """Return the probability mass (B, C, h, w) of the unit interval around each value, at least 1e-9."""
         batch, channels, height, width = z_hat.shape
         values = z_hat.transpose(0, 1).reshape(channels, 1, -1)
         mass = self._mass(values, *self._weights())
         return self.likelihood_lower_bound(mass.reshape(channels, batch, height, width).transpose(0, 1))
 
     def loss(self) -> Tensor:
-        """Sum over channels of the distances of the three quantiles from their targets, in logits. Scalar."""
+        """Return the sum over channels of the three quantiles' distances from their targets, in logits. Scalar."""
         with torch.autocast(self.quantiles.device.type, enabled=False):
             frozen = [[weight.detach() for weight in group] for group in self._weights()]
             logits = self._logits(self.quantiles, *frozen)
@@ -116,7 +116,7 @@ class EntropyBottleneck(nn.Module):
 
     @staticmethod
     def _logits(values: Tensor, matrices: list[Tensor], biases: list[Tensor], factors: list[Tensor]) -> Tensor:
-        """Logit of the cumulative at ``values`` (C, 1, n); rises with them."""
+        """Return the logit of the cumulative at ``values`` (C, 1, n); it increases with them."""
         logits = values
         for layer, (matrix, bias) in enumerate(zip(matrices, biases, strict=True)):
             logits = F.softplus(matrix) @ logits + bias
@@ -126,7 +126,7 @@ class EntropyBottleneck(nn.Module):
 
     @classmethod
     def _mass(cls, values: Tensor, *weights: list[Tensor]) -> Tensor:
-        """Cumulative at +1/2 minus cumulative at -1/2, subtracted on the side where both are small."""
+        """Return the difference of the cumulative at +1/2 and -1/2, computed on the side where both are small."""
         lower, upper = cls._logits(values - 0.5, *weights), cls._logits(values + 0.5, *weights)
         sign = -torch.sign(lower + upper).detach()
         return (torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower)).abs()
@@ -150,12 +150,12 @@ class EntropyBottleneck(nn.Module):
         self._made_from = self._checksum()
 
     def _checksum(self) -> int:
-        """CRC-32 of all that the tables are made of."""
+        """Return the CRC-32 of all parameters that determine the tables."""
         values = [parameter.detach().cpu().contiguous().numpy().tobytes() for parameter in self.parameters()]
         return zlib.crc32(b"".join(values))
 
     def _bisect(self, target: float, *weights: list[Tensor]) -> Tensor:
-        """(C, 1, 1): where the logit of the cumulative crosses ``target``, to 1e-5 within +-1e5."""
+        """Return where the logit of the cumulative crosses ``target``, (C, 1, 1), to 1e-5 within +-1e5."""
         low = torch.full((self.channels, 1, 1), -1e5, dtype=torch.float64)
         high = -low
         for _ in range(34):
@@ -165,13 +165,13 @@ class EntropyBottleneck(nn.Module):
         return (low + high) / 2
 
     def compress(self, z: Tensor) -> bytes:
-        """Code z (1, C, h, w); needs `update`."""
+        """Encode z (1, C, h, w). Requires `update`."""
         encoder = SymbolEncoder()
         encoder.encode(to_symbols(z.float() - self.medians), self._indexes(z.shape[2] * z.shape[3]), self._tables)
         return encoder.finish()
 
     def decompress(self, string: bytes, shape: tuple[int, int]) -> Tensor:
-        """Return z_hat (1, C, h, w) for ``shape`` (h, w); needs `update`.
+        """Return z_hat (1, C, h, w) for ``shape`` (h, w). Requires `update`.
 
         Raises:
             BitstreamError: the string is damaged.
@@ -184,10 +184,12 @@ class EntropyBottleneck(nn.Module):
 
     def _indexes(self, positions: int) -> np.ndarray:
         if not self._tables:
-            raise RuntimeError("call update() before compress() or decompress()")
+            raise RuntimeError("the coding tables are missing: call update() before compress() or decompress()")
         if self._checksum() != self._made_from:
             raise CheckpointError(
-                "expected coding tables of the model's present weights, got stale ones: the weights changed after "
-                "update(); call it again before compress() or decompress()"
+                "The coding tables are stale: the weights changed after update().",
+                expected="coding tables of the present weights",
+                got="tables of earlier weights",
+                to_do="call update() again before compress() or decompress()",
             )
         return np.repeat(np.arange(self.channels), positions)

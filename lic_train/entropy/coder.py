@@ -1,7 +1,8 @@
 """Range coding of integer symbols with shared tables, escapes and a checksum.
 
-The range coder is ``constriction``'s: memory-safe on any input, and as fast on small calls as on large ones, which
-the wavefronts of context models need. Both sides see the same tables, indexes and order; a string holds nothing else.
+The range coder is ``constriction``'s: memory-safe for any input, and equally fast for small and large calls, which the
+wavefronts of context models need. Encoder and decoder use the same tables, indexes and order; a string stores only the
+coded symbols and the checksum.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from lic_train.errors import BitstreamError
 _UNIFORM = constriction.stream.model.Uniform()
 _LENGTH = constriction.stream.model.Uniform(32)
 _CHECKSUM_BYTES = 4
-# Symbols beyond this are refused: float32 cannot hold larger integers exactly.
+# Larger symbols are refused, because float32 cannot represent larger integers exactly.
 MAX_SYMBOL = 2**24
 
 
 @dataclass(frozen=True)
 class Table:
-    """A probability table over ``minimum .. minimum + size - 1`` and one last slot, the escape."""
+    """Probability table over ``minimum .. minimum + size - 1``, with the escape as its last slot."""
 
     minimum: int
     size: int
@@ -33,11 +34,11 @@ class Table:
 
     @classmethod
     def from_pmf(cls, pmf: np.ndarray, minimum: int) -> Table:
-        """Build from float64 probabilities of consecutive integers; what they leave of 1 goes to the escape.
+        """Build from float64 probabilities of consecutive integers; the escape has the remaining probability.
 
-        The escape has at least 2^-14: that costs 1e-4 bits a symbol and keeps an outlier near the 30 bits that the
-        likelihood's floor of 1e-9 estimates for it. The probabilities are rounded to multiples of 2^-40 first, so that
-        last-digit differences between mathematical libraries do not reach the coder.
+        The escape has at least 2^-14. This costs 1e-4 bits per symbol and keeps an outlier near 30 bits, the estimate
+        from the likelihood's lower bound of 1e-9. The probabilities are first rounded to multiples of 2^-40, so that
+        last-digit differences between mathematical libraries do not affect the coder.
         """
         tail = max(1.0 - float(pmf.sum()), 2.0**-14)
         weights = np.round(np.append(pmf, tail) * 2.0**40) * 2.0**-40
@@ -45,7 +46,7 @@ class Table:
 
 
 def _groups(indexes: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (table index, positions) in rising order of the index; symbols of one table are coded in one call."""
+    """Yield (table index, positions) in increasing order of the index; symbols of one table are coded in one call."""
     order = np.argsort(indexes, kind="stable")
     ranked = indexes[order]
     starts = np.flatnonzero(np.diff(ranked, prepend=-1))
@@ -54,7 +55,7 @@ def _groups(indexes: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 
 class SymbolEncoder:
-    """Collects symbols and turns them into one string."""
+    """Encoder of symbols into one string."""
 
     def __init__(self) -> None:
         self._coder = constriction.stream.queue.RangeEncoder()
@@ -62,7 +63,7 @@ class SymbolEncoder:
 
     @entropy_coding
     def encode(self, symbols: np.ndarray, indexes: np.ndarray, tables: Sequence[Table]) -> None:
-        """Append int32 ``symbols`` (n,), each coded with ``tables[indexes[i]]``."""
+        """Append int32 ``symbols`` (n,); symbol i is coded with ``tables[indexes[i]]``."""
         self._count(symbols)
         if symbols.size == 0:
             return
@@ -75,11 +76,11 @@ class SymbolEncoder:
                 self._encode_escapes(slots[outside], table.size)
 
     def _count(self, symbols: np.ndarray) -> None:
-        """Take ``symbols`` into the checksum."""
+        """Update the checksum with ``symbols``."""
         self._checksum = zlib.crc32(np.ascontiguousarray(symbols, dtype="<i4").tobytes(), self._checksum)
 
     def _encode_escapes(self, slots: np.ndarray, size: int) -> None:
-        """Exp-Golomb: below the table odd, above it even; bit length first, then the bits below the leading one."""
+        """Exp-Golomb code: odd below the table, even above; bit length first, then the bits below the leading one."""
         overflow = np.where(slots < 0, -2 * slots - 1, 2 * (slots - size)) + 1
         lengths = np.floor(np.log2(overflow)).astype(np.int64)
         self._coder.encode(lengths.astype(np.int32), _LENGTH)
@@ -91,17 +92,21 @@ class SymbolEncoder:
 
     @entropy_coding
     def finish(self) -> bytes:
-        """The string: range-coded words, then the CRC-32 of all symbols."""
+        """Return the string: range-coded words, then the CRC-32 of all symbols."""
         words = self._coder.get_compressed().astype("<u4").tobytes()
         return words + self._checksum.to_bytes(_CHECKSUM_BYTES, "little")
 
 
 class SymbolDecoder:
-    """Reads back what SymbolEncoder wrote, given the same tables and indexes in the same order."""
+    """Decoder of the strings of SymbolEncoder, given the same tables and indexes in the same order."""
 
     def __init__(self, string: bytes) -> None:
         if len(string) < _CHECKSUM_BYTES or len(string) % 4:
-            raise BitstreamError(f"expected an entropy-coded section of 4, 8, 12, .. bytes, got one of {len(string)}")
+            raise BitstreamError(
+                "An entropy-coded section has an invalid size.",
+                expected="a positive multiple of 4 bytes",
+                got=f"{len(string)} bytes",
+            )
         words = np.frombuffer(string[:-_CHECKSUM_BYTES], dtype="<u4").astype(np.uint32)
         self._coder = constriction.stream.queue.RangeDecoder(words)
         self._expected = int.from_bytes(string[-_CHECKSUM_BYTES:], "little")
@@ -112,7 +117,7 @@ class SymbolDecoder:
         """Return the int32 symbols (n,) for ``indexes`` (n,).
 
         Raises:
-            BitstreamError: the words are no possible code.
+            BitstreamError: the words are not a valid code.
         """
         symbols = np.zeros(indexes.shape, dtype=np.int64)
         try:
@@ -128,7 +133,7 @@ class SymbolDecoder:
         return self._accept(symbols)
 
     def _accept(self, symbols: np.ndarray) -> np.ndarray:
-        """Check the range of decoded symbols, take them into the checksum, and return them as int32."""
+        """Check the range of decoded symbols, update the checksum with them, and return them as int32."""
         if symbols.size and np.abs(symbols).max() > MAX_SYMBOL:
             raise mismatch(f"a symbol beyond +-{MAX_SYMBOL}")
         self._checksum = zlib.crc32(symbols.astype("<i4").tobytes(), self._checksum)
@@ -146,18 +151,20 @@ class SymbolDecoder:
         return np.where(overflow % 2 == 1, -(overflow + 1) // 2, overflow // 2 + size)
 
     def finish(self) -> None:
-        """Compare the checksum of the decoded symbols with the encoder's.
+        """Compare the checksum of the decoded symbols with that of the encoder.
 
         Raises:
             BitstreamError: they differ: the file is damaged, or this machine computes other entropy parameters.
         """
         if self._checksum != self._expected:
-            raise mismatch("other symbols than the encoder's")
+            raise mismatch("symbols with another checksum")
 
 
 def mismatch(found: str) -> BitstreamError:
-    """The error of a decoder that finds what the encoder cannot have written."""
+    """Return the error of a decoder that reads what an encoder cannot have written."""
     return BitstreamError(
-        f"decoding an entropy-coded section gives {found}: the section is damaged, or this device, library or number "
-        "of threads computes other entropy parameters than the encoder's; decode where it was encoded"
+        "An entropy-coded section cannot be decoded.",
+        expected="the symbols of the encoder",
+        got=f"{found}: it is damaged, or this device, library or number of threads computes other entropy parameters",
+        to_do="decode where it was encoded",
     )

@@ -1,13 +1,15 @@
-"""Serial context over a latent seen as a volume (channel, row, column), coded by a wavefront.
+"""Serial context over a latent as a volume (channel, row, column), coded as a wavefront.
 
-The context of GAACNN (Tang et al. 2023) and of the NIC code base under it: the kernel of 11x11x11 sees the 665 elements
-before its centre in raster order, channel-major. An element so depends on the five channels before it (11x11 positions
-each), on five rows above and on five elements to its left, and all elements of one
-``t = 36 * channel + 6 * row + column`` depend on smaller t only: 36(M - 1) + 6(h - 1) + w steps instead of M * h * w.
+The context of GAACNN (Tang et al. 2023) and of the NIC code base on which it is built. The 11x11x11 kernel covers the
+665 elements before its centre in raster order, channel-major. An element depends on the five channels before it (11x11
+positions each), on five rows above and on five elements to its left. An element with
+``t = 36 * channel + 6 * row + column`` depends only on elements of smaller t: 36(M - 1) + 6(h - 1) + w steps instead of
+M * h * w.
 
-What decides the bitstream runs on the CPU in float64. There the order of a sum, and so the number of threads or the
-library, moves the sixteenth digit, and the mixture coder then rounds to grids of 2^-16 and coarser: another machine's
-tables are equal but for a chance of about 1e-5 per picture, which the checksum catches.
+Everything that determines the bitstream is computed on the CPU in float64. There the order of a sum, which depends on
+the number of threads and on the library, changes the sixteenth digit, and the mixture coder then rounds to grids of
+2^-16 and coarser. Tables on another machine are therefore equal except with a probability of about 1e-5 per picture,
+and the checksum detects a difference.
 """
 
 from __future__ import annotations
@@ -22,34 +24,35 @@ from lic_train.entropy.mixture import GaussianMixture
 from lic_train.entropy.mixture_coder import MixtureDecoder, MixtureEncoder
 from lic_train.entropy.precision import exactly, in_float32, in_float64, one_thread
 
-SIZE, REACH = 11, 5  # side of the kernel, and how far it sees
-TAPS = SIZE**3 // 2  # 665: those before the centre
+SIZE, REACH = 11, 5  # side of the kernel, and its reach in each direction
+TAPS = SIZE**3 // 2  # 665: the taps before the centre
 COMPONENTS = 3
 
-# weights, means and scales of n elements, each (n, K)
+# Weights, means and scales of n elements, each (n, K).
 Parameters = tuple[Tensor, Tensor, Tensor]
-# elements (n,) in the flat volume, their parameters -> y_hat (n,)
+# Maps elements (n,) in the flat volume and their parameters to y_hat (n,).
 Code = Callable[[Tensor, Parameters], Tensor]
 
 SCALES: dict[str, Callable[[Tensor], Tensor]] = {"abs": torch.abs, "softplus": F.softplus}
 
 
 class CausalConv3d(nn.Conv2d):
-    """11x11x11 convolution of a volume of one channel that sees the 665 taps before its centre in raster order.
+    """11x11x11 convolution of a one-channel volume, restricted to the 665 taps before its centre in raster order.
 
-    The kernel's depth is stored as input channels: 2-D convolutions over stacks of six neighbouring channels are four
-    times faster backwards than a 3-D one. Parameters and initialisation are those of ``Conv3d(1, features, 11)``.
+    The depth of the kernel is stored as input channels: the backward pass of 2-D convolutions over stacks of six
+    adjacent channels is four times faster than that of a 3-D one. Parameters and initialisation are those of
+    ``Conv3d(1, features, 11)``.
     """
 
     def __init__(self, features: int) -> None:
         super().__init__(SIZE, features, kernel_size=SIZE, padding=REACH)
 
     def taps(self) -> Tensor:
-        """(features, 665): the visible weights in raster order."""
+        """Return the visible weights (features, 665) in raster order."""
         return self.weight.flatten(1)[:, :TAPS]
 
     def forward(self, y_hat: Tensor) -> Tensor:
-        """(B, M, h, w) -> (B * M, features, h, w)."""
+        """Map (B, M, h, w) to (B * M, features, h, w)."""
         depth = REACH + 1
         kernel = F.pad(self.taps(), (0, depth * SIZE**2 - TAPS)).view(-1, depth, SIZE, SIZE)
         stacks = F.pad(y_hat, (0, 0, 0, 0, REACH, 0)).unfold(1, depth, 1)
@@ -57,18 +60,18 @@ class CausalConv3d(nn.Conv2d):
 
 
 class VolumeContext(nn.Module):
-    """Masked 3-D context and a small network that turns it and one hyper feature into a mixture per element.
+    """Entropy model with a masked 3-D context and a small network from context and one hyper feature to a mixture.
 
-    ``psi`` (B, 2M, h, w) comes from the hyper-decoder. Order of the network's inputs: context, hyper; of its outputs:
-    weight logit, mean, raw scale of component 0, then of component 1, and so on.
+    ``psi`` (B, 2M, h, w) is the output of the hyper decoder. Order of the network's inputs: context, hyper; of its
+    outputs: weight logit, mean and raw scale of component 0, then of component 1, and so on.
 
     Args:
         M: channels of y.
         features: channels of the context.
-        scale_param: ``abs`` (the sign of a raw scale has no meaning) or ``softplus``.
+        scale_param: ``abs`` (the sign of a raw scale is ignored) or ``softplus``.
 
     Raises:
-        ValueError: ``scale_param`` has no meaning.
+        ValueError: ``scale_param`` is not valid.
     """
 
     def __init__(self, M: int, features: int = 24, scale_param: str = "abs") -> None:
@@ -89,24 +92,24 @@ class VolumeContext(nn.Module):
 
     @in_float32
     def forward(self, y_hat: Tensor, psi: Tensor) -> Tensor:
-        """Likelihoods (B, M, h, w) of y_hat (B, M, h, w), all elements at once."""
+        """Return the likelihoods (B, M, h, w) of y_hat (B, M, h, w), all elements at once."""
         raw = self.predict(y_hat, psi).unflatten(0, y_hat.shape[:2])
         weights, means, scales = (part.transpose(1, 2) for part in self._split(raw, dim=2))
         return self.mixture.likelihood(y_hat, weights, means, scales)
 
     def predict(self, y_hat: Tensor, psi: Tensor) -> Tensor:
-        """(B * M, 9, h, w): the network's outputs, each from the elements before its own."""
+        """Return the network's outputs (B * M, 9, h, w), each computed from the elements before its own."""
         hyper = self.hyper(psi).flatten(0, 1).unsqueeze(1)
         return self.entropy_parameters(torch.cat([self.context_prediction(y_hat), hyper], dim=1))
 
     def _split(self, raw: Tensor, dim: int) -> Parameters:
-        """The 9 outputs along ``dim`` -> weights, means and scales, each with the 3 components along ``dim``."""
+        """Split the 9 outputs along ``dim`` into weights, means and scales, with the 3 components along ``dim``."""
         logits, means, scales = raw.unflatten(dim, (COMPONENTS, 3)).unbind(dim + 1)
         return logits.softmax(dim), means, SCALES[self.scale_param](scales)
 
     @torch.no_grad()
     def compress(self, y: Tensor, psi: Tensor) -> bytes:
-        """Code y (1, M, h, w) given psi (1, 2M, h, w).
+        """Encode y (1, M, h, w) given psi (1, 2M, h, w).
 
         Raises:
             BitstreamError: y or a parameter is not finite.
@@ -129,26 +132,27 @@ class VolumeContext(nn.Module):
         return y_hat
 
     def _wavefront(self, psi: Tensor, code: Code) -> Tensor:
-        """Visit all elements in coding order; returns y_hat (1, M, h, w).
+        """Process all elements in coding order and return y_hat (1, M, h, w).
 
-        Encoder and decoder run these very products on the same elements in this order: their parameters are bit-equal.
+        Encoder and decoder compute the same products on the same elements in the same order, so their parameters are
+        bit-identical.
         """
         volume = psi.shape[1] // 2, *psi.shape[2:]
         context, first, *rest = self._matrices()
-        beside = torch.addmm(first[1], in_float64(self.hyper, psi).reshape(-1, 1), first[0][-1:])
-        canvas = beside.new_zeros([REACH + volume[0], *(side + 2 * REACH for side in volume[1:])])
+        hyper = torch.addmm(first[1], in_float64(self.hyper, psi).reshape(-1, 1), first[0][-1:])
+        canvas = hyper.new_zeros([REACH + volume[0], *(side + 2 * REACH for side in volume[1:])])
         flat, taps = canvas.view(-1), _tap_offsets(canvas)
         with one_thread():
             for elements, centres in wavefront(*volume):
                 patches = flat.index_select(0, (centres[:, None] + taps).view(-1)).view(-1, TAPS)
-                values = beside[elements].addmm_(torch.addmm(context[1], patches, context[0]), first[0][:-1])
+                values = hyper[elements].addmm_(torch.addmm(context[1], patches, context[0]), first[0][:-1])
                 for matrix, bias in rest:
                     values = torch.addmm(bias, values.relu_(), matrix)
                 flat.index_copy_(0, centres, code(elements, self._split(values, dim=1)))
         return canvas[None, REACH:, REACH:-REACH, REACH:-REACH].contiguous()
 
     def _matrices(self) -> list[tuple[Tensor, Tensor]]:
-        """The convolutions as float64 matrices (inputs, outputs) with their biases, on the CPU: context, then 1x1."""
+        """Return the convolutions as float64 matrices (inputs, outputs) and biases on the CPU: context, then 1x1."""
         pointwise = [layer for layer in self.entropy_parameters if isinstance(layer, nn.Conv2d)]
         pairs = [(self.context_prediction.taps(), self.context_prediction.bias)]
         pairs += [(layer.weight.flatten(1), layer.bias) for layer in pointwise]
@@ -156,9 +160,9 @@ class VolumeContext(nn.Module):
 
 
 def wavefront(M: int, height: int, width: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """For every step: its elements in the flat volume (n,), and their centres in the flat padded volume (n,).
+    """Return for each step its elements in the flat volume (n,) and their centres in the flat padded volume (n,).
 
-    The volume has five empty channels before it and a border of five around its maps.
+    The padding has five empty channels before the volume and a border of five around its maps.
     """
     channel, row, column = torch.meshgrid(torch.arange(M), torch.arange(height), torch.arange(width), indexing="ij")
     time = (36 * channel + 6 * row + column).flatten()
@@ -169,7 +173,7 @@ def wavefront(M: int, height: int, width: int) -> Iterator[tuple[Tensor, Tensor]
 
 
 def _tap_offsets(canvas: Tensor) -> Tensor:
-    """(665,) distances from a centre to its taps in the flat padded volume, in raster order."""
+    """Return the (665,) offsets from a centre to its taps in the flat padded volume, in raster order."""
     axis = torch.arange(-REACH, REACH + 1)
     depth, row, column = torch.meshgrid(axis, axis, axis, indexing="ij")
     return (depth * canvas.stride(0) + row * canvas.stride(1) + column).flatten()[:TAPS]

@@ -16,24 +16,24 @@ from lic_train.entropy.quantize import add_noise, round_to
 from lic_train.errors import BitstreamError
 
 SCALE_MIN, SCALE_MAX, SCALE_LEVELS = 0.11, 256.0, 64
-# Two-sided tail mass 1e-9 lies beyond 6.11 standard deviations.
+# A two-sided tail mass of 1e-9 corresponds to 6.11 standard deviations.
 TAIL_SIGMAS = 6.11
 
 
 def scale_table() -> np.ndarray:
-    """(64,) float64 scales, evenly spaced in the logarithm."""
+    """Return 64 float64 scales with logarithmic spacing."""
     return np.exp(np.linspace(math.log(SCALE_MIN), math.log(SCALE_MAX), SCALE_LEVELS))
 
 
 @functools.cache
 def gaussian_tables() -> tuple[Table, ...]:
-    """One zero-mean coding table per entry of `scale_table`."""
+    """Return one zero-mean coding table per entry of `scale_table`."""
     return tuple(_gaussian_table(scale) for scale in scale_table())
 
 
 def _gaussian_table(scale: float) -> Table:
     radius = math.ceil(scale * TAIL_SIGMAS)
-    # The upper tail at k - 1/2, k = 0 .. radius + 1: differences of small numbers keep their digits.
+    # Upper tail at k - 1/2 for k = 0 .. radius + 1; differences of small numbers keep their precision.
     tail = np.array([0.5 * math.erfc((k - 0.5) / scale / math.sqrt(2)) for k in range(radius + 2)])
     side = tail[:-1] - tail[1:]
     return Table.from_pmf(np.concatenate([side[:0:-1], side]), -radius)
@@ -48,13 +48,15 @@ def to_symbols(values: Tensor) -> np.ndarray:
     flat = torch.round(values).reshape(-1).cpu()
     if not bool((flat.abs() <= MAX_SYMBOL).all()):
         raise BitstreamError(
-            f"the latent holds values that are not finite or beyond +-{MAX_SYMBOL}: the weights or the image are broken"
+            "The latent has invalid values: the weights or the image are damaged.",
+            expected=f"finite values within +-{MAX_SYMBOL}",
+            got="values that are not finite or beyond it",
         )
     return flat.to(torch.int32).numpy()
 
 
 class GaussianConditional(nn.Module):
-    """Elements are independent given their scale (bounded below at 0.11) and mean; all shapes are equal."""
+    """Elements that are independent given their scale (bounded below by 0.11) and mean; all shapes are equal."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,38 +68,38 @@ class GaussianConditional(nn.Module):
 
     @in_float32
     def forward(self, y: Tensor, scales: Tensor, means: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Quantise (noise in training, rounding around the mean else) and rate. Returns y_hat and likelihoods."""
+        """Quantise y (noise in training, rounding around the mean otherwise) and return y_hat and likelihoods."""
         means = torch.zeros_like(y) if means is None else means
         y_hat = add_noise(y) if self.training else round_to(y, means)
         return y_hat, self.likelihood(y_hat, scales, means)
 
     @in_float32
     def likelihood(self, y_hat: Tensor, scales: Tensor, means: Tensor) -> Tensor:
-        """Probability mass of the unit interval around each value, at least 1e-9."""
+        """Return the probability mass of the unit interval around each value, at least 1e-9."""
         distance = (y_hat - means).abs()
         per_sigma = math.sqrt(0.5) / self.lower_bound_scale(scales)
         upper, lower = (0.5 - distance) * per_sigma, (-0.5 - distance) * per_sigma
         return self.likelihood_lower_bound(0.5 * (torch.erfc(-upper) - torch.erfc(-lower)))
 
     def encode(self, encoder: SymbolEncoder, y: Tensor, scales: Tensor, means: Tensor) -> Tensor:
-        """Append y to the string; returns y_hat as the decoder will have it."""
+        """Append y to the string and return y_hat as the decoder computes it."""
         symbols = to_symbols(y - means)
         encoder.encode(symbols, self._indexes(scales), gaussian_tables())
         return torch.from_numpy(symbols).view(y.shape).to(means) + means
 
     def decode(self, decoder: SymbolDecoder, scales: Tensor, means: Tensor) -> Tensor:
-        """Read y_hat for these parameters."""
+        """Decode y_hat for these parameters."""
         symbols = decoder.decode(self._indexes(scales), gaussian_tables())
         return torch.from_numpy(symbols).view(means.shape).to(means) + means
 
     def compress(self, y: Tensor, scales: Tensor, means: Tensor | None = None) -> bytes:
-        """Code all of y in one string."""
+        """Encode y in one string."""
         encoder = SymbolEncoder()
         self.encode(encoder, y, scales, torch.zeros_like(y) if means is None else means)
         return encoder.finish()
 
     def decompress(self, string: bytes, scales: Tensor, means: Tensor | None = None) -> Tensor:
-        """Return y_hat, shaped as ``scales``.
+        """Return y_hat in the shape of ``scales``.
 
         Raises:
             BitstreamError: the string is damaged.
@@ -108,7 +110,31 @@ class GaussianConditional(nn.Module):
         return y_hat
 
     def _indexes(self, scales: Tensor) -> np.ndarray:
-        """(n,) the table nearest in the logarithm of the scale."""
+        """Return the index (n,) of the table whose scale is nearest in the logarithm."""
         if not bool(scales.isfinite().all()):
-            raise BitstreamError("the predicted scales are not finite: the weights are broken")
+            raise BitstreamError(
+                "The predicted scales are not finite.",
+                expected="finite scales",
+                to_do="check the weights of the network, which are damaged",
+            )
         return torch.bucketize(scales.reshape(-1).float(), self._boundaries).cpu().numpy()
+
+
+class MeanScaleContext(nn.Module):
+    """Entropy model of a Gaussian y; psi (B, 2M, h, w) is the concatenation of its scales and means."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gaussian_conditional = GaussianConditional()
+
+    def forward(self, y: Tensor, psi: Tensor) -> tuple[Tensor, Tensor]:
+        """Return y_hat and its likelihoods, both (B, M, h, w)."""
+        return self.gaussian_conditional(y, *psi.chunk(2, dim=1))
+
+    def compress(self, y: Tensor, psi: Tensor) -> bytes:
+        """Encode y (1, M, h, w)."""
+        return self.gaussian_conditional.compress(y, *psi.chunk(2, dim=1))
+
+    def decompress(self, string: bytes, psi: Tensor) -> Tensor:
+        """Return y_hat (1, M, h, w)."""
+        return self.gaussian_conditional.decompress(string, *psi.chunk(2, dim=1))

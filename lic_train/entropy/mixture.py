@@ -1,7 +1,7 @@
 """Discretised Gaussian mixture on the integers: rate, quantiser and coding (Cheng et al. 2020, equations 6 to 8).
 
-Layout: where y is (B, *rest), its K weights, means and scales are (B, K, *rest): the components stand in dimension 1.
-So a map y (B, M, h, w) has parameters (B, K, M, h, w), and a flat list y (n,) has (n, K).
+Layout: for y of shape (B, *rest), the K weights, means and scales are (B, K, *rest): the components are dimension 1. A
+map y (B, M, h, w) has parameters (B, K, M, h, w), and a flat list y (n,) has (n, K).
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from lic_train.entropy.quantize import add_noise
 
 
 class GaussianMixture(nn.Module):
-    """Elements are independent given their K weights (at least 0, sum 1), means and scales.
+    """Elements that are independent given their K weights (at least 0, sum 1), means and scales.
 
-    y is rounded to the integers themselves: several means offer no single centre. Coding takes scales down to 0.0069.
+    y is rounded to integers, because several means do not define a single centre. Coding supports scales down to
+    0.0069.
 
     Args:
-        scale_min: lower bound of the scales; gradients that raise a scale pass it.
+        scale_min: lower bound of the scales; gradients that increase a scale pass through it.
         floor: lower bound of the likelihoods.
     """
 
@@ -36,22 +37,22 @@ class GaussianMixture(nn.Module):
         self.likelihood_lower_bound = LowerBound(floor)
 
     def forward(self, y: Tensor, weights: Tensor, means: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
-        """Quantise (noise in training, rounding to integers else) and rate. Returns y_hat and likelihoods."""
+        """Quantise y (noise in training, rounding to integers otherwise) and return y_hat and likelihoods."""
         y_hat = add_noise(y.float()) if self.training else torch.round(y.float())
         return y_hat, self.likelihood(y_hat, weights, means, scales)
 
     @in_float32
     def likelihood(self, y_hat: Tensor, weights: Tensor, means: Tensor, scales: Tensor) -> Tensor:
-        """Probability mass of the unit interval around each value, at least the floor. (B, *rest) -> (B, *rest)."""
+        """Return the probability mass (B, *rest) of the unit interval around each value, at least ``floor``."""
         distance = (y_hat.unsqueeze(1) - means).abs()
         per_sigma = math.sqrt(0.5) / self.lower_bound_scale(scales)
-        # On the side of the tail, where the difference of the two keeps its digits.
+        # On the side of the tail, where the difference of the two keeps its precision.
         upper, lower = (0.5 - distance) * per_sigma, (-0.5 - distance) * per_sigma
         mass = 0.5 * (torch.erfc(-upper) - torch.erfc(-lower))
         return self.likelihood_lower_bound((weights * mass).sum(dim=1))
 
     def encode(self, encoder: MixtureEncoder, y: Tensor, weights: Tensor, means: Tensor, scales: Tensor) -> Tensor:
-        """Append y to the string; returns y_hat as the decoder will have it. May be called once a pass.
+        """Append y to the string and return y_hat as the decoder computes it. Can be called once per pass.
 
         Raises:
             BitstreamError: y or a parameter is not finite.
@@ -61,7 +62,7 @@ class GaussianMixture(nn.Module):
         return torch.from_numpy(symbols).view(y.shape).to(means)
 
     def decode(self, decoder: MixtureDecoder, weights: Tensor, means: Tensor, scales: Tensor) -> Tensor:
-        """Read y_hat (B, *rest) for these parameters.
+        """Decode y_hat (B, *rest) for these parameters.
 
         Raises:
             BitstreamError: the string is damaged, or a parameter is not finite.
@@ -70,7 +71,7 @@ class GaussianMixture(nn.Module):
         return torch.from_numpy(symbols).view(means[:, 0].shape).to(means)
 
     def compress(self, y: Tensor, weights: Tensor, means: Tensor, scales: Tensor) -> bytes:
-        """Code all of y in one string."""
+        """Encode y in one string."""
         encoder = MixtureEncoder()
         self.encode(encoder, y, weights, means, scales)
         return encoder.finish()
@@ -91,5 +92,5 @@ class GaussianMixture(nn.Module):
 
 
 def _flat(values: Tensor) -> np.ndarray:
-    """(B, K, *rest) -> float32 (K, n) on the CPU, elements in the order of y's."""
+    """Flatten (B, K, *rest) to float32 (K, n) on the CPU, in the element order of y."""
     return values.detach().float().cpu().movedim(1, 0).flatten(1).numpy()

@@ -1,4 +1,4 @@
-"""Range coding of integers that each have their own Gaussian mixture."""
+"""Range coding of integers with one Gaussian mixture each."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _ROWS = constriction.stream.model.Categorical(perfect=False)
 
 
 class MixtureEncoder(SymbolEncoder):
-    """A SymbolEncoder that also takes a probability row per symbol; both kinds may share a string."""
+    """SymbolEncoder that also accepts one probability row per symbol; a string can contain both kinds."""
 
     @entropy_coding
     def encode_mixtures(self, symbols: np.ndarray, mixtures: Mixtures) -> None:
-        """Append int32 ``symbols`` (n,), each coded with its own mixture."""
+        """Append int32 ``symbols`` (n,); each is coded with its own mixture."""
         self._count(symbols)
         for positions, chunk in mixtures.chunks():
             rows = chunk.rows()
@@ -30,14 +30,14 @@ class MixtureEncoder(SymbolEncoder):
 
 
 class MixtureDecoder(SymbolDecoder):
-    """Reads back what MixtureEncoder wrote, given the same mixtures in the same order."""
+    """Decoder of the strings of MixtureEncoder, given the same mixtures in the same order."""
 
     @entropy_coding
     def decode_mixtures(self, mixtures: Mixtures) -> np.ndarray:
         """Return the int32 symbols (n,).
 
         Raises:
-            BitstreamError: the words are no possible code.
+            BitstreamError: the words are not a valid code.
         """
         symbols = np.zeros(mixtures.first.shape, dtype=np.int64)
         try:

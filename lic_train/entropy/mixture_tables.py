@@ -1,8 +1,8 @@
-"""Probability tables of Gaussian mixtures, one per element, that encoder and decoder build alike.
+"""Probability tables of Gaussian mixtures, one per element, identical in encoder and decoder.
 
-Weights, means and scales are rounded to grids first; from there on everything is integer arithmetic and one table of
-the normal cumulative, so a table does not depend on the order of operations, on vector units or on threads. The grids
-cost about 1e-4 bits an element.
+Weights, means and scales are first rounded to grids. Everything after that uses integer arithmetic and one table of the
+normal cumulative, so a table does not depend on the order of operations, on vector units or on threads. The grids cost
+about 1e-4 bits per element.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ import numpy as np
 
 from lic_train.errors import BitstreamError
 
-# The coder's probabilities have 24 bits. What a table's symbols leave is its last slot, the escape: at least 2^-17.
-# That costs 1e-5 bits a symbol and keeps outliers below 30 bits, which is what the likelihood's floor estimates.
+# Probabilities of the coder have 24 bits. The last slot of a table, the escape, has what the symbols leave, at least
+# 2^-17. This costs 1e-5 bits per symbol and keeps outliers below 30 bits, the estimate from the likelihood's floor.
 TOTAL = 1 << 24
 MASS = TOTAL - (1 << 7)
 WEIGHT_BITS = 16
-# Scales: 16 to the octave, 0.11 among them, from 0.0069 to 268.
+# Scales: 16 per octave, including 0.11, from 0.0069 to 268.
 LEVELS_PER_OCTAVE, LOWEST_LEVEL, HIGHEST_LEVEL = 16, -64, 180
-# Means: at least 16 steps to a standard deviation, and never coarser than the integers.
+# Means: at least 16 steps per standard deviation, and never coarser than integers.
 STEPS_PER_SIGMA = 16
 MAX_MEAN = 2.0**20
-# Beyond this many standard deviations the cumulative rounds to 0 or MASS.
+# Beyond this number of standard deviations the cumulative rounds to 0 or MASS.
 TAIL_SIGMAS = 5.5
 MAX_WIDTH = 2048
-# Table entries built at a time: a few MB, whatever the picture.
+# Table entries built per step: a few MB, independent of the picture.
 CHUNK_CELLS = 1 << 16
 
 
 def scale_grid() -> np.ndarray:
-    """(245,) float64 scales of the tables, rising."""
+    """Return the 245 float64 scales of the tables in increasing order."""
     return 0.11 * np.exp2(np.arange(LOWEST_LEVEL, HIGHEST_LEVEL + 1) / LEVELS_PER_OCTAVE)
 
 
 @dataclass(frozen=True)
 class NormalTables:
-    """``values[centre[l] + t]`` is the cumulative of level l's Gaussian at ``t * 2^-bits[l]``, ``|t| <= radius[l]``."""
+    """Cumulatives: ``values[centre[l] + t]`` is level l's at ``t * 2^-bits[l]``, for ``|t| <= radius[l]``."""
 
     boundaries: np.ndarray
     bits: np.ndarray
@@ -51,7 +51,7 @@ class NormalTables:
 
 @functools.cache
 def normal_tables() -> NormalTables:
-    """The cumulatives of all levels in units of 1 / MASS; made once a process, 0.1 M entries."""
+    """Return the cumulatives of all levels in units of 1 / MASS; built once per process, 0.1 M entries."""
     grid = scale_grid()
     bits = np.maximum(np.ceil(np.log2(STEPS_PER_SIGMA / grid)), 0).astype(np.int64)
     radius = np.ceil(TAIL_SIGMAS * grid * np.exp2(bits)).astype(np.int64)
@@ -63,7 +63,7 @@ def normal_tables() -> NormalTables:
 
 
 def _upper_half(scale: float, radius: int) -> np.ndarray:
-    """(radius + 1,) int64 cumulative at 0, 1, .. radius; the lower half mirrors it, so a table is symmetric."""
+    """Return the int64 cumulative (radius + 1,) at 0, 1, .. radius; the lower half is its mirror image."""
     half = [MASS - round(MASS * 0.5 * math.erfc(t / scale / math.sqrt(2))) for t in range(radius + 1)]
     return np.array(half, dtype=np.int64)
 
@@ -72,8 +72,8 @@ def _upper_half(scale: float, radius: int) -> np.ndarray:
 class Mixtures:
     """n mixtures of K components on the grids, all int64.
 
-    Component k's cumulative at the lower edge of symbol v lies ``(v << bits) - shift[k]`` entries from the centre of
-    its level. Symbols ``first .. first + width - 1`` have a slot of their own, the others are escaped.
+    The cumulative of component k at the lower edge of symbol v is ``(v << bits) - shift[k]`` entries from the centre of
+    its level. Symbols ``first .. first + width - 1`` have a slot each, the others are escaped.
     """
 
     weight: np.ndarray  # (K, n), sums to 2^16 over k
@@ -83,12 +83,12 @@ class Mixtures:
     width: np.ndarray  # (n,)
 
     def __getitem__(self, positions: np.ndarray) -> Mixtures:
-        """The mixtures at ``positions``."""
+        """Return the mixtures at ``positions``."""
         fields = (self.weight, self.shift, self.level, self.first, self.width)
         return Mixtures(*(values[..., positions] for values in fields))
 
     def chunks(self) -> Iterator[tuple[np.ndarray, Mixtures]]:
-        """Yield (positions, their mixtures), widest first, so many that a rectangle of their tables stays small."""
+        """Yield (positions, their mixtures), widest first, in chunks whose rectangular tables stay small."""
         order = np.argsort(-self.width, kind="stable")
         start = 0
         while start < len(order):
@@ -98,7 +98,7 @@ class Mixtures:
             start += count
 
     def rows(self) -> np.ndarray:
-        """(n, widest + 1) float32 integers that sum to TOTAL: the symbols from ``first`` on, the escape last."""
+        """Return float32 integers (n, widest + 1) that sum to TOTAL: the symbols from ``first`` on, the escape last."""
         tables = normal_tables()
         bits, radius = tables.bits[self.level], tables.radius[self.level][..., None]
         entries = np.arange(int(self.width.max()) + 1) << bits[..., None]  # (K, n, edges)
@@ -115,10 +115,10 @@ class Mixtures:
 def quantize_mixtures(weights: np.ndarray, means: np.ndarray, scales: np.ndarray) -> Mixtures:
     """Round the parameters, each float32 (K, n), to the grids.
 
-    Means are clamped to +-2^20, scales to the grid's ends.
+    Means are clamped to +-2^20, scales to the ends of the grid.
 
     Raises:
-        BitstreamError: a parameter is not finite, or the weights are no weights.
+        BitstreamError: a parameter is not finite, or the weights are not valid.
     """
     _check(weights=weights, means=means, scales=scales)
     tables = normal_tables()
@@ -131,19 +131,26 @@ def quantize_mixtures(weights: np.ndarray, means: np.ndarray, scales: np.ndarray
 
 
 def _check(**parameters: np.ndarray) -> None:
-    # In float64 a sum of finite float32 values is finite.
+    # A float64 sum of finite float32 values is finite.
     broken = [name for name, values in parameters.items() if not math.isfinite(values.sum(dtype=np.float64))]
     if broken:
         raise BitstreamError(
-            f"the predicted {' and '.join(broken)} of the mixture are not finite: the weights of the network are broken"
+            f"The predicted {' and '.join(broken)} of the mixture are not finite.",
+            expected="finite parameters",
+            to_do="check the weights of the network, which are damaged",
         )
     weights = parameters["weights"]
     if weights.size and (weights.min() < 0 or weights.sum(axis=0).min() <= 0):
-        raise BitstreamError("a mixture's weights must be at least 0 and not all 0; its head must normalise them")
+        raise BitstreamError(
+            "The weights of a mixture are not valid.",
+            expected="weights of at least 0 that are not all 0",
+            got=f"values from {weights.min():g}",
+            to_do="normalise them in the head of the model",
+        )
 
 
 def _quantize_weights(weights: np.ndarray) -> np.ndarray:
-    """(K, n) integers that sum to 2^16 over K: differences of the rounded cumulative weights."""
+    """Return integers (K, n) that sum to 2^16 over K: differences of the rounded cumulative weights."""
     cumulative = np.cumsum(weights, axis=0, dtype=np.float64)
     cumulative = np.rint(cumulative / cumulative[-1] * (1 << WEIGHT_BITS)).astype(np.int64)
     return np.diff(cumulative, axis=0, prepend=0)
@@ -152,7 +159,7 @@ def _quantize_weights(weights: np.ndarray) -> np.ndarray:
 def _support(
     weight: np.ndarray, shift: np.ndarray, bits: np.ndarray, radius: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """First symbol and number of symbols, (n,), that the components reach; at most MAX_WIDTH, around the heaviest."""
+    """Return first symbol and number of symbols, (n,), of the components; at most MAX_WIDTH, around the heaviest."""
     heaviest = weight.argmax(axis=0)[None]
     middle = np.take_along_axis(shift >> bits, heaviest, axis=0)[0]
     seen = weight > 0

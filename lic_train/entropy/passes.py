@@ -1,7 +1,7 @@
-"""Coding a latent in several passes, each of which sees what the earlier ones left (checkerboards, channel slices).
+"""Coding of a latent in several passes, each conditioned on the earlier ones (checkerboards, channel slices).
 
-A model walks its passes once and hands every pass to a `LatentPass`: `Estimate` quantises and collects the parameters
-for the rate, `Encode` writes, `Decode` reads. So the three can only differ in where y_hat comes from.
+A model iterates over its passes in one place and calls a `LatentPass` for each: `Estimate` quantises and collects the
+parameters for the rate, `Encode` writes, `Decode` reads. The three can differ only in the source of y_hat.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from lic_train.entropy.quantize import add_noise, round_ste
 
 
 class LatentPass(Protocol):
-    """What a model hands its passes to."""
+    """Callable that a model calls once per pass."""
 
     def __call__(self, channels: slice, mask: Tensor, scales: Tensor, means: Tensor) -> Tensor:
-        """Return y_hat (B, g, h, w) of the channels, valid where ``mask`` (h, w) is true, given (B, g, h, w) each."""
+        """Return y_hat of ``channels``, valid where ``mask`` (h, w) is true; y_hat and parameters are (B, g, h, w)."""
 
 
 class Estimate:
-    """Quantise y (B, M, h, w), straight-through for the gradient, and keep the parameters for `likelihoods`."""
+    """Pass that quantises y (B, M, h, w), straight-through, and stores the parameters for `likelihoods`."""
 
     def __init__(self, gaussian: GaussianConditional, y: Tensor) -> None:
         self._gaussian, self._y = gaussian, y.float()
@@ -39,14 +39,14 @@ class Estimate:
         return round_ste(self._y[:, channels], means)
 
     def likelihoods(self, y_hat: Tensor) -> Tensor:
-        """(B, M, h, w): of y with noise in training, of ``y_hat`` else."""
+        """Return likelihoods (B, M, h, w): of y with noise in training, of ``y_hat`` otherwise."""
         scales, means = (torch.cat(maps, dim=1) for maps in zip(*self._params.values(), strict=True))
         values = add_noise(self._y) if self._gaussian.training else y_hat
         return self._gaussian.likelihood(values, scales, means)
 
 
 class Encode:
-    """Write the passes of y (1, M, h, w) into one string."""
+    """Pass that encodes y (1, M, h, w) into one string."""
 
     def __init__(self, gaussian: GaussianConditional, y: Tensor) -> None:
         self._gaussian, self._y, self._encoder = gaussian, y, SymbolEncoder()
@@ -59,12 +59,12 @@ class Encode:
         return y_hat
 
     def finish(self) -> bytes:
-        """The string."""
+        """Return the string."""
         return self._encoder.finish()
 
 
 class Decode:
-    """Read the passes back from a string."""
+    """Pass that decodes a string."""
 
     def __init__(self, gaussian: GaussianConditional, string: bytes) -> None:
         self._gaussian, self._decoder = gaussian, SymbolDecoder(string)
@@ -79,20 +79,20 @@ class Decode:
         """Compare the checksum.
 
         Raises:
-            BitstreamError: the decoded latent is not the encoder's.
+            BitstreamError: the decoded latent differs from that of the encoder.
         """
         self._decoder.finish()
 
 
 class PassContext(nn.Module):
-    """Gaussian y (B, M, h, w) given psi, coded in the passes that a subclass walks."""
+    """Entropy model of a Gaussian y (B, M, h, w) given psi, coded in the passes that a subclass defines."""
 
     def __init__(self) -> None:
         super().__init__()
         self.gaussian_conditional = GaussianConditional()
 
     def _passes(self, psi: Tensor, code: LatentPass) -> Tensor:
-        """Hand every pass to ``code``, in order; returns y_hat (B, M, h, w)."""
+        """Call ``code`` for each pass in order and return y_hat (B, M, h, w)."""
         raise NotImplementedError
 
     def _walk(self, psi: Tensor, code: LatentPass) -> Tensor:
@@ -107,7 +107,7 @@ class PassContext(nn.Module):
 
     @torch.no_grad()
     def compress(self, y: Tensor, psi: Tensor) -> bytes:
-        """Code y (1, M, h, w)."""
+        """Encode y (1, M, h, w)."""
         encode = Encode(self.gaussian_conditional, y)
         self._walk(psi, encode)
         return encode.finish()

@@ -1,6 +1,6 @@
-"""In which precision, and on how many threads, that is computed which decides the bitstream.
+"""Precision and threading rules for everything that determines the bitstream.
 
-Entropy models compute in float32 whatever autocast says: bf16 means move 4.6 % of the symbols.
+Entropy models compute in float32 also under autocast: bf16 means change 4.6 % of the symbols.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 
 def in_float32(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Run a module's method outside autocast, its tensor arguments cast to float32."""
+    """Decorate a method to run without autocast, with its tensor arguments cast to float32."""
 
     @functools.wraps(method)
     def wrapper(self: Any, *args: Any) -> Any:
         device = next(arg.device.type for arg in args if isinstance(arg, Tensor))
-        # The meta device, on which costs are counted, has no autocast.
+        # The meta device, which is used to count costs, has no autocast.
         island = torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
         with island:
             return method(self, *(arg.float() if isinstance(arg, Tensor) else arg for arg in args))
@@ -30,21 +30,21 @@ def in_float32(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def in_float64(module: nn.Module, x: Tensor) -> Tensor:
-    """``module(x)`` on the CPU in float64, whatever device and precision the module lives in."""
+    """Return ``module(x)`` on the CPU in float64, independent of the module's device and precision."""
     state = itertools.chain(module.named_parameters(), module.named_buffers())
     exact = {name: exactly(value) for name, value in state if value.is_floating_point()}
     return torch.func.functional_call(module, exact, (exactly(x),))
 
 
 def exactly(values: Tensor | None) -> Tensor:
-    """``values`` in float64 on the CPU, in row-major order."""
+    """Return ``values`` in float64 on the CPU, in row-major order."""
     assert values is not None, "every layer has a bias"
     return values.detach().cpu().double().contiguous()
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Run tiny products on one thread: waking a second costs more than it does, ten times more on a busy machine."""
+    """Context for small products on one thread; waking a second thread costs more time than it saves."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -54,10 +54,10 @@ def one_thread() -> Iterator[None]:
 
 
 def repeatable(module: nn.Module) -> AbstractContextManager[None]:
-    """In evaluation, one thread for what decides the bitstream: several add in another order, and round otherwise."""
+    """Context with one thread in eval mode, because several threads add in another order and round differently."""
     return nullcontext() if module.training else one_thread()
 
 
 def planar(x: Tensor) -> Tensor:
-    """A copy with plain row-major strides: kernels are chosen by strides, and encoder and decoder must choose alike."""
+    """Return a copy with row-major strides; strides select kernels, which must be the same in encoder and decoder."""
     return x.clone(memory_format=torch.contiguous_format)

@@ -9,19 +9,19 @@ from lic_train.entropy.noise import uniform
 
 
 def add_noise(values: Tensor, dim: int = 0) -> Tensor:
-    """Additive uniform noise U(-1/2, 1/2): the training surrogate of rounding (Balle et al. 2017, section 3).
+    """Add uniform noise U(-1/2, 1/2), the training surrogate of rounding (Balle et al. 2017, section 3).
 
-    ``dim`` counts the images.
+    ``dim`` is the image axis.
     """
     return values + uniform(values, -0.5, 0.5, dim)
 
 
 def round_to(values: Tensor, means: Tensor) -> Tensor:
-    """``round(values - means) + means``: what the bitstream carries."""
+    """Return ``round(values - means) + means``, the value in the bitstream."""
     return torch.round(values - means) + means
 
 
 def round_ste(values: Tensor, means: Tensor) -> Tensor:
-    """`round_to` forwards, the identity's gradient backwards (straight-through)."""
-    # Not values + (rounded - values): that is not the rounded value to the last bit, which the decoder has.
+    """Return `round_to` with the gradient of the identity (straight-through)."""
+    # values + (rounded - values) would not be bit-identical to the rounded value of the decoder.
     return round_to(values, means).detach() + (values - values.detach())

@@ -1,4 +1,4 @@
-"""How much of ``compress`` and ``decompress`` is entropy coding, so that evaluation tells it from the networks."""
+"""Time spent in entropy coding inside ``compress`` and ``decompress``, for separate reporting in evaluation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ R = TypeVar("R")
 
 @dataclass
 class Stopwatch:
-    """Seconds inside the entropy coder since the start of `coding_time`."""
+    """Seconds in the entropy coder since the start of `coding_time`."""
 
     seconds: float = 0.0
 
@@ -26,7 +26,7 @@ _running: ContextVar[Stopwatch | None] = ContextVar("coding_time", default=None)
 
 @contextmanager
 def coding_time() -> Iterator[Stopwatch]:
-    """Measure everything marked as `entropy_coding` that happens in this block, in this thread."""
+    """Measure all `entropy_coding` calls of this thread inside the block."""
     token = _running.set(Stopwatch())
     stopwatch = _running.get()
     assert stopwatch is not None
@@ -37,7 +37,7 @@ def coding_time() -> Iterator[Stopwatch]:
 
 
 def entropy_coding(function: Callable[P, R]) -> Callable[P, R]:
-    """Mark a function as entropy coding: tables from parameters, and symbols from and to bytes."""
+    """Mark a function as entropy coding: tables from parameters, or symbols to or from bytes."""
 
     @wraps(function)
     def timed(*args: P.args, **kwargs: P.kwargs) -> R:

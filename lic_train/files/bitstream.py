@@ -1,4 +1,4 @@
-"""The ``.lic`` file: what a compressed picture looks like on disk, checked before anything is decoded.
+"""The ``.lic`` file format: writing, reading, and the checks before anything is decoded.
 
 Layout, little-endian::
 
@@ -20,21 +20,23 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lic_train.errors import BitstreamError, LicError
+from lic_train.models.base import CodecOutput, Compressed, Decompressed
 
 MAGIC = b"LIC1"
 VERSION = 1
 FINGERPRINT_BYTES = 8
 MAX_SECTIONS = 255
-# Padded pixels of one picture; 7680 x 4320 just fits. What decoding may allocate is proportional to it.
+# Padded pixels of one picture; 7680 x 4320 just fits. Decoding allocates memory in proportion to this number.
 MAX_PIXELS = 2**25
 
+_OTHER_WRITER = "check that this model and version of lic_train wrote the file"
 _FIXED = struct.Struct("<4sB8sIIHHIIB")
 _WORD = struct.Struct("<I")
 _KNOWN_FORMATS = {
@@ -45,22 +47,22 @@ _KNOWN_FORMATS = {
 
 
 class Coder(Protocol):
-    """What this module needs of a codec; ``lic_train.models.base.Codec`` has it."""
+    """The part of a codec that this module needs; ``lic_train.models.base.Codec`` provides it."""
 
     downsampling_factor: int
 
-    def compress(self, x: Tensor) -> dict[str, Any]:
-        """(1, 3, H, W) -> {"strings", "shape"}."""
+    def compress(self, x: Tensor) -> Compressed:
+        """Encode one padded picture (1, 3, H, W)."""
 
-    def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> dict[str, Tensor]:
-        """The reverse: {"x_hat"} (1, 3, H, W)."""
+    def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> Decompressed:
+        """Decode the output of ``compress``."""
 
-    def __call__(self, x: Tensor) -> dict[str, Any]:
-        """(1, 3, H, W) -> {"x_hat", "likelihoods"}."""
+    def __call__(self, x: Tensor) -> CodecOutput:
+        """Run the evaluation forward on one padded picture (1, 3, H, W)."""
 
 
 class Estimate(NamedTuple):
-    """What the encoder knows without a file: x_hat (3, H, W) in [0, 1], and likelihoods over the ``padded`` (H, W)."""
+    """Result without a file: x_hat (3, H, W) in [0, 1], and the likelihoods over the ``padded`` size (H, W)."""
 
     x_hat: Tensor
     likelihoods: dict[str, Tensor]
@@ -68,13 +70,13 @@ class Estimate(NamedTuple):
 
     @property
     def bits(self) -> float:
-        """Of the whole picture, sections only."""
+        """Estimated bits of all sections of the picture."""
         return -sum(float(torch.log2(likelihood.float()).sum()) for likelihood in self.likelihoods.values())
 
 
 @dataclass(frozen=True)
 class Header:
-    """Everything in the file but its sections. Sizes in pixels; ``latent`` is (h, w) of the smallest latent."""
+    """All fields of the file except its sections. Sizes in pixels; ``latent`` is (h, w) of the smallest latent."""
 
     fingerprint: bytes
     height: int
@@ -85,20 +87,20 @@ class Header:
 
     @property
     def padded(self) -> tuple[int, int]:
-        """Height and width that the networks see."""
+        """Height and width of the input of the networks."""
         return self.height + self.pad_bottom, self.width + self.pad_right
 
 
 def pack(header: Header, sections: Sequence[bytes]) -> bytes:
-    """Assemble the file.
+    """Return the bytes of a file.
 
     Raises:
-        ValueError: the fingerprint has not 8 bytes, or there is no section or more than 255.
+        ValueError: the fingerprint does not have 8 bytes, or there are not 1 to 255 sections.
     """
     if len(header.fingerprint) != FINGERPRINT_BYTES:
-        raise ValueError(f"expected a fingerprint of {FINGERPRINT_BYTES} bytes, got {len(header.fingerprint)}")
+        raise ValueError(f"fingerprint: expected {FINGERPRINT_BYTES} bytes, got {len(header.fingerprint)}")
     if not 1 <= len(sections) <= MAX_SECTIONS:
-        raise ValueError(f"expected 1 to {MAX_SECTIONS} sections, got {len(sections)}")
+        raise ValueError(f"sections: expected 1 to {MAX_SECTIONS}, got {len(sections)}")
     size = (header.height, header.width, header.pad_bottom, header.pad_right, *header.latent)
     fixed = _FIXED.pack(MAGIC, VERSION, header.fingerprint, *size, len(sections))
     body = b"".join([fixed, *(_WORD.pack(len(section)) for section in sections), *sections])
@@ -106,20 +108,20 @@ def pack(header: Header, sections: Sequence[bytes]) -> bytes:
 
 
 def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, list[bytes]]:
-    """Take the file apart. Allocates no more than the file's own size.
+    """Split a file into header and sections. Allocates no more than the size of the file.
 
     Args:
         data: the whole file.
-        max_pixels: refuse a picture that has more, padding included.
+        max_pixels: upper limit for the pixels of the picture, padding included.
 
     Raises:
-        BitstreamError: empty, no .lic, of another version, cut short, damaged, with bytes after its end, or too large.
+        BitstreamError: empty, not a .lic file, of another version, cut short, damaged, too long, or of too many pixels.
     """
     _check_begin(data)
     _, _, fingerprint, height, width, bottom, right, latent_h, latent_w, count = _FIXED.unpack_from(data)
     begin = _FIXED.size + count * _WORD.size
     if len(data) < begin + _WORD.size:
-        raise BitstreamError(_cut_short(begin + _WORD.size, len(data)))
+        raise _cut_short(begin + _WORD.size, len(data))
     lengths = struct.unpack_from(f"<{count}I", data, _FIXED.size)
     end = begin + sum(lengths)
     _check_end(data, end)
@@ -137,24 +139,24 @@ def encode(codec: Coder, x: Tensor, fingerprint: bytes, max_pixels: int = MAX_PI
 
     Args:
         codec: in eval mode, after ``update()``.
-        x: (3, H, W), RGB in [0, 1], on the codec's device; it is padded by replication at the bottom and the right.
-        fingerprint: 8 bytes that name the model.
-        max_pixels: as in `unpack`, so that what is written can be read.
+        x: (3, H, W), RGB in [0, 1], on the codec's device. It is padded by replication at the bottom and at the right.
+        fingerprint: 8 bytes that identify the model.
+        max_pixels: the limit of `unpack`, so that every written file can be read.
 
     Raises:
-        ValueError: x has another shape, is not finite or leaves [0, 1], or has too many pixels.
+        ValueError: x does not have this shape, is not finite, is outside [0, 1], or has too many pixels.
     """
     _check_picture(x)
     height, width = x.shape[1:]
     bottom, right = padding(height, width, codec.downsampling_factor)
     if (height + bottom) * (width + right) > max_pixels:
         raise ValueError(
-            f"expected at most {max_pixels} pixels (padded), got {height}x{width}; cut the picture, or raise max_pixels"
+            f"x: expected at most {max_pixels} pixels (padded), got {height}x{width}; crop it or raise max_pixels"
         )
     with torch.no_grad():
         out = codec.compress(_pad(x, codec.downsampling_factor))
     latent = (int(out["shape"][0]), int(out["shape"][1]))
-    assert latent == _latent_shape(codec, height + bottom, width + right), "latent_stride of the codec is wrong"
+    assert latent == _latent_shape(codec, height + bottom, width + right), "shape does not fit downsampling_factor"
     return pack(Header(fingerprint, height, width, bottom, right, latent), out["strings"])
 
 
@@ -168,7 +170,7 @@ def decode(codec: Coder, data: bytes, fingerprint: bytes, max_pixels: int = MAX_
         max_pixels: as in `unpack`.
 
     Raises:
-        BitstreamError: as `unpack`, or written by another model, or the sections are no code of this model.
+        BitstreamError: as in `unpack`; or the file is from another model, or its sections cannot be decoded.
     """
     header, sections = unpack(data, max_pixels)
     _check_model(header, codec, fingerprint)
@@ -177,22 +179,26 @@ def decode(codec: Coder, data: bytes, fingerprint: bytes, max_pixels: int = MAX_
             x_hat = codec.decompress(sections, header.latent)["x_hat"]
     except LicError:
         raise
-    # Whatever a hostile body makes a network or a coder raise, the caller sees one type.
+    # A hostile file can raise any exception in a network or a coder; callers see one type.
     except Exception as error:
         raise BitstreamError(
-            f"the model cannot decode these sections: {type(error).__name__}: {error}. "
-            "The file was not written by this model and version, or is hostile"
+            "The model cannot decode the sections of the .lic file.",
+            expected="a file that this model and version wrote",
+            got=f"{type(error).__name__}: {error}",
+            to_do=_OTHER_WRITER,
         ) from error
     if tuple(x_hat.shape) != (1, 3, *header.padded) or not bool(torch.isfinite(x_hat).all()):
         raise BitstreamError(
-            f"expected a finite picture (1, 3, {header.padded[0]}, {header.padded[1]}), got {tuple(x_hat.shape)}, in "
-            f"which {int(x_hat.isfinite().sum())} values are finite. The file was not written by this model and version"
+            "The .lic file decodes to an invalid picture.",
+            expected=f"finite values of shape (1, 3, {header.padded[0]}, {header.padded[1]})",
+            got=f"shape {tuple(x_hat.shape)}, {int(x_hat.isfinite().sum())} values are finite",
+            to_do=_OTHER_WRITER,
         )
     return x_hat[0, :, : header.height, : header.width]
 
 
 def estimate(codec: Coder, x: Tensor) -> Estimate:
-    """Run the evaluation forward on one picture (3, H, W), padded as `encode` pads it; ``codec`` in eval mode."""
+    """Run the evaluation forward on one picture (3, H, W), padded as in `encode`; ``codec`` is in eval mode."""
     height, width = x.shape[1:]
     padded = _pad(x, codec.downsampling_factor)
     with torch.no_grad():
@@ -202,99 +208,91 @@ def estimate(codec: Coder, x: Tensor) -> Estimate:
 
 
 def padding(height: int, width: int, factor: int) -> tuple[int, int]:
-    """Pixels to add at the bottom and at the right to reach multiples of ``factor``."""
+    """Return the pixels to add at the bottom and at the right to reach multiples of ``factor``."""
     return -height % factor, -width % factor
 
 
 def _pad(x: Tensor, factor: int) -> Tensor:
-    """(3, H, W) -> (1, 3, H', W')."""
+    """Pad (3, H, W) to (1, 3, H', W')."""
     bottom, right = padding(x.shape[1], x.shape[2], factor)
     return F.pad(x[None], (0, right, 0, bottom), mode="replicate")
 
 
 def _latent_shape(codec: Coder, height: int, width: int) -> tuple[int, int]:
-    """(h, w) of the smallest latent; a model whose padding multiple is not its stride says so by ``latent_stride``."""
-    stride = getattr(codec, "latent_stride", codec.downsampling_factor)
-    return height // stride, width // stride
+    """Return (h, w) of the smallest latent of a padded picture."""
+    return height // codec.downsampling_factor, width // codec.downsampling_factor
 
 
-def _cut_short(expected: int, got: int) -> str:
-    return f"expected {expected} bytes, got {got}: the .lic file is cut short or damaged; copy it again"
+def _damaged(what: str, expected: str, got: str) -> BitstreamError:
+    return BitstreamError(what, expected=expected, got=got, to_do="copy the file again")
+
+
+def _cut_short(expected: int, got: int) -> BitstreamError:
+    return _damaged("The .lic file is cut short or damaged.", f"{expected} bytes", f"{got} bytes")
+
+
+def _hostile(expected: str, got: str) -> BitstreamError:
+    """Error for a file with a correct CRC-32 that no encoder of this package writes."""
+    return BitstreamError("The .lic file is hostile or from a faulty writer.", expected=expected, got=got)
 
 
 def _check_begin(data: bytes) -> None:
     if not data:
-        raise BitstreamError("expected a .lic file, got an empty one; copy it again, or compress the picture again")
+        raise BitstreamError("The .lic file is empty.", to_do="copy it again, or compress the picture again")
     if not data.startswith(MAGIC[: len(data)]):
         found = next((name for magic, name in _KNOWN_FORMATS.items() if data.startswith(magic)), None)
-        found = found or f"one that begins with {data[:8]!r}"
-        raise BitstreamError(f"expected a .lic file, which begins with {MAGIC!r}, got {found}")
+        found = found or f"a file that begins with {data[:8]!r}"
+        raise BitstreamError("This is not a .lic file.", expected=f"a file that begins with {MAGIC!r}", got=found)
     if len(data) < _FIXED.size + _WORD.size:
-        raise BitstreamError(_cut_short(_FIXED.size + _WORD.size, len(data)))
+        raise _cut_short(_FIXED.size + _WORD.size, len(data))
     if data[len(MAGIC)] != VERSION:
-        raise BitstreamError(
-            f"expected version {VERSION} of the .lic layout, got {data[len(MAGIC)]}; "
-            "decode it with the release that wrote it, or copy it again if it is damaged"
-        )
+        what, got = "The .lic file has an unknown version.", f"version {data[len(MAGIC)]}"
+        advice = "decode it with the release that wrote it; if it is damaged, copy it again"
+        raise BitstreamError(what, expected=f"version {VERSION}", got=got, to_do=advice)
 
 
 def _check_end(data: bytes, end: int) -> None:
     if len(data) < end + _WORD.size:
-        raise BitstreamError(_cut_short(end + _WORD.size, len(data)))
+        raise _cut_short(end + _WORD.size, len(data))
     if len(data) > end + _WORD.size:
-        raise BitstreamError(
-            f"expected {end + _WORD.size} bytes, got {len(data)}: something follows the end of the .lic file, or its "
-            "lengths are damaged; copy it again"
-        )
+        what = "The .lic file has bytes after its end, or its lengths are damaged."
+        raise _damaged(what, f"{end + _WORD.size} bytes", f"{len(data)} bytes")
     expected, found = zlib.crc32(data[:end]), _WORD.unpack_from(data, end)[0]
     if expected != found:
-        raise BitstreamError(
-            f"the .lic file is damaged: its CRC-32 says {found:08x}, its bytes give {expected:08x}; copy it again"
-        )
+        raise _damaged("The .lic file is damaged.", f"CRC-32 {found:08x}", f"CRC-32 {expected:08x} of its bytes")
 
 
 def _check_meaning(header: Header, count: int, max_pixels: int) -> None:
-    """Only a program that computes the CRC can write what is refused here."""
+    """Check values that are wrong only if the writer is faulty or hostile: the CRC-32 is correct at this point."""
     if count == 0:
-        raise BitstreamError("expected at least one section, got none: the file is hostile or of a faulty writer")
+        raise _hostile("at least one section", "no section")
     if header.height == 0 or header.width == 0 or 0 in header.latent:
-        raise BitstreamError(
-            f"expected positive sizes, got a picture of {header.height}x{header.width} and a latent of "
-            f"{header.latent[0]}x{header.latent[1]}: the file is hostile or of a faulty writer"
-        )
+        raise _hostile("positive sizes", f"a picture of {header.height}x{header.width}, a latent of {header.latent}")
     height, width = header.padded
     if height * width > max_pixels:
-        raise BitstreamError(
-            f"expected at most {max_pixels} pixels (padded), got {height}x{width}; "
-            "raise max_pixels if you trust the file"
-        )
+        what, advice = "The picture in the .lic file is too large.", "raise max_pixels if you trust the file"
+        limit = f"at most {max_pixels} pixels (padded)"
+        raise BitstreamError(what, expected=limit, got=f"{height}x{width}", to_do=advice)
 
 
 def _check_model(header: Header, codec: Coder, fingerprint: bytes) -> None:
     if header.fingerprint != fingerprint:
-        raise BitstreamError(
-            f"expected a file of the model {fingerprint.hex()}, got one of the model {header.fingerprint.hex()}; "
-            "decode it with the model that wrote it"
-        )
+        what, advice = "The .lic file is from another model.", "decode it with the model that wrote it"
+        ours, theirs = f"fingerprint {fingerprint.hex()}", f"fingerprint {header.fingerprint.hex()}"
+        raise BitstreamError(what, expected=ours, got=theirs, to_do=advice)
     expected = padding(header.height, header.width, codec.downsampling_factor)
     if (header.pad_bottom, header.pad_right) != expected:
-        raise BitstreamError(
-            f"expected padding {expected} for {header.height}x{header.width}, got "
-            f"{(header.pad_bottom, header.pad_right)}: the file is hostile or of a faulty writer"
-        )
+        raise _hostile(f"padding {expected}", f"padding {(header.pad_bottom, header.pad_right)}")
     if header.latent != (latent := _latent_shape(codec, *header.padded)):
-        raise BitstreamError(
-            f"expected a latent of {latent} for {header.height}x{header.width}, got {header.latent}: "
-            "the file is hostile or of a faulty writer"
-        )
+        raise _hostile(f"a latent of {latent}", f"{header.latent} for {header.height}x{header.width}")
 
 
 def _check_picture(x: Tensor) -> None:
     if x.dim() != 3 or x.shape[0] != 3 or 0 in x.shape:
-        raise ValueError(f"expected a picture (3, H, W), got {tuple(x.shape)}")
+        raise ValueError(f"x: expected shape (3, H, W), got {tuple(x.shape)}")
     if not x.is_floating_point():
-        raise ValueError(f"expected a float picture in [0, 1], got {x.dtype}; divide by 255")
+        raise ValueError(f"x: expected floats in [0, 1], got {x.dtype}; divide by 255")
     if not bool(torch.isfinite(x).all()):
-        raise ValueError("expected a finite picture, got NaN or infinity in it")
+        raise ValueError("x: expected finite values, got NaN or infinity")
     if float(x.min()) < 0 or float(x.max()) > 1:
-        raise ValueError(f"expected RGB in [0, 1], got {float(x.min()):g} to {float(x.max()):g}")
+        raise ValueError(f"x: expected RGB in [0, 1], got {float(x.min()):g} to {float(x.max()):g}")

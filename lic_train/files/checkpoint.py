@@ -1,6 +1,6 @@
-"""Trained models on disk: safetensors with the model's configuration inside, and the checkpoints of a run.
+"""Model files: safetensors with the configuration of the model inside, and the training checkpoints of a run.
 
-``python -m lic_train.files.checkpoint export RUN [OUT.safetensors] [--checkpoint last]`` and ``... show FILE``.
+``lic export RUN [OUT.safetensors] [--checkpoint last]`` writes such a file.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from lic_train.system.screen import reason
 
 FORMAT = 1
 _KEY = "lic_train"
-_AVERAGE = "weight_averaging"  # where a training checkpoint keeps the moving average of its parameters
-_ADVICE = "The file is missing, cut short or foreign: copy or export it again"
-_NAMED = 4  # tensors that an error names before it says "and so on"
+_AVERAGE = "weight_averaging"  # key of the moving average of the parameters in a training checkpoint
+_COPY_AGAIN = "copy or export the file again"
+_NAMED = 4  # tensors that an error lists before it counts the others
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What is known of a loaded model.
+    """Facts about a loaded model.
 
-    ``config`` has ``_target_`` and the arguments; ``extra`` is what the writer added (step, lambda, recipe, ...).
+    ``config`` has ``_target_`` and the constructor's arguments; ``extra`` has what the writer added (step, lambda,
+    recipe, ...).
     """
 
     path: Path
@@ -44,15 +45,16 @@ class Metadata:
 
     @property
     def training(self) -> dict[str, Any]:
-        """The single values of ``extra`` and of the run's configuration in it: step, val_loss, lambda, seed, ..."""
+        """Scalar values of ``extra`` and of the run's configuration inside it: step, val_loss, lambda, seed, ..."""
         both = {**self.extra.get("run_config", {}), **self.extra}
         return {name: value for name, value in both.items() if not isinstance(value, dict | list)}
 
 
 def fingerprint(model: Codec, config: Mapping[str, Any]) -> bytes:
-    """8 bytes of SHA-256 over the configuration and all tensors, by name, with dtype and shape.
+    """Return 8 bytes of SHA-256 over the configuration and all tensors: names, dtypes, shapes and values.
 
-    The quantiles are left out: ``update()`` solves them anew from the other parameters, to the machine's last digit.
+    The quantiles are excluded because ``update()`` computes them from the other parameters, and the result depends on
+    the machine in the last digit.
     """
     solved = {id(parameter) for parameter in model.aux_parameters()}
     skip = {name for name, parameter in model.named_parameters() if id(parameter) in solved}
@@ -65,61 +67,68 @@ def fingerprint(model: Codec, config: Mapping[str, Any]) -> bytes:
 
 
 def save_model(path: Path, model: Codec, config: Mapping[str, Any], extra: Mapping[str, Any]) -> bytes:
-    """Write weights, configuration and ``extra`` as safetensors, all or nothing. Returns the fingerprint.
+    """Write weights, configuration and ``extra`` to a safetensors file atomically, and return the fingerprint.
 
     Args:
-        path: an older file is replaced only when the new one is complete.
+        path: an existing file is replaced only when the new one is complete.
         model: in any mode, on any device.
-        config: plain values that `lic_train.models.base.build` takes.
+        config: plain values that `lic_train.models.base.build` accepts.
         extra: plain values about the training: step, val_loss, run_config, ...
 
     Raises:
-        TypeError: config or extra holds something that JSON has no word for.
+        TypeError: config or extra contains a value that JSON cannot represent.
         CheckpointError: the disk is full or the directory is not writable.
     """
     identity = fingerprint(model, config)
     record = {"format": FORMAT, "config": dict(config), "extra": dict(extra), "fingerprint": identity.hex()}
     header = {_KEY: json.dumps(record)}
-    # Clones, as safetensors refuses tensors that share memory.
+    # Clones, because safetensors refuses tensors that share memory.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     try:
         atomic.replace(path, lambda temporary: save_file(tensors, temporary, metadata=header))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{path} could not be written.\nexpected: a writable directory with room for it\ngot: {error}\n"
-            "what to do: make room, mend the permissions or give another place; what was there is whole"
+            f"{path} could not be written.",
+            expected="a writable directory with enough free space",
+            got=str(error),
+            to_do="free space, correct the permissions or choose another path; an earlier file there is unchanged",
         ) from error
     return identity
 
 
 def read_metadata(path: Path) -> Metadata:
-    """Read the header of a safetensors file and nothing of its weights.
+    """Read the header of a safetensors file without its weights.
 
     Raises:
-        CheckpointError: no such file, cut short, or not written by `save_model`.
+        CheckpointError: missing, cut short, or not written by `save_model`.
     """
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}. {_ADVICE}") from error
+        raise _unreadable(path, str(error)) from error
     try:
         record = json.loads(header[_KEY])
         version, config, extra = record["format"], dict(record["config"]), dict(record["extra"])
         identity = bytes.fromhex(record["fingerprint"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"expected a model that lic_train exported, got {path}, which does not carry its configuration ({error!r})"
+            f"{path} is not a model that lic_train exported.",
+            expected="a safetensors file with the configuration of the model in its header",
+            got=f"a header without it ({error!r})",
         ) from error
     if version != FORMAT:
         raise CheckpointError(
-            f"expected format {FORMAT} in {path}, got {version!r}; load it with the release that wrote it"
+            f"{path} has an unknown format.",
+            expected=f"format {FORMAT}",
+            got=f"format {version!r}",
+            to_do="load it with the release that wrote it",
         )
     return Metadata(path, config, extra, identity)
 
 
 def load_model(path: Path) -> tuple[Codec, Metadata]:
-    """Build the model that a safetensors file describes, ready to code (eval mode, tables built), on the CPU.
+    """Build the model of a safetensors file on the CPU, ready to code: in eval mode, with coding tables.
 
     Raises:
         CheckpointError: cut short, foreign, damaged, or its tensors do not fit its configuration.
@@ -128,14 +137,16 @@ def load_model(path: Path) -> tuple[Codec, Metadata]:
     model = _build(metadata.config, load_tensors(path.read_bytes()), path)
     if (found := fingerprint(model, metadata.config)) != metadata.fingerprint:
         raise CheckpointError(
-            f"{path} is damaged: expected fingerprint {metadata.fingerprint.hex()}, its weights give {found.hex()}; "
-            "copy or export it again"
+            f"{path} is damaged.",
+            expected=f"fingerprint {metadata.fingerprint.hex()}",
+            got=f"fingerprint {found.hex()} of its weights",
+            to_do=_COPY_AGAIN,
         )
     return model, metadata
 
 
 def load_checkpoint(path: Path) -> tuple[Codec, Metadata]:
-    """The same from a training checkpoint (``.ckpt``): the averaged weights if the run keeps an average.
+    """Build the model of a training checkpoint (``.ckpt``); see `load_model`. Averaged weights have priority.
 
     Raises:
         CheckpointError: cut short, foreign, or its tensors do not fit its configuration.
@@ -144,55 +155,62 @@ def load_checkpoint(path: Path) -> tuple[Codec, Metadata]:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         config, step = dict(content["model_config"]), int(content["global_step"])
         weights = {**content["state_dict"], **content.get(_AVERAGE, {})}
-        names = {name: name.replace("_orig_mod.", "") for name in weights}  # of torch.compile
+        names = {name: name.replace("_orig_mod.", "") for name in weights}  # torch.compile adds this prefix
         tensors = {plain[6:]: weights[name].clone() for name, plain in names.items() if plain.startswith("model.")}
-    # torch.load raises many types on a file that is cut short or foreign.
+    # torch.load raises many types of errors for a file that is cut short or foreign.
     except Exception as error:
-        raise CheckpointError(f"cannot read {path}: {reason(error)}. {_ADVICE}") from error
+        raise _unreadable(path, reason(error)) from error
     model = _build(config, tensors, path)
     extra = {"step": step, "run_config": content.get("run_config", {})}
     return model, Metadata(path, config, extra, fingerprint(model, config))
 
 
 def load_file(path: Path) -> tuple[Codec, Metadata]:
-    """`load_model` or `load_checkpoint`, by the file's ending."""
+    """Call `load_model` or `load_checkpoint`, depending on the file's suffix."""
     return load_checkpoint(path) if path.suffix == ".ckpt" else load_model(path)
 
 
 def move(model: Codec, device: str) -> Codec:
-    """Bring a model to a device.
+    """Move a model to a device.
 
     Raises:
-        ConfigError: this machine has no such device.
+        ConfigError: this machine does not have the device.
     """
     try:
         return model.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"device: expected one of this machine, got {device!r}: {reason}") from error
+        raise ConfigError(
+            f"The device {device!r} is not available.", expected="a device of this machine", got=reason
+        ) from error
+
+
+def _unreadable(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(f"{path} cannot be read.", expected="a complete model file", got=reason, to_do=_COPY_AGAIN)
 
 
 def _build(config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Codec:
     try:
         model = build(config)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise CheckpointError(f"the configuration inside {path} builds no model: {error}") from error
+        raise CheckpointError(
+            f"{path} has a configuration from which no model can be built.", expected="a known model", got=str(error)
+        ) from error
     return fill(model, config, tensors, path)
 
 
 def fill(model: Codec, config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Codec:
-    """Give a model, as ``config`` builds it, all of its tensors, which come from ``path``; it is ready to code then.
+    """Load all tensors into a model that ``config`` built, and make it ready to code. ``path`` is their origin.
 
     Raises:
-        CheckpointError: the tensors are another model's.
+        CheckpointError: the tensors belong to another model.
     """
     if problems := _mismatches(model.state_dict(), tensors):
-        more = f" and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
+        more = f"and {len(problems) - _NAMED} more"
         raise CheckpointError(
-            f"the tensors in {path} do not fit its configuration {dict(config)}: "
-            + "; ".join(problems[:_NAMED])
-            + more
-            + ". It is of another model or another version"
+            f"{path} has tensors that do not fit its configuration: it is from another model or another version.",
+            expected=f"the tensors of {dict(config)}",
+            got="\n".join(problems[:_NAMED] + [more] * (len(problems) > _NAMED)),
         )
     model.load_state_dict(tensors)
     model.eval()

@@ -1,6 +1,6 @@
 """Graph attention over the positions of a feature map (Velickovic et al., ICLR 2018, as used by Tang et al. 2023).
 
-B batch, h w map, n = h * w nodes, M channels.
+Legend: B batch, h w map, n = h * w nodes, M channels.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from lic_train.entropy.noise import uniform
 
 ADJACENCIES = ("sign", "rownorm", "full")
 DROPOUT = 0.6
-# Rows of the attention matrix made at a time: bounds the memory for large pictures, one part for all training crops.
+# Rows of the attention matrix per step. Limits the memory for large pictures; training crops need a single step.
 GRAPH_ROWS = 1024
 
 
 class GraphLayer(nn.Module):
-    """One head of graph attention (Velickovic et al. 2018) over given edges; dropout 0.6 on the coefficients."""
+    """One head of graph attention (Velickovic et al. 2018) over given edges, with dropout 0.6 on the coefficients."""
 
     def __init__(self, M: int) -> None:
         super().__init__()
         self.weight, self.attention = nn.Parameter(torch.empty(M, M)), nn.Parameter(torch.empty(2, M))
         nn.init.xavier_uniform_(self.weight, gain=1.414)
-        # Xavier for the 2M x 1 matrix that these two vectors are in the paper.
+        # Xavier initialisation of the paper's 2M x 1 matrix, which these two vectors form.
         bound = 1.414 * (6 / (2 * M + 1)) ** 0.5
         nn.init.uniform_(self.attention, -bound, bound)
 
     def forward(self, nodes: Tensor, edges: Tensor) -> Tensor:
-        """Nodes (B, n, M), edges (B, n, n) bool -> (B, n, M).
+        """Map nodes (B, n, M) with edges (B, n, n) bool to (B, n, M).
 
-        The score of an edge i -> j, ``LeakyReLU(a1.Wh_i + a2.Wh_j)``, needs two numbers per node.
+        The score of an edge i -> j is ``LeakyReLU(a1.Wh_i + a2.Wh_j)``, so two numbers per node are sufficient.
         """
         hidden = nodes @ self.weight
         own, other = (hidden @ self.attention.mT).split(1, dim=2)
@@ -39,14 +39,14 @@ class GraphLayer(nn.Module):
         return torch.cat([self._coefficients(row + other.mT, edge) @ hidden for row, edge in parts], dim=1)
 
     def _coefficients(self, scores: Tensor, edges: Tensor) -> Tensor:
-        """(B, rows, n) -> softmax over the neighbours; a node without any sees all alike, as in the code."""
+        """Softmax of (B, rows, n) over the neighbours; uniform over all nodes for one without any, as in the code."""
         scores = F.leaky_relu(scores, 0.2).masked_fill(~edges, -9e15)
         coefficients = scores.softmax(dim=2)
         return coefficients * (uniform(scores) >= DROPOUT) / (1 - DROPOUT) if self.training else coefficients
 
 
 class GraphAttention(nn.Module):
-    """GAT2: two layers over the positions of a map, joined where their features point the same way."""
+    """GAT2: two layers over the positions of a map, with edges between positions of similar features."""
 
     def __init__(self, M: int, adjacency: str) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class GraphAttention(nn.Module):
         self.layers = nn.ModuleList([GraphLayer(M), GraphLayer(M)])
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, M, h, w) -> (B, M, h, w), at least 0."""
+        """Map (B, M, h, w) to (B, M, h, w), at least 0."""
         nodes = x.flatten(2).mT
         edges = self.edges(nodes)
         for layer in self.layers:
@@ -63,14 +63,14 @@ class GraphAttention(nn.Module):
 
     @torch.no_grad()
     def edges(self, nodes: Tensor) -> Tensor:
-        """Nodes (B, n, M) -> (B, n, n) bool."""
+        """Return the edges between nodes (B, n, M) as (B, n, n) bool."""
         edges = torch.cat([self._linked(rows @ nodes.mT) for rows in nodes.split(GRAPH_ROWS, dim=1)], dim=1)
         if self.adjacency == "sign":
             edges.diagonal(dim1=1, dim2=2).fill_(True)
         return edges
 
     def _linked(self, products: Tensor) -> Tensor:
-        """Inner products (B, rows, n) of some nodes with all."""
+        """Return the edges of a part of the nodes from inner products (B, rows, n) with all nodes."""
         if self.adjacency == "full":
             return torch.ones_like(products, dtype=torch.bool)
         if self.adjacency == "rownorm":

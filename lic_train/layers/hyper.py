@@ -1,6 +1,8 @@
 """Hyper transforms with 3x3 convolutions and sub-pixel up-sampling (Cheng et al. 2020, CVPR, arXiv 2001.01568).
 
-Layers and order are those of CompressAI's Cheng models, where M = N. B batch, h w side of y, M channels of y, N of z.
+Layers and order follow CompressAI's Cheng models, where M = N.
+
+Legend: B batch, h w size of y, M channels of y, N channels of z.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from torch import nn
 
 
 def cheng_h_a(M: int, N: int) -> nn.Sequential:
-    """Build h_a: y (B, M, h, w) -> z (B, N, h/4, w/4)."""
+    """Build h_a, from y (B, M, h, w) to z (B, N, h/4, w/4)."""
     return nn.Sequential(
         conv3x3(M, N),
         nn.LeakyReLU(inplace=True),
@@ -25,7 +27,7 @@ def cheng_h_a(M: int, N: int) -> nn.Sequential:
 
 
 def cheng_h_s(M: int, N: int) -> nn.Sequential:
-    """Build h_s: z_hat (B, N, h/4, w/4) -> psi (B, 2M, h, w)."""
+    """Build h_s, from z_hat (B, N, h/4, w/4) to psi (B, 2M, h, w)."""
     return nn.Sequential(
         conv3x3(N, N),
         nn.LeakyReLU(inplace=True),

@@ -1,7 +1,7 @@
 """ICSA units of Lu and Ma (2022, arXiv 2204.11448): a strided convolution and a group of neighbourhood attention.
 
-Legend: B batch, C channels, H W map. Convolutions see (B, C, H, W), attention (B, H, W, C); between the two the values
-lie channels-last in memory, so that neither copies.
+Legend: B batch, C channels, H W map. Convolutions work on (B, C, H, W), attention on (B, H, W, C). Between the two,
+values are channels-last in memory, so neither copies.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lic_train.layers.neighborhood_attention import HEAD_CHANNELS, NeighborhoodA
 
 
 def drop_path(x: Tensor, rate: float) -> Tensor:
-    """Zero whole samples of (B, ...) with probability ``rate``, scale the others by 1 / (1 - rate)."""
+    """Zero whole samples of (B, ...) with probability ``rate`` and scale the others by 1 / (1 - rate)."""
     if rate == 0:
         return x
     keep = uniform(x.new_empty(x.shape[0], *(1,) * (x.dim() - 1))) >= rate
@@ -24,7 +24,7 @@ def drop_path(x: Tensor, rate: float) -> Tensor:
 
 
 class AttentionBlock(nn.Module):
-    """Pre-norm transformer block: neighbourhood attention, then an MLP of ratio 2, each on a residual branch."""
+    """Pre-norm transformer block: neighbourhood attention and an MLP of ratio 2, each on a residual branch."""
 
     def __init__(self, channels: int, window: int, drop_rate: float) -> None:
         super().__init__()
@@ -34,14 +34,14 @@ class AttentionBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(channels, 2 * channels), nn.GELU(), nn.Linear(2 * channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, C)."""
+        """Map (B, H, W, C) to (B, H, W, C)."""
         rate = self.drop_rate if self.training else 0.0
         x = x + drop_path(self.attention(self.norm1(x)), rate)
         return x + drop_path(self.mlp(self.norm2(x)), rate)
 
 
 class RNAB(nn.Module):
-    """Residual neighbourhood attention blocks: one more skip around a group of ``len(drop_rates)`` blocks."""
+    """Residual neighbourhood attention blocks: a skip connection around a group of ``len(drop_rates)`` blocks."""
 
     def __init__(self, channels: int, window: int, drop_rates: Sequence[float]) -> None:
         super().__init__()
@@ -52,16 +52,16 @@ class RNAB(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W), channels last in memory."""
+        """Map (B, C, H, W) to (B, C, H, W), channels-last in memory."""
         tokens = x.permute(0, 2, 3, 1).contiguous()
         return (tokens + self.blocks(tokens)).permute(0, 3, 1, 2)
 
 
 def check_options(N: int, M: int, drop_path: float) -> None:
-    """Refuse what no network of these units can have; widths are N, 3N/2, 2N and M.
+    """Check the options of a network of these units, whose widths are N, 3N/2, 2N and M.
 
     Raises:
-        ValueError: a width leaves no whole heads, or the rate is none.
+        ValueError: a width does not divide into heads, or the rate is not a probability below 1.
     """
     for name, value, unit in (("N", N, 2 * HEAD_CHANNELS), ("M", M, HEAD_CHANNELS)):
         if value <= 0 or value % unit:
@@ -70,10 +70,10 @@ def check_options(N: int, M: int, drop_path: float) -> None:
                 f"{name}: expected a positive multiple of {unit} (heads of 16), got {value}; try {nearest}"
             )
     if not 0 <= drop_path < 1:
-        raise ValueError(f"drop_path: expected a rate from 0 to below 1, got {drop_path}")
+        raise ValueError(f"drop_path: expected a rate of at least 0 and below 1, got {drop_path}")
 
 
-Refine = Callable[[int], nn.Module]  # channels -> a module that keeps the shape
+Refine = Callable[[int], nn.Module]  # builds a shape-preserving module from its number of channels
 
 
 def _unit(**parts: nn.Module | None) -> nn.Sequential:
@@ -81,7 +81,7 @@ def _unit(**parts: nn.Module | None) -> nn.Sequential:
 
 
 def _shared_out(depths: Sequence[int], drop_rates: Sequence[float]) -> list[Sequence[float]]:
-    """Deal ``drop_rates`` to groups of ``depths`` blocks."""
+    """Distribute ``drop_rates`` over groups of ``depths`` blocks."""
     assert sum(depths) == len(drop_rates)
     stops = [sum(depths[: i + 1]) for i in range(len(depths))]
     return [drop_rates[stop - depth : stop] for stop, depth in zip(stops, depths, strict=True)]
@@ -96,16 +96,16 @@ def analysis(
     drop_rates: Sequence[float],
     refine: Refine | None = None,
 ) -> nn.Sequential:
-    """ICSA units of an encoder: a convolution, ``refine`` of its output where given, an RNAB; no activation between.
+    """Build the ICSA units of an encoder: convolution, optional ``refine`` module, RNAB, without activations between.
 
     Args:
-        channels: n + 1 widths; the others have n entries.
-        kernels: sides of the convolutions.
-        strides: of the convolutions.
+        channels: n + 1 widths; the other sequences have n entries.
+        kernels: kernel sizes of the convolutions.
+        strides: strides of the convolutions.
         depths: attention blocks of each RNAB.
-        window: of the attention.
-        drop_rates: of all blocks, in order.
-        refine: builds what stands between convolution and RNAB.
+        window: attention window.
+        drop_rates: drop-path rates of all blocks, in order.
+        refine: builds the module between convolution and RNAB.
     """
     units = []
     for i, rates in enumerate(_shared_out(depths, drop_rates)):
@@ -124,11 +124,11 @@ def synthesis(
     drop_rates: Sequence[float],
     refine: Refine | None = None,
 ) -> nn.Sequential:
-    """ICSA units of a decoder, mirror of `analysis`: an RNAB, ``refine`` of its output, a transposed convolution."""
+    """Build the ICSA units of a decoder, the mirror image of `analysis`: RNAB, ``refine``, transposed convolution."""
     units = []
     for i, rates in enumerate(_shared_out(depths, drop_rates)):
-        options = {"padding": kernels[i] // 2, "output_padding": strides[i] - 1}
-        conv = nn.ConvTranspose2d(channels[i], channels[i + 1], kernels[i], strides[i], **options)
+        padding, missing = kernels[i] // 2, strides[i] - 1
+        conv = nn.ConvTranspose2d(channels[i], channels[i + 1], kernels[i], strides[i], padding, missing)
         extra = refine(channels[i]) if refine else None
         units.append(_unit(rnab=RNAB(channels[i], window, rates), refine=extra, conv=conv))
     return nn.Sequential(*units)

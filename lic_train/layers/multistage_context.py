@@ -1,7 +1,7 @@
 """Multistage context model of Tiny-LIC (Lu and Ma 2022, arXiv 2204.11448): channel slices, each in spatial stages.
 
-A slice sees the hyper features psi and all earlier slices through its channel context, and what its own earlier stages
-left through a masked convolution. Four slices of 4, 2, 2 and 1 stages make nine passes over y.
+The context of a slice consists of psi and all earlier slices (channel context), and of the slice's own earlier stages
+(masked convolution). Four slices of 4, 2, 2 and 1 stages make nine passes over y.
 
 Legend: B batch, h w size of y, M channels of y, psi (B, 2M, h, w), s channels of a slice.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from lic_train.entropy.precision import planar
 
 Parity = tuple[int, int]  # of row and column
 
-# The positions of each stage, slice by slice. Slices 1 and 2 begin with opposite halves of the checkerboard.
+# Positions of each stage, per slice. Slices 1 and 2 begin with opposite halves of the checkerboard.
 STAGES: tuple[tuple[tuple[Parity, ...], ...], ...] = (
     (((0, 0),), ((1, 1),), ((0, 1),), ((1, 0),)),
     (((0, 1), (1, 0)), ((0, 0), (1, 1))),
@@ -30,13 +31,13 @@ STAGES: tuple[tuple[tuple[Parity, ...], ...], ...] = (
 
 
 def slice_sizes(M: int) -> list[int]:
-    """Channels of the slices, cosine-shaped and rising: 24, 69, 104, 123 for M = 320."""
+    """Return the channels of the slices, which increase along a cosine: 24, 69, 104, 123 for M = 320."""
     bounds = [math.ceil(M * math.cos(math.pi * t / (2 * len(STAGES)))) for t in range(len(STAGES))]
     return [first - second for first, second in pairwise([*bounds, 0])]
 
 
 def stage_mask(stage: Sequence[Parity], height: int, width: int, device: torch.device | None = None) -> Tensor:
-    """(height, width) bool: the positions of a stage."""
+    """Return the positions of a stage as a bool map (height, width)."""
     rows = torch.arange(height, device=device)[:, None] % 2
     columns = torch.arange(width, device=device)[None, :] % 2
     hits = [(rows == row) & (columns == column) for row, column in stage]
@@ -44,9 +45,9 @@ def stage_mask(stage: Sequence[Parity], height: int, width: int, device: torch.d
 
 
 class SpatialContext(nn.Conv2d):
-    """Convolution s -> 2s that sees, from any position of ``stage``, the positions of the ``earlier`` stages only.
+    """Convolution s -> 2s in which the positions of ``stage`` depend only on the positions of the ``earlier`` stages.
 
-    The mask is applied at every use, so whatever an optimiser leaves in the hidden taps of the weight has no effect.
+    The mask is applied at every use, so updates of the masked weights by an optimiser have no effect.
     """
 
     def __init__(self, size: int, kernel: int, stage: Sequence[Parity], earlier: Sequence[Parity]) -> None:
@@ -54,15 +55,16 @@ class SpatialContext(nn.Conv2d):
         reach = range(-(kernel // 2), kernel // 2 + 1)
         row, column = stage[0]
         taps = [[((row + r) % 2, (column + c) % 2) in earlier for c in reach] for r in reach]
+        self.taps: Tensor
         self.register_buffer("taps", torch.tensor(taps), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, s, h, w) -> (B, 2s, h, w)."""
+        """Map (B, s, h, w) to (B, 2s, h, w)."""
         return nn.functional.conv2d(x, self.weight * self.taps, self.bias, padding=self.padding)
 
 
 def channel_context(in_channels: int, size: int) -> nn.Sequential:
-    """psi and the earlier slices -> (B, 2s, h, w)."""
+    """Build the network from psi and the earlier slices to (B, 2s, h, w)."""
     return nn.Sequential(
         nn.Conv2d(in_channels, size, kernel_size=5, padding=2),
         nn.GELU(),
@@ -73,7 +75,7 @@ def channel_context(in_channels: int, size: int) -> nn.Sequential:
 
 
 def spatial_contexts(size: int, stages: Sequence[Sequence[Parity]]) -> nn.ModuleList:
-    """One masked convolution for every stage but the first; 3 x 3 holds all there is to see after one parity class."""
+    """Build one masked convolution per stage except the first; 3x3 is sufficient after a single parity class."""
     contexts = nn.ModuleList()
     for j, stage in enumerate(stages[1:], start=1):
         earlier = [parity for before in stages[:j] for parity in before]
@@ -82,7 +84,10 @@ def spatial_contexts(size: int, stages: Sequence[Sequence[Parity]]) -> nn.Module
 
 
 def entropy_parameters(psi_channels: int, size: int, num_stages: int) -> nn.Sequential:
-    """psi, spatial and channel context -> scales, means (B, 2s, h, w); without stages there is no spatial context."""
+    """Build the network from psi, spatial and channel context to scales, means (B, 2s, h, w).
+
+    A slice with a single stage has no spatial context.
+    """
     widths = (psi_channels + 4 * size, 10 * size // 3, 8 * size // 3, 2 * size)
     if num_stages == 1:
         widths = (psi_channels + 2 * size, 2 * size, 2 * size, 2 * size)
@@ -91,7 +96,7 @@ def entropy_parameters(psi_channels: int, size: int, num_stages: int) -> nn.Sequ
 
 
 class MultistageContext(PassContext):
-    """Gaussian y (B, M, h, w) given psi (B, 2M, h, w), in nine passes; predictions hold scales, then means."""
+    """Entropy model of a Gaussian y (B, M, h, w) given psi (B, 2M, h, w), coded in nine passes."""
 
     def __init__(self, M: int) -> None:
         super().__init__()
@@ -108,7 +113,7 @@ class MultistageContext(PassContext):
         )
 
     def _passes(self, psi: Tensor, code: LatentPass) -> Tensor:
-        """Walk the slices in order; see `PassContext`."""
+        """Code the slices in order; see `PassContext`."""
         decoded: list[Tensor] = []
         for i in range(len(self.sizes)):
             side = self.channel_context[i](torch.cat([psi, *decoded], dim=1))
@@ -116,16 +121,18 @@ class MultistageContext(PassContext):
         return torch.cat(decoded, dim=1)
 
     def _slice(self, i: int, psi: Tensor, side: Tensor, code: LatentPass) -> Tensor:
-        """The stages of slice ``i`` with channel context ``side`` (B, 2s, h, w); returns its y_hat (B, s, h, w)."""
+        """Return y_hat (B, s, h, w) of slice ``i`` from its channel context ``side`` (B, 2s, h, w)."""
+        height, width = psi.shape[2:]
         start = sum(self.sizes[:i])
         channels = slice(start, start + self.sizes[i])
+        contexts = cast(nn.ModuleList, self.spatial_context[i])
         spatial, y_hat = torch.zeros_like(side), psi.new_zeros(())
         for j, stage in enumerate(STAGES[i]):
-            mask = stage_mask(stage, *psi.shape[2:], device=psi.device)
+            mask = stage_mask(stage, height, width, device=psi.device)
             if j > 0:
-                spatial = self.spatial_context[i][j - 1](y_hat)
+                spatial = contexts[j - 1](y_hat)
             inputs = (psi, spatial, side) if len(STAGES[i]) > 1 else (psi, side)
             scales, means = self.entropy_parameters[i](torch.cat(inputs, dim=1)).chunk(2, dim=1)
-            # Whatever is predicted elsewhere than in the mask is not used, so no stage needs the maps of the others.
+            # Predictions outside the mask are not used, so no stage needs the maps of the others.
             y_hat = planar(torch.where(mask, code(channels, mask, scales, means), y_hat))
         return y_hat

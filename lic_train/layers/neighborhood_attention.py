@@ -1,9 +1,10 @@
-"""Exact neighbourhood attention in plain PyTorch, as Tiny-LIC uses it (Lu and Ma 2022, arXiv 2204.11448).
+"""Exact neighbourhood attention in plain PyTorch, as in Tiny-LIC (Lu and Ma 2022, arXiv 2204.11448).
 
-Every query attends to k x k real keys: the window follows the query and stops at the border, it is neither padded nor
-masked. The map is cut into square query tiles, and each tile meets the keys of all its windows at once, in a dense
-product with an additive bias that holds the relative position inside the window and -inf outside. For k = 7 that is
-four times the multiplications of the windows alone, and 3 copies of keys and values where gathering windows needs 49.
+Every query attends to k x k real keys: the window follows the query and stops at the border, without padding or
+masking. The map is cut into square tiles of queries. Each tile is multiplied with the keys of all its windows in one
+dense product, with an additive bias that is the relative position bias inside the window and -inf outside. For k = 7
+this takes four times the multiplications of the windows alone, and 3 copies of keys and values instead of the 49 of
+gathered windows.
 
 Legend: B batch, H W map, h heads, d channels of a head, C = h * d; k window; T S queries and keys of a tile.
 """
@@ -26,8 +27,9 @@ HEAD_CHANNELS = 16
 class Axis(NamedTuple):
     """One axis cut into n tiles of t queries, each with its s keys.
 
-    ``query`` (n, t) and ``key`` (n, s) are positions; ``offset`` (n, t, s) is the row of the bias table for each pair,
-    the last one, -inf, outside of the window. ``runs`` are (first tile, number) of neighbours with equal offsets.
+    ``query`` (n, t) and ``key`` (n, s) are positions. ``offset`` (n, t, s) is the row of the bias table for each pair;
+    outside the window it is the last row, which is -inf. ``runs`` are (first tile, number) of adjacent tiles with equal
+    offsets.
     """
 
     query: Tensor
@@ -39,7 +41,7 @@ class Axis(NamedTuple):
 def cut_axis(length: int, kernel: int, tile: int, device: torch.device | None = None) -> Axis:
     """Cut ``length`` positions into tiles of ``tile``; in an incomplete last tile the last query is repeated.
 
-    The window of a query is min(kernel, length) wide. It slides with the query, and waits where it meets a border.
+    The window of a query has min(kernel, length) positions. It is centred on the query, except at the borders.
     """
     window, tile = min(kernel, length), min(tile, length)
     reach = window // 2
@@ -50,16 +52,16 @@ def cut_axis(length: int, kernel: int, tile: int, device: torch.device | None = 
     first = (query - reach).clamp(0, length - window)[:, :, None]
     inside = (key[:, None] >= first) & (key[:, None] < first + window)
     offset = torch.where(inside, key[:, None] - query[:, :, None] + kernel - 1, 2 * kernel - 1)
-    inner = max((length - tile - reach) // tile, 0)  # tiles 1 .. inner meet no border
+    inner = max((length - tile - reach) // tile, 0)  # tiles 1 .. inner do not touch a border
     runs = [(0, 1), (1, inner), *((i, 1) for i in range(inner + 1, len(begin)))]
     return Axis(query, key, offset, [run for run in runs if run[1]])
 
 
 class Tiling(NamedTuple):
-    """A map cut into tiles, sorted into groups that share one bias.
+    """A map cut into tiles, in groups that share one bias.
 
-    ``queries`` (tiles, T) and ``keys`` (tiles, S) are positions in the flattened map, ``home`` (H * W,) is where among
-    the flattened queries each position stands. ``groups`` are (tiles, row offsets (t, s), column offsets (t, s)).
+    ``queries`` (tiles, T) and ``keys`` (tiles, S) are positions in the flattened map; ``home`` (H * W,) is the index of
+    each position among the flattened queries. ``groups`` are (tiles, row offsets (t, s), column offsets (t, s)).
     """
 
     queries: Tensor
@@ -69,21 +71,22 @@ class Tiling(NamedTuple):
 
 
 @functools.lru_cache(maxsize=32)
-@torch.inference_mode(False)  # a map first cut in an evaluation also serves training
+@torch.inference_mode(False)  # a map that is cut first in an evaluation is also used in training
 def cut_map(height: int, width: int, kernel: int, tile: int, device: torch.device | None = None) -> Tiling:
     """Cut a map into tiles of ``tile`` x ``tile`` queries; see `cut_axis`."""
     rows, columns = (cut_axis(length, kernel, tile, device) for length in (height, width))
     runs = list(itertools.product(rows.runs, columns.runs))
 
     def cells(down: Tensor, across: Tensor, stride: int) -> Tensor:
-        """(n, a) x (m, b) positions -> (n * m, a * b) in a map ``stride`` wide, in the order of the groups."""
+        """Combine positions (n, a) and (m, b) to (n * m, a * b) in a map of width ``stride``, ordered by group."""
         every = down[:, None, :, None] * stride + across[:, None, :]
         parts = [every[i : i + a, j : j + b].flatten(2).flatten(0, 1) for (i, a), (j, b) in runs]
         return torch.cat(parts)
 
     (n, t), (m, u) = rows.query.shape, columns.query.shape
     down, across = torch.arange(height, device=device)[:, None], torch.arange(width, device=device)
-    numbers = cells(*(torch.arange(count, device=device)[:, None] for count in (n, m)), m).flatten()
+    tile_rows, tile_columns = (torch.arange(count, device=device)[:, None] for count in (n, m))
+    numbers = cells(tile_rows, tile_columns, m).flatten()
     order = torch.argsort(numbers)[(down // t) * m + across // u]
     home = order * (t * u) + (down % t) * u + across % u
     groups = [(a * b, rows.offset[i], columns.offset[j]) for (i, a), (j, b) in runs]
@@ -92,7 +95,7 @@ def cut_map(height: int, width: int, kernel: int, tile: int, device: torch.devic
 
 
 def _tile_bias(table: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """Table (h, 2k - 1, 2k - 1), offsets (t, s) and (u, v) -> additive bias (h, t * u, s * v)."""
+    """Return the bias (h, t * u, s * v) of a table (h, 2k - 1, 2k - 1) for offsets (t, s) and (u, v)."""
     (t, s), (u, v) = down.shape, across.shape
     padded = F.pad(table, (0, 1, 0, 1), value=float("-inf"))
     bias = padded.index_select(1, down.flatten()).index_select(2, across.flatten())
@@ -100,7 +103,7 @@ def _tile_bias(table: Tensor, down: Tensor, across: Tensor) -> Tensor:
 
 
 def _table_gradient(bias: Tensor, down: Tensor, across: Tensor, kernel: int) -> Tensor:
-    """Adjoint of `_tile_bias`: (h, t * u, s * v) -> (h, 2k - 1, 2k - 1)."""
+    """Adjoint of `_tile_bias`: maps (h, t * u, s * v) to (h, 2k - 1, 2k - 1)."""
     (t, s), (u, v) = down.shape, across.shape
     pairs = bias.view(-1, t, u, s, v).transpose(2, 3).flatten(3, 4).flatten(1, 2)
     by_column = pairs.new_zeros(len(pairs), t * s, 2 * kernel).index_add_(2, across.flatten(), pairs)
@@ -109,7 +112,7 @@ def _table_gradient(bias: Tensor, down: Tensor, across: Tensor, kernel: int) -> 
 
 
 def _gather(qkv: Tensor, tiling: Tiling) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """(B, H, W, 3, h, d) -> for every group q (B * tiles, h, T, d), k and v (B * tiles, h, S, d)."""
+    """Gather (B, H, W, 3, h, d) into q (B * tiles, h, T, d), k and v (B * tiles, h, S, d) of each group."""
     flat, counts = qkv.flatten(1, 2), [count for count, *_ in tiling.groups]
     q = flat[:, :, 0].index_select(1, tiling.queries.flatten()).unflatten(1, tiling.queries.shape)
     kv = flat[:, :, 1:].index_select(1, tiling.keys.flatten()).unflatten(1, tiling.keys.shape)
@@ -118,14 +121,14 @@ def _gather(qkv: Tensor, tiling: Tiling) -> list[tuple[Tensor, Tensor, Tensor]]:
 
 
 def _join(groups: Sequence[Tensor], tiling: Tiling) -> Tensor:
-    """For every group (B * tiles, h, positions of a tile, d) -> (B, all positions of all tiles, h, d)."""
+    """Join the groups' (B * tiles, h, positions of a tile, d) to (B, all positions of all tiles, h, d)."""
     tiles = (x.transpose(1, 2).unflatten(0, (-1, count)) for x, (count, *_) in zip(groups, tiling.groups, strict=True))
     return torch.cat(list(tiles), dim=1).flatten(1, 2)
 
 
-# An operator of its own: opaque to torch.compile, which would otherwise unroll some 200 products a model; it keeps its
-# inputs alone, where autograd keeps every score; it rounds alike whether or not gradients are asked for; and counters
-# of multiplications see the number of the definition, not that of the tiles.
+# A custom operator, for four reasons: torch.compile does not unroll its 200 or so products per model; it saves only its
+# inputs, whereas autograd saves all scores; it rounds identically with and without gradients; and counters of
+# multiplications use the number of the definition instead of that of the tiles.
 @torch.library.custom_op("lic_train::neighborhood_attention", mutates_args=())
 def _attention(qkv: Tensor, table: Tensor, tile: int) -> Tensor:
     tiling = cut_map(*qkv.shape[1:3], (table.shape[1] + 1) // 2, tile, qkv.device)
@@ -139,19 +142,20 @@ def _attention(qkv: Tensor, table: Tensor, tile: int) -> Tensor:
 
 @torch.library.custom_op("lic_train::neighborhood_attention_backward", mutates_args=())
 def _attention_backward(grad: Tensor, qkv: Tensor, table: Tensor, tile: int) -> tuple[Tensor, Tensor]:
-    """Gradients of qkv and table, from scores that are computed anew."""
+    """Return the gradients of qkv and table; the scores are recomputed."""
     batch, height, width, _, heads, size = qkv.shape
     kernel = (table.shape[1] + 1) // 2
     tiling = cut_map(height, width, kernel, tile, qkv.device)
     cells = grad.new_zeros(batch, tiling.queries.numel(), heads, size)
-    cells.index_copy_(1, tiling.home, grad.flatten(1, 2))  # the repeated queries of incomplete tiles have no gradient
+    cells.index_copy_(1, tiling.home, grad.flatten(1, 2))  # repeated queries of incomplete tiles have no gradient
     cells = cells.unflatten(1, tiling.queries.shape).split([count for count, *_ in tiling.groups], dim=1)
     parts, grad_table = [], table.new_zeros(table.shape, dtype=torch.promote_types(table.dtype, torch.float32))
-    for grad_out, inputs, (_, *offsets) in zip(cells, _gather(qkv, tiling), tiling.groups, strict=True):
+    for grad_out, inputs, (_, down, across) in zip(cells, _gather(qkv, tiling), tiling.groups, strict=True):
         *grad_inputs, grad_bias = _dense_backward(
-            grad_out.flatten(0, 1).transpose(1, 2), *inputs, _tile_bias(table, *offsets)
+            grad_out.flatten(0, 1).transpose(1, 2), *inputs, _tile_bias(table, down, across)
         )
-        grad_table += _table_gradient(grad_bias.to(grad_table), *offsets, kernel)  # sums of thousands: not in bfloat16
+        # Not in bfloat16, because these are sums over thousands of pairs.
+        grad_table += _table_gradient(grad_bias.to(grad_table), down, across, kernel)
         parts.append(grad_inputs)
     grad_qkv = grad.new_zeros(batch, height * width, 3, heads, size)
     for i, positions in enumerate((tiling.queries, tiling.keys, tiling.keys)):
@@ -162,7 +166,7 @@ def _attention_backward(grad: Tensor, qkv: Tensor, table: Tensor, tile: int) -> 
 def _dense_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v and bias (h, T, S) for ``grad`` of softmax(q k^T / sqrt(d) + bias) v."""
+    """Return the gradients of q, k, v and bias (h, T, S) for ``grad`` of softmax(q k^T / sqrt(d) + bias) v."""
     scale = q.shape[-1] ** -0.5
     q = scale * q
     weights = (q @ k.mT).add_(bias).softmax(-1)
@@ -194,7 +198,7 @@ _attention.register_autograd(_differentiate, setup_context=_save)
 
 
 def _flops(products: int, qkv: Sequence[int], table: Sequence[int]) -> int:
-    """``products`` of k^2 h d multiplications and additions a position; norms and softmax count nothing."""
+    """Count ``products`` of k^2 h d multiplications and additions per position; norms and softmax are not counted."""
     batch, height, width, _, heads, size = qkv
     kernel = (table[1] + 1) // 2
     return 2 * products * batch * height * width * min(kernel, height) * min(kernel, width) * heads * size
@@ -211,13 +215,13 @@ def _backward_flops(grad: Sequence[int], qkv: Sequence[int], table: Sequence[int
 
 
 def neighborhood_attention(qkv: Tensor, table: Tensor, tile: int = 8) -> Tensor:
-    """Softmax attention of every query to the keys of its window, scaled by d^-1/2, plus the relative position bias.
+    """Softmax attention of each query to the keys of its window, scaled by d^-1/2, with relative position bias.
 
     Args:
         qkv: (B, H, W, 3, h, d), queries, keys and values.
-        table: (h, 2k - 1, 2k - 1) bias at [key row - query row + k - 1, the same for columns]; its size gives k. Where
-            an axis is shorter than k, the window is the whole axis.
-        tile: side of the query tiles; changes speed only.
+        table: (h, 2k - 1, 2k - 1), the bias at [key row - query row + k - 1, the same for columns]; its size determines
+            k. On an axis shorter than k, the window is the whole axis.
+        tile: side of the query tiles; affects speed only.
 
     Returns:
         (B, H, W, h, d).
@@ -226,27 +230,30 @@ def neighborhood_attention(qkv: Tensor, table: Tensor, tile: int = 8) -> Tensor:
 
 
 class NeighborhoodAttention(nn.Module):
-    """Multi-head neighbourhood attention with a learned relative position bias; heads of 16 channels.
+    """Multi-head neighbourhood attention with a learned relative position bias and heads of 16 channels.
 
     Args:
         channels: a multiple of 16.
         window: k, odd.
+
+    Raises:
+        ValueError: channels or window are not valid.
     """
 
     def __init__(self, channels: int, window: int) -> None:
         super().__init__()
         if channels <= 0 or channels % HEAD_CHANNELS:
-            raise ValueError(f"expected a positive multiple of {HEAD_CHANNELS} channels, one head each, got {channels}")
+            raise ValueError(f"channels: expected a positive multiple of {HEAD_CHANNELS} (head size), got {channels}")
         if window < 1 or window % 2 == 0:
-            raise ValueError(f"expected an odd window, got {window}; nearest: {max(window, 0) + 1}")
+            raise ValueError(f"window: expected an odd number, got {window}; nearest: {max(window, 0) + 1}")
         self.channels, self.window = channels, window
-        self.tile = 8 if window > 3 else 4  # the small windows live on the small maps of the hyper networks
+        self.tile = 8 if window > 3 else 4  # small windows are used on the small maps of the hyper networks
         self.qkv = nn.Linear(channels, 3 * channels)
         self.rpb = nn.Parameter(torch.empty(channels // HEAD_CHANNELS, 2 * window - 1, 2 * window - 1))
         self.projection = nn.Linear(channels, channels)
         nn.init.trunc_normal_(self.rpb, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, C), any H and W."""
+        """Map (B, H, W, C) to (B, H, W, C), for any H and W."""
         qkv = self.qkv(x).unflatten(3, (3, -1, HEAD_CHANNELS))
         return self.projection(neighborhood_attention(qkv, self.rpb, self.tile).flatten(3))

@@ -1,11 +1,12 @@
-"""The contract that every network fulfils, and how one is built from its configuration."""
+"""The codec interface that every network implements, and how a codec is built from its configuration."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from importlib.metadata import entry_points
+from typing import Any, NotRequired, Protocol, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -14,41 +15,69 @@ from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.entropy.precision import repeatable
 from lic_train.errors import CheckpointError
 
+PACKAGE = "lic_train.models"
+# Installed distributions declare models of their own as entry points of this group.
+ENTRY_POINTS = "lic_train.models"
+
+
+class CodecOutput(TypedDict):
+    """Output of ``forward``.
+
+    ``x_hat`` is (B, 3, H, W) and is not clamped. ``likelihoods`` maps each latent ("y", "z") to the likelihoods of its
+    elements, in the shape of the latent. ``features`` are tensors for additional loss terms, for example "refined" and
+    "enhanced" of IB-LIC.
+    """
+
+    x_hat: Tensor
+    likelihoods: dict[str, Tensor]
+    features: NotRequired[dict[str, Tensor]]
+
+
+class Compressed(TypedDict):
+    """Output of ``compress``: one byte string per stream, and (h, w) of the smallest latent."""
+
+    strings: list[bytes]
+    shape: tuple[int, int]
+
+
+class Decompressed(TypedDict):
+    """Output of ``decompress``: ``x_hat`` (1, 3, H, W), clamped to [0, 1]."""
+
+    x_hat: Tensor
+
 
 class Codec(nn.Module):
-    """A learned image codec: networks, entropy models and the real bitstream.
+    """Base class of learned image codecs: networks, entropy models and bitstream.
 
-    Shapes: ``x`` is (B, 3, H, W), RGB in [0, 1], H and W multiples of ``downsampling_factor``.
+    Shapes: ``x`` is (B, 3, H, W), RGB in [0, 1]; H and W are multiples of ``downsampling_factor``.
 
-    A model implements
+    A subclass implements
 
-    - ``forward(x) -> {"x_hat", "likelihoods": {"y", "z"}, "features"?}``. ``x_hat`` is not clamped. In eval mode it
-      uses exactly the quantiser of the bitstream, so that ``decompress(compress(x))`` equals ``forward(x)`` up to
-      float order.
-    - ``compress(x) -> {"strings": list of bytes, one per stream, "shape": (h, w) of the smallest latent}``, for a
-      batch of one.
-    - ``decompress(strings, shape) -> {"x_hat"}``, clamped to [0, 1].
+    - ``forward(x) -> CodecOutput``. In eval mode it uses exactly the quantiser of the bitstream, so that
+      ``decompress(**compress(x))`` equals ``forward(x)`` up to float order.
+    - ``compress(x) -> Compressed``, for a batch of one.
+    - ``decompress(strings, shape) -> Decompressed``.
 
-    ``update()`` must be called before the two, and after any change of the weights.
+    Call ``update()`` before ``compress`` and ``decompress``, and again after any change of the weights.
     """
 
     downsampling_factor: int
-    # Quantisers of training among which a recipe may choose, the paper's first; empty: there is no choice.
+    # Training quantisers that a recipe can select, the paper's first. Empty: the model has a single one.
     quantizers: tuple[str, ...] = ()
     quantizer: str
-    # Beginnings of tensors' names in CompressAI's model of the same networks, and here; None: it has no such model.
+    # (prefix in CompressAI, prefix here) of tensor names, for models whose networks are CompressAI's; otherwise None.
     compressai_names: tuple[tuple[str, str], ...] | None = None
 
-    def compress(self, x: Tensor) -> dict[str, Any]:
-        """Code one image (1, 3, H, W); see above."""
+    def compress(self, x: Tensor) -> Compressed:
+        """Encode one image (1, 3, H, W)."""
         raise NotImplementedError
 
-    def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> dict[str, Any]:
-        """Decode what `compress` gave; see above."""
+    def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> Decompressed:
+        """Decode the output of `compress`."""
         raise NotImplementedError
 
     def use_quantizer(self, name: str | None) -> None:
-        """Quantise in training as a recipe's stage asks, one of ``quantizers``; None: as the paper does."""
+        """Select the training quantiser, one of ``quantizers``. None selects the paper's."""
         if self.quantizers:
             self.quantizer = name or self.quantizers[0]
 
@@ -56,7 +85,7 @@ class Codec(nn.Module):
         """Solve the quantiles of every factorised density by bisection and build its coding table.
 
         Raises:
-            CheckpointError: a weight is NaN or infinite; what such a network writes cannot be read.
+            CheckpointError: a weight is NaN or infinite; a bitstream of such a network cannot be decoded.
         """
         self._check_weights()
         for bottleneck in self.bottlenecks():
@@ -68,30 +97,32 @@ class Codec(nn.Module):
         if broken:
             more = f" and {len(broken) - 1} more" if broken[1:] else ""
             raise CheckpointError(
-                f"expected finite weights, got {broken[0]}{more} that are not finite: the training diverged, or the "
-                "weights are damaged; go back to an earlier checkpoint"
+                "The model has weights that are not finite: training diverged, or the weights are damaged.",
+                expected="finite weights",
+                got=f"NaN or infinity in {broken[0]}{more}",
+                to_do="use an earlier checkpoint",
             )
 
     def bottlenecks(self) -> Iterator[EntropyBottleneck]:
-        """The factorised densities inside this model."""
+        """Return the factorised densities of this model."""
         return (module for module in self.modules() if isinstance(module, EntropyBottleneck))
 
     def aux_loss(self) -> Tensor:
-        """Distance of all quantiles from their targets; it has a gradient for the quantiles only. Scalar."""
+        """Return the distance of all quantiles from their targets, a scalar. Only the quantiles receive a gradient."""
         return torch.stack([bottleneck.loss() for bottleneck in self.bottlenecks()]).sum()
 
     def aux_parameters(self) -> list[nn.Parameter]:
-        """The quantiles: the second parameter group."""
+        """Return the quantiles: the second parameter group."""
         return [bottleneck.quantiles for bottleneck in self.bottlenecks()]
 
     def net_parameters(self) -> list[nn.Parameter]:
-        """Everything but the quantiles: the first parameter group."""
+        """Return all parameters except the quantiles: the first parameter group."""
         aux = {id(parameter) for parameter in self.aux_parameters()}
         return [parameter for parameter in self.parameters() if id(parameter) not in aux]
 
     @contextmanager
     def ready_to_code(self) -> Iterator[None]:
-        """Eval mode with solved quantiles and fresh tables, leaving the training state bit-equal behind."""
+        """Context in eval mode with solved quantiles and current tables; the training state is restored bit-exactly."""
         was_training = self.training
         saved = [parameter.detach().clone() for parameter in self.aux_parameters()]
         try:
@@ -106,28 +137,28 @@ class Codec(nn.Module):
 
 
 class Context(Protocol):
-    """The entropy model of y (B, M, h, w), given what psi tells of it."""
+    """Conditional entropy model p(y | psi) of y (B, M, h, w)."""
 
     def __call__(self, y: Tensor, psi: Tensor) -> tuple[Tensor, Tensor]:
         """Return y_hat and its likelihoods, both (B, M, h, w)."""
 
     def compress(self, y: Tensor, psi: Tensor) -> bytes:
-        """Code y (1, M, h, w)."""
+        """Encode y (1, M, h, w)."""
 
     def decompress(self, string: bytes, psi: Tensor) -> Tensor:
         """Return y_hat (1, M, h, w)."""
 
 
 class HyperpriorCodec(Codec):
-    """Two latents, y and the z that predicts it (Balle et al. 2018): the data flow of every codec with a hyperprior.
+    """Codec with a hyperprior (Balle et al. 2018): the latent y, and a latent z from which y is predicted.
 
     ::
 
         x --g_a--> y --h_a--> z --Q--> z_hat --h_s--> psi
         y, psi --context--> y_hat --g_s--> x_hat
 
-    A subclass sets these networks; where its paper does a step otherwise, it overrides the step. y is
-    (B, M, H/16, W/16), z is (B, N, H/64, W/64), psi is as high and wide as y.
+    A subclass sets these networks and overrides each step that its paper defines differently. y is
+    (B, M, H/16, W/16), z is (B, N, H/64, W/64), psi has the height and width of y.
     """
 
     downsampling_factor = 64
@@ -138,8 +169,8 @@ class HyperpriorCodec(Codec):
     entropy_bottleneck: EntropyBottleneck
     context: Context
 
-    def forward(self, x: Tensor) -> dict:
-        """(B, 3, H, W) -> x_hat and likelihoods; see `Codec`."""
+    def forward(self, x: Tensor) -> CodecOutput:
+        """Return x_hat and likelihoods of x (B, 3, H, W); see `Codec`."""
         y, z = self._analyse(x)
         z_hat, z_likelihoods = self.entropy_bottleneck(z)
         psi = self._psi(z_hat)
@@ -147,16 +178,16 @@ class HyperpriorCodec(Codec):
         x_hat = self._synthesise(y_hat)
         return {"x_hat": x_hat, "likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}
 
-    def compress(self, x: Tensor) -> dict:
-        """One image -> strings [y, z] and the shape of z."""
+    def compress(self, x: Tensor) -> Compressed:
+        """Return the strings [y, z] of one image and the shape of z."""
         y, z = self._analyse(x)
         z_string = self.entropy_bottleneck.compress(z)
         psi = self._psi(self.entropy_bottleneck.quantize(z))
         y_string = self.context.compress(y, psi)
-        return {"strings": [y_string, z_string], "shape": tuple(z.shape[2:])}
+        return {"strings": [y_string, z_string], "shape": (z.shape[2], z.shape[3])}
 
-    def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> dict:
-        """Mirror of `compress`."""
+    def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> Decompressed:
+        """Decode the output of `compress`."""
         z_hat = self.entropy_bottleneck.decompress(strings[1], shape)
         psi = self._psi(z_hat)
         y_hat = self.context.decompress(strings[0], psi)
@@ -168,7 +199,7 @@ class HyperpriorCodec(Codec):
         return y, self.h_a(y)
 
     def _psi(self, z_hat: Tensor) -> Tensor:
-        """Predict; in evaluation equal to the last bit in encoder and decoder."""
+        """Return psi; in eval mode encoder and decoder compute it bit-identically."""
         with repeatable(self):
             return self.h_s(z_hat)
 
@@ -178,35 +209,46 @@ class HyperpriorCodec(Codec):
 
 
 def find_model(config: Mapping[str, Any]) -> type[Codec]:
-    """The class that ``config["_target_"]`` names.
+    """Return the class that ``config["_target_"]`` names.
 
-    Only classes of ``lic_train.models`` are found: configurations also arrive inside files from strangers.
+    A target is a class of ``lic_train.models``, or one that an installed distribution declares: an entry point of the
+    group ``lic_train.models`` with the value ``package.module:Class``, or ``package.module`` for all its codecs.
+    Any other target is refused before its module is imported, because configurations can come from untrusted files.
 
     Raises:
-        ValueError: it is not a Codec of this package.
+        ValueError: the target is neither, or it is not a Codec.
     """
     target = str(config.get("_target_", ""))
     module_name, _, class_name = target.rpartition(".")
-    if not module_name.startswith("lic_train.models."):
-        raise ValueError(f"expected _target_: lic_train.models.<file>.<Class>, got {target!r}")
+    if not module_name.startswith(f"{PACKAGE}.") and not {target, module_name} & set(declared := _declared_targets()):
+        installed = f"the installed ones are {', '.join(declared)}" if declared else "none is installed"
+        raise ValueError(
+            f"_target_: expected {PACKAGE}.<file>.<Class> or a declared entry point of the group {ENTRY_POINTS} "
+            f"({installed}), got {target!r}"
+        )
     try:
         model_class = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"no model {target!r}: {error}") from error
+        raise ValueError(f"_target_: expected an existing model, got {target!r} ({error})") from error
     if not (isinstance(model_class, type) and issubclass(model_class, Codec)):
-        raise ValueError(f"{target!r} is not a Codec")
+        raise ValueError(f"_target_: expected a subclass of {Codec.__module__}.Codec, got {target!r}")
     return model_class
 
 
+def _declared_targets() -> list[str]:
+    """Return the modules, and the classes as ``module.Class``, that installed distributions declare."""
+    return sorted({point.value.replace(":", ".") for point in entry_points(group=ENTRY_POINTS)})
+
+
 def build(config: Mapping[str, Any]) -> Codec:
-    """Build a codec from ``{"_target_": "lic_train.models.<file>.<Class>", **arguments}``.
+    """Build a codec from ``{"_target_": "lic_train.models.<file>.<Class>", **arguments}``; see `find_model`.
 
     Raises:
-        ValueError: there is no such Codec, or the arguments do not fit it.
+        ValueError: the target is not a known Codec, or the arguments do not match its constructor.
     """
     model_class = find_model(config)
     arguments = {name: value for name, value in config.items() if name != "_target_"}
     try:
         return model_class(**arguments)
     except TypeError as error:
-        raise ValueError(f"{model_class.__name__} does not take these arguments: {error}") from error
+        raise ValueError(f"{model_class.__name__}: expected the arguments of its constructor, got {error}") from error

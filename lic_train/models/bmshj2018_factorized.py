@@ -3,7 +3,8 @@
 J. Balle, D. Minnen, S. Singh, S. J. Hwang, N. Johnston, "Variational image compression with a scale hyperprior",
 ICLR 2018, the model without side information. arXiv 1802.01436.
 
-The networks are CompressAI's (bmshj2018-factorized), with its parameter names; entropy model and bitstream are ours.
+Networks and their parameter names are CompressAI's (bmshj2018-factorized). Entropy model and bitstream are this
+package's.
 
 Legend: B batch, H W image, N M channels; y is (B, M, H/16, W/16).
 """
@@ -14,11 +15,11 @@ import compressai.models
 from torch import Tensor
 
 from lic_train.entropy.bottleneck import EntropyBottleneck
-from lic_train.models.base import Codec
+from lic_train.models.base import Codec, CodecOutput, Compressed, Decompressed
 
 
 class FactorizedPrior(Codec):
-    """``x -> g_a -> y -> Q, factorised density -> y_hat -> g_s -> x_hat``."""
+    """Codec with a factorised prior: ``x -> g_a -> y -> Q, factorised density -> y_hat -> g_s -> x_hat``."""
 
     compressai_names = ()
 
@@ -30,19 +31,19 @@ class FactorizedPrior(Codec):
         self.g_a, self.g_s = networks.g_a, networks.g_s
         self.entropy_bottleneck = EntropyBottleneck(M)
 
-    def forward(self, x: Tensor) -> dict:
-        """(B, 3, H, W) -> x_hat and likelihoods; see `Codec`."""
+    def forward(self, x: Tensor) -> CodecOutput:
+        """Return x_hat and likelihoods of x (B, 3, H, W); see `Codec`."""
         y = self.g_a(x)
         y_hat, y_likelihoods = self.entropy_bottleneck(y)
         x_hat = self.g_s(y_hat)
         return {"x_hat": x_hat, "likelihoods": {"y": y_likelihoods}}
 
-    def compress(self, x: Tensor) -> dict:
-        """One image -> strings [y] and the shape of y."""
+    def compress(self, x: Tensor) -> Compressed:
+        """Return the string [y] of one image and the shape of y."""
         y = self.g_a(x)
-        return {"strings": [self.entropy_bottleneck.compress(y)], "shape": tuple(y.shape[2:])}
+        return {"strings": [self.entropy_bottleneck.compress(y)], "shape": (y.shape[2], y.shape[3])}
 
-    def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> dict:
-        """Mirror of `compress`."""
+    def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> Decompressed:
+        """Decode the output of `compress`."""
         y_hat = self.entropy_bottleneck.decompress(strings[0], shape)
         return {"x_hat": self.g_s(y_hat).clamp(0, 1)}

@@ -1,9 +1,10 @@
-"""Scale hyperprior: zero-mean Gaussian latents whose scales are sent as side information.
+"""Scale hyperprior: zero-mean Gaussian latents whose scales are transmitted as side information.
 
 J. Balle, D. Minnen, S. Singh, S. J. Hwang, N. Johnston, "Variational image compression with a scale hyperprior",
 ICLR 2018. arXiv 1802.01436.
 
-The networks are CompressAI's (bmshj2018-hyperprior), with its parameter names; entropy models and bitstream are ours.
+Networks and their parameter names are CompressAI's (bmshj2018-hyperprior). Entropy models and bitstream are this
+package's.
 
 Legend: B batch, H W image, N M channels; y is (B, M, H/16, W/16), z is (B, N, H/64, W/64).
 """

@@ -3,19 +3,19 @@
 P. Mudgal, F. Liu, "Enhancing Learned Image Compression via Cross Window-based Attention", ISVC 2024,
 https://arxiv.org/abs/2410.21144
 
-What differs from the paper, and from the authors' code where that differs from the paper
-- The caption gives the hyper networks to Minnen et al. 2018; the published numbers come from those of Cheng et al.
-  2020. ``hyper="cheng"`` is the default, ``"minnen"`` (with LeakyReLU 0.01) the other reading.
-- The caption puts window attention into the residual blocks at the latent; the code has Cheng's simplified attention.
-  ``tail="attention"`` is the default, ``"cwam"`` puts a third CWAM of window 4 there.
-- The figure's down-arrows in the decoder are taken as a slip: its convolutions are transposed.
-- N = 320 as in the paper; the code gives 128 or 192 to lower rates, so N is free.
-- Windows are always shifted by half a window (the code calls the block "no shift" and shifts).
-- Evaluation quantises as the bitstream does, round(y - mean) + mean; the code's forward pass rounds without the mean.
-- Training draws one noise for context, decoder and rate; the code draws a second one for the rate.
-- Left out: a second enhancement module that the code builds and never calls, and an average over groups of one channel.
-- The coarse keys and values are projected before they are cut into overlapping patches: the same numbers for a quarter
-  of the multiplications.
+Differences from the paper, and from the authors' code where it differs from the paper
+- The figure caption attributes the hyper networks to Minnen et al. 2018; the published numbers come from those of Cheng
+  et al. 2020. ``hyper="cheng"`` is the default, ``"minnen"`` (with LeakyReLU 0.01) follows the caption.
+- The caption has window attention in the residual blocks at the latent; the code has Cheng's simplified attention.
+  ``tail="attention"`` is the default, ``"cwam"`` places a third CWAM of window 4 there.
+- The down-arrows of the decoder in the figure are treated as a mistake: its convolutions are transposed.
+- N = 320 as in the paper; the code uses 128 or 192 for lower rates, so N is an argument.
+- Windows are always shifted by half a window (the code names the block "no shift" but shifts).
+- Evaluation quantises like the bitstream, round(y - mean) + mean; the code's forward pass rounds without the mean.
+- Training draws one noise tensor for context, decoder and rate; the code draws a second one for the rate.
+- Omitted: a second enhancement module that the code builds but never calls, and an average over groups of one channel.
+- The coarse keys and values are projected before they are cut into overlapping patches. The result is the same with a
+  quarter of the multiplications.
 
 Legend: B batch, H W image or map, N channels (also of the latents), w window, T = w * w tokens, n windows, h heads,
 d = N / h.
@@ -24,6 +24,8 @@ d = N / h.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -37,20 +39,22 @@ from lic_train.layers.enhancement import Enhancement
 from lic_train.layers.hyper import cheng_h_a, cheng_h_s
 from lic_train.models.base import HyperpriorCodec
 
+Choice = TypeVar("Choice")
+
 HEADS = 8
-# Large enough that a masked key's weight underflows in every precision, small enough for bfloat16 and float16.
+# Large enough for a masked key's weight to underflow in every precision, and representable in bfloat16 and float16.
 MASKED = -100.0
 
 
 def tiles(x: Tensor, window: int) -> Tensor:
-    """Cut (B, H, W, C) into windows side by side: (B, H/w, W/w, w, w, C)."""
+    """Cut (B, H, W, C) into adjacent windows: (B, H/w, W/w, w, w, C)."""
     return x.unflatten(2, (-1, window)).unflatten(1, (-1, window)).transpose(2, 3)
 
 
 def neighbourhoods(x: Tensor, window: int) -> Tensor:
     """Cut a half-resolution map (B, H/2, W/2, C) into patches (B, H/w, W/w, w, w, C), one around each fine window.
 
-    The map is padded by reflection, so that patch i is centred on fine window i and spans twice its side.
+    The map is padded by reflection, so that patch i is centred on fine window i and covers twice its side.
     """
     padded = F.pad(x.permute(0, 3, 1, 2), (window // 4,) * 4, mode="reflect")
     patches = padded.unfold(2, window, window // 2).unfold(3, window, window // 2)
@@ -58,9 +62,9 @@ def neighbourhoods(x: Tensor, window: int) -> Tensor:
 
 
 def window_masks(height: int, width: int, window: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Additive masks (n, 1, T, T) of the rolled map, for fine and for coarse keys.
+    """Return additive masks (n, 1, T, T) of the rolled map, for fine and for coarse keys.
 
-    Tokens see each other when they come from the same of the nine regions that the roll brings together.
+    Tokens attend to each other if they come from the same of the nine regions that the roll brings together.
     """
 
     def labels(size: int) -> Tensor:
@@ -69,17 +73,17 @@ def window_masks(height: int, width: int, window: int, device: torch.device) -> 
 
     regions = (3 * labels(height)[:, None] + labels(width)).view(1, height, width, 1)
     query = tiles(regions, window).reshape(-1, 1, window**2, 1)
-    # Every border lies on an even coordinate: a 2x2 mean of labels is any one of the four.
+    # Every border is at an even coordinate, so a 2x2 mean of labels equals each of the four.
     coarse = neighbourhoods(regions[:, ::2, ::2], window).reshape(-1, 1, 1, window**2)
     return MASKED * (query != query.mT), MASKED * (query != coarse)
 
 
-# Eager mode makes them once for each size and device.
+# In eager mode the masks are built once per size and device.
 cached_window_masks = functools.lru_cache(maxsize=32)(window_masks)
 
 
 def relative_position_index(window: int) -> Tensor:
-    """(T, T) row of the bias table for every pair of query and key in a w x w grid (Swin, ICCV 2021, section 3.2)."""
+    """Return the bias table's row (T, T) for each query-key pair of a w x w grid (Swin, ICCV 2021, section 3.2)."""
     axis = torch.arange(window)
     row, column = (grid.flatten() for grid in torch.meshgrid(axis, axis, indexing="ij"))
     offset_row, offset_column = (grid[:, None] - grid[None, :] + window - 1 for grid in (row, column))
@@ -87,22 +91,23 @@ def relative_position_index(window: int) -> Tensor:
 
 
 class RelativePositionBias(nn.Module):
-    """A learned number per head and offset between query and key."""
+    """Learned bias for each head and each offset between query and key."""
 
     def __init__(self, window: int) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.empty((2 * window - 1) ** 2, HEADS))
         nn.init.trunc_normal_(self.table, std=0.02)
+        self.index: Tensor
         self.register_buffer("index", relative_position_index(window), persistent=False)
 
     def forward(self, mask: Tensor) -> Tensor:
-        """Mask (n, 1, T, T) -> bias (1, n * h, T, T)."""
+        """Add the bias to a mask (n, 1, T, T); returns (1, n * h, T, T)."""
         bias = self.table[self.index].permute(2, 0, 1)
         return (mask + bias).flatten(0, 1)[None]
 
 
 class CrossScaleWindowAttention(nn.Module):
-    """Each shifted window attends to itself and, at half resolution, to a neighbourhood twice as wide (CSWA)."""
+    """CSWA: attention of each shifted window to itself and to a half-resolution neighbourhood twice as wide."""
 
     def __init__(self, N: int, window: int) -> None:
         super().__init__()
@@ -114,13 +119,13 @@ class CrossScaleWindowAttention(nn.Module):
         self.projection = nn.Linear(N, N)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, N, H, W) -> (B, N, H, W); H and W are multiples of the window, and hold at least 2 coarse positions."""
+        """Map (B, N, H, W) to the same shape; H and W are multiples of the window with at least 2 coarse positions."""
         height, width, shift = x.shape[2], x.shape[3], self.window // 2
         fine = x.permute(0, 2, 3, 1).roll((-shift, -shift), (1, 2))
         coarse = F.avg_pool2d(fine.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
         q, k, v = self._heads(tiles(self.qkv(fine), self.window), 3)
         k_coarse, v_coarse = self._heads(neighbourhoods(self.kv_coarse(coarse), self.window), 2)
-        # Inside a compiled graph the masks fuse into their use; a cache there would only be traced through.
+        # In a compiled graph the masks are fused into their use, so a cache would only add work to tracing.
         make_masks = window_masks if torch.compiler.is_compiling() else cached_window_masks
         mask, mask_coarse = make_masks(height, width, self.window, x.device)
         same = F.scaled_dot_product_attention(q, k, v, self.bias(mask))
@@ -130,19 +135,19 @@ class CrossScaleWindowAttention(nn.Module):
         return x + out.roll((shift, shift), (1, 2)).permute(0, 3, 1, 2)
 
     def _heads(self, windows: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """(B, H/w, W/w, w, w, parts * N) -> ``parts`` tensors (B, n * h, T, d)."""
+        """Split (B, H/w, W/w, w, w, parts * N) into ``parts`` tensors (B, n * h, T, d)."""
         split = windows.unflatten(-1, (parts, HEADS, -1))
         return split.permute(5, 0, 1, 2, 6, 3, 4, 7).flatten(5, 6).flatten(2, 4).unbind(0)
 
     def _map(self, tokens: Tensor, height: int, width: int) -> Tensor:
-        """(B, n * h, T, d) -> (B, H, W, N)."""
+        """Reassemble (B, n * h, T, d) to (B, H, W, N)."""
         rows, columns = height // self.window, width // self.window
         windows = tokens.unflatten(1, (rows, columns, HEADS)).unflatten(4, (self.window, self.window))
         return windows.permute(0, 1, 4, 2, 5, 3, 6).reshape(-1, height, width, HEADS * tokens.shape[-1])
 
 
 class ResidualUnit(nn.Module):
-    """``GELU(u + 1x1(GELU(3x3(GELU(1x1(u))))))`` through half the channels."""
+    """Residual unit with half the channels inside: ``GELU(u + 1x1(GELU(3x3(GELU(1x1(u))))))``."""
 
     def __init__(self, N: int) -> None:
         super().__init__()
@@ -155,12 +160,12 @@ class ResidualUnit(nn.Module):
         )
 
     def forward(self, u: Tensor) -> Tensor:
-        """(B, N, H, W) -> (B, N, H, W)."""
+        """Map (B, N, H, W) to (B, N, H, W)."""
         return F.gelu(u + self.branch(u))
 
 
 class CrossWindowAttention(nn.Module):
-    """The CWAM block: a trunk of residual units, gated by a mask that the window attention feeds."""
+    """CWAM block: a trunk of residual units, gated by a mask computed from window attention."""
 
     def __init__(self, N: int, window: int) -> None:
         super().__init__()
@@ -170,12 +175,12 @@ class CrossWindowAttention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, N, H, W) -> (B, N, H, W)."""
+        """Map (B, N, H, W) to (B, N, H, W)."""
         return x + self.trunk(x) * torch.sigmoid(self.mask(x))
 
 
 def minnen_h_a(N: int) -> nn.Sequential:
-    """Build h_a of Minnen et al. 2018: y (B, N, H/16, W/16) -> z (B, N, H/64, W/64)."""
+    """Build h_a of Minnen et al. 2018, from y (B, N, H/16, W/16) to z (B, N, H/64, W/64)."""
     return nn.Sequential(
         conv(N, N, kernel_size=3, stride=1),
         nn.LeakyReLU(inplace=True),
@@ -186,7 +191,7 @@ def minnen_h_a(N: int) -> nn.Sequential:
 
 
 def minnen_h_s(N: int) -> nn.Sequential:
-    """Build h_s of Minnen et al. 2018: z_hat (B, N, H/64, W/64) -> psi (B, 2N, H/16, W/16)."""
+    """Build h_s of Minnen et al. 2018, from z_hat (B, N, H/64, W/64) to psi (B, 2N, H/16, W/16)."""
     return nn.Sequential(
         deconv(N, N),
         nn.LeakyReLU(inplace=True),
@@ -196,21 +201,24 @@ def minnen_h_s(N: int) -> nn.Sequential:
     )
 
 
-HYPER = {
+HYPER: dict[str, Callable[[int], tuple[nn.Module, nn.Module]]] = {
     "cheng": lambda N: (cheng_h_a(N, N), cheng_h_s(N, N)),
     "minnen": lambda N: (minnen_h_a(N), minnen_h_s(N)),
 }
-TAIL = {"attention": AttentionBlock, "cwam": lambda N: CrossWindowAttention(N, window=4)}
+TAIL: dict[str, Callable[[int], nn.Module]] = {
+    "attention": AttentionBlock,
+    "cwam": lambda N: CrossWindowAttention(N, window=4),
+}
 
 
-def _choice(option: str, name: str, choices: dict) -> object:
+def _choice(option: str, name: str, choices: Mapping[str, Choice]) -> Choice:
     if name not in choices:
         raise ValueError(f"{option}: expected {' or '.join(choices)}, got {name!r}")
     return choices[name]
 
 
 def _check_width(N: int) -> None:
-    """N divides into 8 heads, and N/2 into the multiples of 8 channels that fast kernels want."""
+    """Check that N divides into 8 heads, and N/2 into multiples of 8 channels, for which kernels are fast."""
     if N > 0 and N % 16 == 0:
         return
     below, above = N // 16 * 16, (N // 16 + 1) * 16
@@ -219,7 +227,7 @@ def _check_width(N: int) -> None:
 
 
 class CWAM(HyperpriorCodec):
-    """The codec of the paper; y is (B, N, H/16, W/16), z is (B, N, H/64, W/64), psi is (B, 2N, H/16, W/16).
+    """Codec of the paper; y is (B, N, H/16, W/16), z is (B, N, H/64, W/64), psi is (B, 2N, H/16, W/16).
 
     ::
 
@@ -233,7 +241,7 @@ class CWAM(HyperpriorCodec):
         tail: ``attention`` (the published numbers) or ``cwam`` (the caption).
 
     Raises:
-        ValueError: an option has no meaning.
+        ValueError: an option is not valid.
     """
 
     def __init__(self, N: int = 320, hyper: str = "cheng", tail: str = "attention") -> None:

@@ -3,8 +3,8 @@
 D. He, Z. Yang, W. Peng, R. Ma, H. Qin, Y. Wang, "ELIC: Efficient learned image compression with unevenly grouped
 space-channel contextual adaptive coding", CVPR 2022. arXiv 2203.10886.
 
-The networks are CompressAI's (elic2022-official). Entropy models, passes and bitstream are ours: one string for all
-passes of y, maps of any size, and the same full-size maps in evaluation, encoder and decoder.
+The networks are CompressAI's (elic2022-official). Entropy models, passes and bitstream are this package's: one string
+for all passes of y, maps of any size, and the same full-size maps in evaluation, encoder and decoder.
 
 Legend: B batch, H W image, N M channels; y is (B, M, H/16, W/16) in K groups, z is (B, N, H/64, W/64), psi is
 (B, 2N, H/16, W/16).
@@ -25,47 +25,49 @@ from lic_train.models.base import HyperpriorCodec
 
 
 class MaskedConv2d(nn.Conv2d):
-    """A convolution that sees the taps of ``mask`` (k, k) only; the stored weight is never changed."""
+    """Convolution restricted to the taps of ``mask`` (k, k); the stored weight is never changed."""
 
     def __init__(self, in_channels: int, out_channels: int, mask: Tensor) -> None:
         super().__init__(in_channels, out_channels, kernel_size=mask.shape[0], padding=mask.shape[0] // 2)
+        self.mask: Tensor
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, C', h, w)."""
+        """Map (B, C, h, w) to (B, C', h, w)."""
         return nn.functional.conv2d(x, self.weight * self.mask, self.bias, padding=self.padding)
 
 
 def checkerboard(height: int, width: int, device: torch.device | None = None) -> Tensor:
-    """(height, width) bool: the anchors, where row + column is even."""
+    """Return the anchors as a bool map (height, width): true where row + column is even."""
     rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
     return (rows[:, None] + columns[None, :]) % 2 == 0
 
 
 class GroupContext(PassContext):
-    """Section 3.2 of the paper: for every group its channel context, then anchors, then non-anchors.
+    """Space-channel context of section 3.2: each group has a channel context and is coded in two checkerboard passes.
 
     Args:
         groups: channels of each group.
-        channel: for every group but the first, what it learns from the groups before it.
-        aggregation: for every group, spatial context, channel context and psi -> scales, means.
+        channel: for each group but the first, the channel context over the groups before it.
+        aggregation: for each group, the network from spatial context, channel context and psi to scales, means.
     """
 
     def __init__(self, groups: Sequence[int], channel: Iterable[nn.Module], aggregation: Iterable[nn.Module]) -> None:
         super().__init__()
         self.groups = tuple(groups)
         self.channel_context, self.param_aggregation = nn.ModuleList(channel), nn.ModuleList(aggregation)
-        # The non-anchors see the 12 anchors around them in a 5x5 window.
+        # A non-anchor depends on the 12 anchors in the 5x5 window around it.
         self.spatial_context = nn.ModuleList(MaskedConv2d(g, 2 * g, ~checkerboard(5, 5)) for g in self.groups)
 
     def _passes(self, psi: Tensor, code: LatentPass) -> Tensor:
-        anchors = checkerboard(*psi.shape[2:], device=psi.device)
+        height, width = psi.shape[2:]
+        anchors = checkerboard(height, width, device=psi.device)
         decoded: list[Tensor] = []
         start = 0
         for k, size in enumerate(self.groups):
             channels = slice(start, start + size)
             side = torch.cat([self.channel_context[k - 1](torch.cat(decoded, dim=1)), psi], dim=1) if k else psi
-            spatial = psi.new_zeros(psi.shape[0], 2 * size, *psi.shape[2:])
+            spatial = psi.new_zeros(psi.shape[0], 2 * size, height, width)
             y_hat = psi.new_zeros(())
             for mask in (anchors, ~anchors):
                 scales, means = self.param_aggregation[k](torch.cat([spatial, side], dim=1)).chunk(2, dim=1)
@@ -76,12 +78,12 @@ class GroupContext(PassContext):
         return torch.cat(decoded, dim=1)
 
 
-# Of a group, in CompressAI and here.
+# (name in CompressAI, name here) of the networks of a group.
 _PARTS = (("entropy_parameters", "param_aggregation"), ("context_prediction", "spatial_context"))
 
 
 class ELIC(HyperpriorCodec):
-    """``x -> g_a -> y -> h_a -> z -> z_hat -> h_s -> psi``; groups of y, two passes each, -> y_hat -> g_s -> x_hat."""
+    """``x -> g_a -> y -> h_a -> z -> z_hat -> h_s -> psi``; groups of y in two passes each -> y_hat -> g_s -> x_hat."""
 
     compressai_names = (
         ("latent_codec.hyper.", ""),

@@ -1,30 +1,33 @@
-"""GAACNN: asymmetric convolutions, linked channel and coordinate attention, graph attention, a 3-D context, a mixture.
+"""GAACNN: asymmetric convolutions, linked channel and coordinate attention, graph attention, 3-D context, mixture.
 
 Z. Tang, H. Wang, X. Yi, Y. Zhang, S. Kwong, C.-C. J. Kuo, "Joint Graph Attention and Asymmetric Convolutional Neural
 Network for Deep Image Compression", IEEE Trans. Circuits Syst. Video Technol. 33(1), 2023.
 
-What differs from the paper, and from the authors' code where that differs from the paper
-- The code rectifies skips and latent through an in-place ReLU; ``acnn_skip="raw"`` follows the figure,
+Differences from the paper, and from the authors' code where it differs from the paper
+- The code rectifies skips and latent with an in-place ReLU; ``acnn_skip="raw"`` follows the figure,
   ``"relu_alias"`` the code (y is then never negative).
-- First and last layers are the code's, ``stem="code"``; ``"figure"`` has a bare 3x3 convolution at either end.
-- The hyper transforms keep the code's order, ``hyper_order="code"``; ``"figure"`` moves one attention in each of them
-  (its links then join maps of one size, without pooling or sub-pixel convolution).
-- A graph edge stands where the inner product of two nodes is positive, and every node sees itself. The code divides by
-  the row sum first, which inverts a row of negative sum: ``adjacency="rownorm"``; ``"full"`` joins all nodes.
-- Asymmetric blocks are folded into one 3x3 convolution, which is the same function for 60 % of the work; the gradient
-  flows through the fold. ``reparameterize=False`` runs the three convolutions.
-- The mean shift is a constant; the code means to freeze it and trains it: ``mean_shift="trainable"``.
-- Scales are |raw| of at least 0.11 (the code: 1e-6), or ``scale_param="softplus"``; z is rounded around its median.
+- First and last layers follow the code, ``stem="code"``; ``"figure"`` has a bare 3x3 convolution at either end.
+- The hyper transforms keep the order of the code, ``hyper_order="code"``; ``"figure"`` moves one attention in each of
+  them (its links then join maps of equal size, without pooling or sub-pixel convolution).
+- Two nodes share a graph edge if their inner product is positive, and every node has an edge to itself. The code
+  divides by the row sum first, which inverts rows with a negative sum: ``adjacency="rownorm"``; ``"full"`` joins all
+  nodes.
+- Asymmetric blocks are folded into one 3x3 convolution, the same function for 60 % of the multiplications; gradients
+  flow through the fold. ``reparameterize=False`` runs the three convolutions.
+- The mean shift is a constant; the code intends to freeze it but trains it: ``mean_shift="trainable"``.
+- Scales are |raw|, at least 0.11 (the code: 1e-6), or ``scale_param="softplus"``; z is rounded around its median.
 - Each channel-attention body is evaluated once (the code: twice), the scores of graph attention are two dot products
-  (the code: a tensor n x n x 2M), and the ELU under a ReLU is left out: the same numbers.
-- Left out: a likelihood that the code evaluates and never uses, and a convolution that never gets a gradient.
+  (the code: a tensor n x n x 2M), and the ELU before a ReLU is omitted. The results are the same.
+- Omitted: a likelihood that the code evaluates but never uses, and a convolution that never receives a gradient.
 
 Legend: B batch, H W image, h w map, M channels of y, N channels of z, C channels of a block, n graph nodes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +41,7 @@ from lic_train.entropy.noise import uniform
 from lic_train.entropy.precision import in_float64
 from lic_train.entropy.quantize import add_noise
 from lic_train.layers.graph_attention import ADJACENCIES, GraphAttention
-from lic_train.models.base import HyperpriorCodec
+from lic_train.models.base import CodecOutput, HyperpriorCodec
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
 LEGAL = {
@@ -52,10 +55,10 @@ LEGAL = {
 
 @dataclass(frozen=True)
 class Options:
-    """The choices that the blocks share; see the module's docstring.
+    """Options shared by the blocks; see the module's docstring.
 
     Raises:
-        ValueError: a choice has no meaning.
+        ValueError: an option is not valid.
     """
 
     acnn_skip: str = "raw"
@@ -71,18 +74,27 @@ class Options:
 
     @property
     def aliased(self) -> bool:
-        """Whether a tensor that enters an ACNN is rectified for everybody who reads it."""
+        """Whether the input of an ACNN is also rectified for its other consumers."""
         return self.acnn_skip == "relu_alias"
 
 
 def check_choice(option: str, value: str, legal: tuple[str, ...]) -> None:
-    """Raise a ValueError unless ``value`` is legal."""
+    """Check an option's value.
+
+    Raises:
+        ValueError: ``value`` is not in ``legal``.
+    """
     if value not in legal:
         raise ValueError(f"{option}: expected {' or '.join(legal)}, got {value!r}")
 
 
+def _bias(layer: nn.Conv2d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias
+
+
 class AsymmetricConv(nn.Module):
-    """AB: a 3x3, a 3x1 and a 1x3 convolution side by side, summed."""
+    """AB: the sum of parallel 3x3, 3x1 and 1x3 convolutions."""
 
     def __init__(self, C: int, fold: bool = True) -> None:
         super().__init__()
@@ -92,16 +104,16 @@ class AsymmetricConv(nn.Module):
         self.fold = fold
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, C, h, w)."""
+        """Map (B, C, h, w) to (B, C, h, w)."""
         if not self.fold:
             return self.column(x) + self.row(x) + self.square(x)
         column, row = F.pad(self.column.weight, (1, 1)), F.pad(self.row.weight, (0, 0, 1, 1))
-        bias = self.square.bias + self.column.bias + self.row.bias
+        bias = _bias(self.square) + _bias(self.column) + _bias(self.row)
         return F.conv2d(x, self.square.weight + column + row, bias, padding=1)
 
 
 class ACNN(nn.Module):
-    """Three pre-activated asymmetric blocks in a row; the input and all three results are summed."""
+    """Sum of the input and the results of three consecutive pre-activated asymmetric blocks."""
 
     def __init__(self, C: int, options: Options) -> None:
         super().__init__()
@@ -109,7 +121,7 @@ class ACNN(nn.Module):
         self.blocks = nn.ModuleList(AsymmetricConv(C, options.reparameterize) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, C, h, w)."""
+        """Map (B, C, h, w) to (B, C, h, w)."""
         t = x
         total = F.relu(x) if self.aliased else x
         for block in self.blocks:
@@ -119,7 +131,7 @@ class ACNN(nn.Module):
 
 
 class ResidualChannelAttention(nn.Module):
-    """RCAB: two convolutions, then one factor per channel from the map's mean."""
+    """RCAB: two convolutions, then one factor per channel computed from the mean of the map."""
 
     def __init__(self, C: int) -> None:
         super().__init__()
@@ -127,13 +139,13 @@ class ResidualChannelAttention(nn.Module):
         self.gate = nn.Sequential(nn.Conv2d(C, C, 1), nn.ReLU(inplace=True), nn.Conv2d(C, C, 1), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, C, h, w)."""
+        """Map (B, C, h, w) to (B, C, h, w)."""
         u = self.body(x)
         return x + u * self.gate(u.mean(dim=(2, 3), keepdim=True))
 
 
 class CoordinateAttention(nn.Module):
-    """One factor per channel and row, and one per channel and column (reduction 32)."""
+    """Coordinate attention: one factor per channel and row, and one per channel and column (reduction 32)."""
 
     def __init__(self, C: int) -> None:
         super().__init__()
@@ -142,14 +154,14 @@ class CoordinateAttention(nn.Module):
         self.rows, self.columns = nn.Conv2d(inner, C, 1), nn.Conv2d(inner, C, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, C, h, w)."""
+        """Map (B, C, h, w) to (B, C, h, w)."""
         means = torch.cat([x.mean(dim=3, keepdim=True), x.mean(dim=2, keepdim=True).mT], dim=2)
         rows, columns = self.reduce(means).split(x.shape[2:], dim=2)
         return x * self.rows(rows).sigmoid() * self.columns(columns.mT).sigmoid()
 
 
 class Attention(nn.Module):
-    """Att: coordinate attention plus a residual group of six channel attentions."""
+    """Att: coordinate attention plus a residual group of six channel-attention blocks."""
 
     def __init__(self, C: int) -> None:
         super().__init__()
@@ -157,60 +169,61 @@ class Attention(nn.Module):
         self.group = nn.Sequential(*(ResidualChannelAttention(C) for _ in range(6)), conv(C, C, 3, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, C, h, w)."""
+        """Map (B, C, h, w) to (B, C, h, w)."""
         return self.coordinate(x) + x + self.group(x)
 
 
 class Link(nn.Module):
-    """``beta * attention + gamma * earlier``: what an attention hears of the one before it, at first nothing."""
+    """Link between consecutive attentions: ``beta * attention + gamma * earlier``, initially without ``earlier``."""
 
     def __init__(self) -> None:
         super().__init__()
         self.beta, self.gamma = nn.Parameter(torch.ones(())), nn.Parameter(torch.zeros(()))
 
     def forward(self, attention: Tensor, earlier: Tensor) -> Tensor:
-        """Two maps of one shape -> that shape."""
+        """Combine two maps of equal shape."""
         return self.beta * attention + self.gamma * earlier
 
 
 class ChannelNorm(nn.Module):
-    """Zero mean and unit variance over the channels of each pixel, then a scale and an offset per channel."""
+    """Normalisation of each pixel's channels to zero mean and unit variance, then scale and offset per channel."""
 
     def __init__(self, C: int) -> None:
         super().__init__()
         self.weight, self.bias = nn.Parameter(torch.ones(C, 1, 1)), nn.Parameter(torch.zeros(C, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, C, h, w), in float32 also under autocast."""
+        """Map (B, C, h, w) to (B, C, h, w), in float32 also under autocast."""
         variance, mean = torch.var_mean(x.float(), dim=1, keepdim=True)
         return (x - mean) * torch.rsqrt(variance + 1e-3) * self.weight + self.bias
 
 
 class MeanShift(nn.Module):
-    """Add ``sign`` times the mean colour."""
+    """Addition of ``sign`` times the mean colour."""
 
     def __init__(self, sign: int) -> None:
         super().__init__()
+        self.offset: Tensor
         self.register_buffer("offset", sign * torch.tensor(RGB_MEAN).view(3, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, 3, H, W)."""
+        """Map (B, 3, H, W) to (B, 3, H, W)."""
         return x + self.offset
 
 
 def mean_shift(sign: int, kind: str) -> nn.Module:
-    """A constant, or a 1x1 convolution that starts as one."""
+    """Build the mean shift: a constant, or a 1x1 convolution that is initialised as one."""
     if kind == "constant":
         return MeanShift(sign)
     layer = nn.Conv2d(3, 3, kernel_size=1)
     nn.init.dirac_(layer.weight)
     with torch.no_grad():
-        layer.bias.copy_(sign * torch.tensor(RGB_MEAN))
+        _bias(layer).copy_(sign * torch.tensor(RGB_MEAN))
     return layer
 
 
 def first_layers(C: int, options: Options) -> nn.Module:
-    """x (B, 3, H, W) -> e1 (B, C, H, W)."""
+    """Build the layers from x (B, 3, H, W) to e1 (B, C, H, W)."""
     if options.stem == "figure":
         return conv(3, C, 3, 1)
     return nn.Sequential(
@@ -223,7 +236,7 @@ def first_layers(C: int, options: Options) -> nn.Module:
 
 
 def last_layers(C: int, options: Options) -> nn.Module:
-    """(B, C, H, W) -> x_hat (B, 3, H, W)."""
+    """Build the layers from (B, C, H, W) to x_hat (B, 3, H, W)."""
     if options.stem == "figure":
         return conv(C, 3, 3, 1)
     return nn.Sequential(
@@ -234,7 +247,7 @@ def last_layers(C: int, options: Options) -> nn.Module:
 
 
 class Analysis(nn.Module):
-    """g_a. Every stage halves the map; an attention hears the one before it through a link."""
+    """g_a: every stage halves the map; each attention is linked to the one before it."""
 
     def __init__(self, M: int, widths: tuple[int, int], options: Options) -> None:
         super().__init__()
@@ -252,7 +265,7 @@ class Analysis(nn.Module):
         self.seen = nn.ReLU() if options.aliased else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) -> y (B, M, H/16, W/16)."""
+        """Map x (B, 3, H, W) to y (B, M, H/16, W/16)."""
         e1 = self.seen(self.first(x))
         a1 = self.seen(self.attention[0](self.down[0](e1)))
         a2 = self.seen(self.link[0](self.attention[1](self.down[1](a1)), self.pool[0](a1)))
@@ -262,7 +275,7 @@ class Analysis(nn.Module):
 
 
 class HyperAnalysis(nn.Module):
-    """h_a; the graph joins positions at 1/32."""
+    """h_a, with graph attention over the positions at 1/32 of the resolution."""
 
     def __init__(self, M: int, N: int, options: Options) -> None:
         super().__init__()
@@ -276,7 +289,7 @@ class HyperAnalysis(nn.Module):
         self.last = conv(M, N, 3, 1)
 
     def forward(self, y: Tensor) -> Tensor:
-        """(B, M, H/16, W/16) -> z (B, N, H/64, W/64)."""
+        """Map y (B, M, H/16, W/16) to z (B, N, H/64, W/64)."""
         g = self.down[0](self.acnn[0](y))
         v = self.link[0](self.attention[0](g), self.pool(y))
         w = self.acnn[1](v + self.graph(g))
@@ -287,7 +300,7 @@ class HyperAnalysis(nn.Module):
 
 
 class HyperSynthesis(nn.Module):
-    """h_s without the P-net."""
+    """h_s without P-net."""
 
     def __init__(self, M: int, N: int, options: Options) -> None:
         super().__init__()
@@ -301,7 +314,7 @@ class HyperSynthesis(nn.Module):
         self.graph = GraphAttention(M, options.adjacency)
 
     def forward(self, z_hat: Tensor) -> Tensor:
-        """(B, N, H/64, W/64) -> (B, M, H/16, W/16)."""
+        """Map z_hat (B, N, H/64, W/64) to (B, M, H/16, W/16)."""
         c = self.first(z_hat)
         if self.attention_first:
             d = self.attention[0](c)
@@ -314,7 +327,7 @@ class HyperSynthesis(nn.Module):
 
 
 class PredictionNet(nn.Module):
-    """P-net: three residual pairs of convolutions, then psi."""
+    """P-net: three residual pairs of convolutions and the output layer of psi."""
 
     def __init__(self, M: int) -> None:
         super().__init__()
@@ -324,14 +337,14 @@ class PredictionNet(nn.Module):
         self.last = conv(M, 2 * M, 3, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, M, H/16, W/16) -> psi (B, 2M, H/16, W/16)."""
+        """Map (B, M, H/16, W/16) to psi (B, 2M, H/16, W/16)."""
         for pair in self.pairs:
             x = x + pair(x)
         return self.last(x)
 
 
 class Synthesis(nn.Module):
-    """g_s, the mirror of g_a."""
+    """g_s, the mirror image of g_a."""
 
     def __init__(self, M: int, widths: tuple[int, int], options: Options) -> None:
         super().__init__()
@@ -347,7 +360,7 @@ class Synthesis(nn.Module):
         self.last = last_layers(widths[0], options)
 
     def forward(self, y_hat: Tensor) -> Tensor:
-        """(B, M, H/16, W/16) -> x_hat (B, 3, H, W)."""
+        """Map y_hat (B, M, H/16, W/16) to x_hat (B, 3, H, W)."""
         b0 = self.attention[0](y_hat)
         b1 = self.link[0](self.attention[1](self.up[0](b0)), self.grow[0](b0))
         b2 = self.link[1](self.attention[2](self.up[1](b1)), self.grow[1](b1))
@@ -356,53 +369,55 @@ class Synthesis(nn.Module):
 
 
 def universal(values: Tensor, width: Tensor | float) -> Tensor:
-    """``round(values + u) - u``, u uniform of that width, straight-through (Choi et al. 2019)."""
+    """Return ``round(values + u) - u``, straight-through, with u uniform of that width (Choi et al. 2019)."""
     u = uniform(values, -0.5, 0.5) * width
     return values + (torch.round(values + u) - u - values).detach()
 
 
 class GAACNN(HyperpriorCodec):
-    """The codec of the paper; y is (B, M, H/16, W/16), z is (B, N, H/64, W/64), psi is (B, 2M, H/16, W/16).
+    """Codec of the paper; y is (B, M, H/16, W/16), z is (B, N, H/64, W/64), psi is (B, 2M, H/16, W/16).
 
     ::
 
         x --g_a--> y --h_a--> z --Q, EB--> z_hat --h_s, p_net--> psi
-        y --Q--> y_hat,  3 weights, means, scales per element = context(y_hat before it, psi)
+        y --Q--> y_hat,  3 weights, means, scales per element = context(earlier y_hat, psi)
         y_hat --g_s--> x_hat
 
     Args:
-        M: channels of the networks and of y. Paper: 192, for high rates 320.
+        M: channels of the networks and of y. Paper: 192, and 320 for high rates.
         N: channels of z.
         widths: channels at full and at half resolution.
         scale_param: see `VolumeContext`.
         options: the fields of `Options`.
 
     Raises:
-        ValueError: an option has no meaning.
-        TypeError: there is no such option.
+        ValueError: an option is not valid.
+        TypeError: an option does not exist.
     """
 
-    quantizers = ("universal", "noise")  # of training; evaluation rounds
+    quantizers = ("universal", "noise")  # in training; evaluation rounds
+    context: VolumeContext  # its forward takes y_hat and returns only likelihoods
 
     def __init__(
         self,
         M: int = 192,
         N: int = 128,
-        widths: tuple[int, int] = (64, 128),
+        widths: Sequence[int] = (64, 128),
         scale_param: str = "abs",
-        **options: str | bool,
+        **options: Any,
     ) -> None:
         super().__init__()
         chosen = Options(**options)
         self.use_quantizer(None)
-        self.g_a, self.g_s = Analysis(M, tuple(widths), chosen), Synthesis(M, tuple(widths), chosen)
+        full, half = widths
+        self.g_a, self.g_s = Analysis(M, (full, half), chosen), Synthesis(M, (full, half), chosen)
         self.h_a, self.h_s = HyperAnalysis(M, N, chosen), HyperSynthesis(M, N, chosen)
         self.p_net = PredictionNet(M)
         self.entropy_bottleneck = EntropyBottleneck(N, filters=(3, 3, 3))
         self.context = VolumeContext(M, scale_param=scale_param)
 
-    def forward(self, x: Tensor) -> dict:
-        """(B, 3, H, W) -> x_hat and likelihoods; see `Codec`. Networks, context and rate all see the same y_hat."""
+    def forward(self, x: Tensor) -> CodecOutput:
+        """Return x_hat and likelihoods of x (B, 3, H, W); networks, context and rate use the same y_hat."""
         y, z = self._analyse(x)
         z_hat, z_likelihoods = self._quantise_z(z)
         psi = self.p_net(self.h_s(z_hat))
@@ -416,7 +431,7 @@ class GAACNN(HyperpriorCodec):
             return torch.round(y)
         if self.quantizer == "noise":
             return add_noise(y)
-        # One width for the whole batch: 2^b, b uniform in +-1.
+        # One width for the whole batch: 2^b, b uniform in [-1, 1].
         return universal(y, torch.exp2(2 * torch.rand((), device=y.device) - 1))
 
     def _quantise_z(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -428,8 +443,8 @@ class GAACNN(HyperpriorCodec):
 
     @torch.no_grad()
     def _psi(self, z_hat: Tensor) -> Tensor:
-        """The bitstream's psi: on the CPU in float64, see `lic_train.entropy.context3d`."""
-        assert not self.training, "code in eval mode: graph dropout and batch statistics cannot be decoded"
+        """Return the bitstream's psi, computed on the CPU in float64; see `lic_train.entropy.context3d`."""
+        assert not self.training, "coding needs eval mode: graph dropout and batch statistics cannot be decoded"
         return in_float64(self.p_net, in_float64(self.h_s, z_hat))
 
     def _synthesise(self, y_hat: Tensor) -> Tensor:

@@ -1,20 +1,20 @@
-"""GCAB + GMM: scale hyperprior with global context attention in the encoder and a Gaussian mixture for every latent.
+"""GCAB + GMM: scale hyperprior with global context attention in the encoder and a Gaussian mixture for each latent.
 
 Zhu J., Gao C., Chen Z., Chen F., "End-to-end image compression method based on attention modules and discretized
 Gaussian mixture model", J. Chongqing Univ. of Posts and Telecommunications (Natural Science), 2020, issue 5, p. 769 ff.
-The attention block is that of Y. Cao et al., "GCNet: Non-local networks meet squeeze-excitation networks and beyond",
+The attention block comes from Y. Cao et al., "GCNet: Non-local networks meet squeeze-excitation networks and beyond",
 ICCV 2019 workshops.
 
-No code was published and the figures are lost, so these are readings
-- The text says 192 channels, the file sizes (20.3 and 23.3 MB) say N = 128, M = 192: 192 is read as the latent's width.
-- Three attention blocks, after the first three GDNs, with bottleneck ratio 16; ``gcab_after`` and ``ratio`` move them.
-- The head is 1x1 and stands behind the hyper decoder; its inner widths fit the growth of 3.0 MB, ``head_widths``.
-- The weights shall come from a sigmoid and sum to 1, which sigmoids do not. ``head="softmax"`` is the default;
-  ``head="sigmoid"`` divides the sigmoids by their sum.
-- Scales: softplus, then the bound 0.11. ``scale="raw"`` has the bound alone; its rate overshoots at the start.
-- y enters the hyper encoder with its sign, because means are predicted; ``abs_y=True`` is Balle's habit.
+No code was published and the figures are not available. Interpretations
+- The text gives 192 channels; the file sizes (20.3 and 23.3 MB) imply N = 128, M = 192. So 192 is the latent's width.
+- Three attention blocks follow the first three GDNs, with bottleneck ratio 16; see ``gcab_after`` and ``ratio``.
+- The head has 1x1 convolutions and follows the hyper decoder; its inner ``head_widths`` match the growth of 3.0 MB.
+- The paper takes the weights from a sigmoid and requires a sum of 1, which sigmoids do not have. ``head="softmax"`` is
+  the default; ``head="sigmoid"`` divides the sigmoids by their sum.
+- Scales are softplus, then bounded below by 0.11. ``scale="raw"`` has only the bound; its rate overshoots at the start.
+- The hyper encoder reads y with its sign, because means are predicted; ``abs_y=True`` follows Balle et al.
 
-The paper calls the mask spatially adaptive; by its own equations it adds one vector per image to all positions.
+The paper calls the mask spatially adaptive; its own equations add one vector per image to all positions.
 
 Legend: B batch, H W image, N M channels, K components, h w = H/16 W/16; y is (B, M, h, w), z is (B, N, h/4, w/4),
 weights, means and scales are (B, K, M, h, w).
@@ -41,11 +41,11 @@ STAGES = 4
 
 
 class GlobalContext(nn.Module):
-    """GCAB: one attention-pooled vector per image, transformed and added to every position; the identity at the start.
+    """GCAB: one attention-pooled vector per image, transformed and added to every position; initially the identity.
 
     Args:
         channels: C.
-        ratio: the transform goes through C // ratio channels, at least 2: the norm of one number is a constant.
+        ratio: the transform has C // ratio inner channels, at least 2, because the norm of one number is constant.
     """
 
     def __init__(self, channels: int, ratio: int = 16) -> None:
@@ -63,19 +63,19 @@ class GlobalContext(nn.Module):
             nn.Conv2d(hidden, channels, kernel_size=1),
         )
         nn.init.kaiming_normal_(self.score.weight, nonlinearity="relu")
-        nn.init.zeros_(self.score.bias)
-        nn.init.zeros_(self.transform[-1].weight)
-        nn.init.zeros_(self.transform[-1].bias)
+        assert self.score.bias is not None
+        for parameter in (self.score.bias, *self.transform[-1].parameters()):
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
-        attention = self.score(x).flatten(1).float().softmax(dim=1)  # (B, HW), in float32: thousands of small numbers
+        """Map (B, C, H, W) to (B, C, H, W)."""
+        attention = self.score(x).flatten(1).float().softmax(dim=1)  # (B, HW), float32: thousands of small values
         context = x.flatten(2) @ attention.to(x.dtype)[:, :, None]
         return x + self.transform(context[..., None])
 
 
 def encoder(N: int, M: int, gcab_after: Sequence[int], ratio: int) -> nn.Sequential:
-    """Build g_a: x (B, 3, H, W) -> y, with an attention block behind each of the stages ``gcab_after``, 1 to 4."""
+    """Build g_a, from x (B, 3, H, W) to y, with an attention block after each of the stages ``gcab_after``, 1 to 4."""
     layers: list[nn.Module] = []
     widths = (3, N, N, N, M)
     for stage in range(1, STAGES + 1):
@@ -88,7 +88,7 @@ def encoder(N: int, M: int, gcab_after: Sequence[int], ratio: int) -> nn.Sequent
 
 
 def decoder(N: int, M: int) -> nn.Sequential:
-    """Build g_s: y_hat -> x_hat (B, 3, H, W)."""
+    """Build g_s, from y_hat to x_hat (B, 3, H, W)."""
     return nn.Sequential(
         deconv(M, N),
         GDN(N, inverse=True),
@@ -101,24 +101,24 @@ def decoder(N: int, M: int) -> nn.Sequential:
 
 
 def hyper_encoder(N: int, M: int, act: type[nn.Module]) -> nn.Sequential:
-    """Build h_a: y -> z."""
+    """Build h_a, from y to z."""
     return nn.Sequential(conv(M, N, kernel_size=3, stride=1), act(), conv(N, N), act(), conv(N, N))
 
 
 def hyper_decoder(N: int, M: int, act: type[nn.Module], last: type[nn.Module]) -> nn.Sequential:
-    """Build h_s: z_hat -> (B, M, h, w)."""
+    """Build h_s, from z_hat to (B, M, h, w)."""
     return nn.Sequential(deconv(N, N), act(), deconv(N, N), act(), conv(N, M, kernel_size=3, stride=1), last())
 
 
 class MixtureHead(nn.Module):
-    """Three 1x1 convolutions; the output is K*M weight logits, K*M means, K*M scales, component-major.
+    """Three 1x1 convolutions whose output is K*M weight logits, K*M means and K*M scales, component-major.
 
     Args:
-        M: channels in, and of the latent.
+        M: channels of the input and of the latent.
         K: components.
-        widths: channels after the first two convolutions.
+        widths: output channels of the first two convolutions.
         weights: "softmax" over K, or "sigmoid" divided by its sum over K.
-        scale: "softplus", or "raw" for the entropy model's bound alone.
+        scale: "softplus", or "raw" for only the bound of the entropy model.
     """
 
     def __init__(self, M: int, K: int, widths: Sequence[int], weights: str, scale: str) -> None:
@@ -136,20 +136,23 @@ class MixtureHead(nn.Module):
 
     @torch.no_grad()
     def _spread_means(self) -> None:
-        """Equal components would stay equal: their means start one apart, about 0."""
+        """Initialise the means one apart around 0, because equal components would stay equal."""
         spread = torch.arange(self.K) - (self.K - 1) / 2
-        self.layers[-1].bias.view(3, self.K, self.M)[1].add_(spread[:, None])
+        last = self.layers[-1]
+        assert isinstance(last, nn.Conv2d)
+        assert last.bias is not None
+        last.bias.view(3, self.K, self.M)[1].add_(spread[:, None])
 
     def forward(self, psi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, M, h, w) -> weights, means and scales, each float32 (B, K, M, h, w)."""
+        """Map (B, M, h, w) to weights, means and scales, each float32 (B, K, M, h, w)."""
         logits, means, scales = self.layers(psi).float().unflatten(1, (3, self.K, self.M)).unbind(1)
         if self.weights == "sigmoid":
-            logits = F.logsigmoid(logits)  # sigmoids over their sum; by way of logarithms there is no 0/0
+            logits = F.logsigmoid(logits)  # sigmoids over their sum, computed with logarithms to avoid 0/0
         return logits.softmax(dim=1), means, F.softplus(scales) if self.scale == "softplus" else scales
 
 
 class MixtureContext(nn.Module):
-    """y given psi (B, M, h, w): a mixture for every element, and nothing of its neighbours."""
+    """Entropy model of y given psi (B, M, h, w): one mixture per element, without spatial context."""
 
     def __init__(self, head: MixtureHead) -> None:
         super().__init__()
@@ -160,7 +163,7 @@ class MixtureContext(nn.Module):
         return self.mixture(y, *self._parameters_of_y(psi))
 
     def compress(self, y: Tensor, psi: Tensor) -> bytes:
-        """Code y (1, M, h, w)."""
+        """Encode y (1, M, h, w)."""
         return self.mixture.compress(y, *self._parameters_of_y(psi))
 
     def decompress(self, string: bytes, psi: Tensor) -> Tensor:
@@ -178,23 +181,23 @@ ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU}
 class GCABMixture(HyperpriorCodec):
     """``x -> g_a -> y -> h_a -> z -> z_hat -> h_s -> head -> weights, means, scales``; ``y -> y_hat -> g_s -> x_hat``.
 
-    Nothing is read while y is decoded: all parameters come from z_hat.
+    All parameters of y come from z_hat, so y is decoded in one pass.
 
     Args:
         N: channels of the networks and of z. Paper: 128.
         M: channels of y. Paper: 192.
-        K: components of the mixture. Paper: 3, studied 2 to 4; 1 is a single Gaussian.
-        mixture: False leaves the head out: zero-mean Gaussians and abs(y) into h_a, the hyperprior the paper builds on.
-        gcab_after: stages of g_a, 1 to 4, that an attention block follows; empty leaves attention out.
+        K: components of the mixture. Paper: 3, with an ablation from 2 to 4; 1 is a single Gaussian.
+        mixture: False removes the head: zero-mean Gaussians and abs(y) into h_a, the hyperprior that the paper extends.
+        gcab_after: stages of g_a, 1 to 4, that are followed by an attention block; empty for no attention.
         ratio: bottleneck of the attention blocks.
-        head: "softmax" or "sigmoid", how the weights are normalised.
+        head: "softmax" or "sigmoid", the normalisation of the weights.
         head_widths: inner channels of the head.
         scale: "softplus" or "raw".
         act: "relu" or "leaky_relu", inside the hyper networks.
-        abs_y: whether h_a sees abs(y).
+        abs_y: whether h_a reads abs(y).
 
     Raises:
-        ValueError: an option has no meaning.
+        ValueError: an option is not valid.
     """
 
     def __init__(
@@ -246,7 +249,7 @@ def _check(K: int, gcab_after: Sequence[int], head: str, head_widths: Sequence[i
             raise ValueError(f"{option}: expected {' or '.join(known)}, got {name!r}")
     if head == "sigmoid":
         warnings.warn(
-            "head=sigmoid is the paper's letter: sigmoids do not sum to 1, so they are divided by their sum; "
-            "the default head=softmax is what the paper's equations need",
+            "head=sigmoid follows the text of the paper: sigmoids do not sum to 1, so they are divided by their sum; "
+            "the default head=softmax fulfils the equations of the paper",
             stacklevel=3,
         )

@@ -1,11 +1,13 @@
-"""Joint autoregressive and hierarchical prior: a hyperprior and a serial spatial context predict each latent element.
+"""Joint autoregressive and hierarchical prior: each latent element is predicted by a hyperprior and a serial context.
 
 D. Minnen, J. Balle, G. Toderici, "Joint autoregressive and hierarchical priors for learned image compression",
 NeurIPS 2018. arXiv 1809.02736.
 
-The networks are CompressAI's (mbt2018). Its evaluation forward rounds y without the predicted mean, unlike its
-bitstream; here both use ``round(y - mean) + mean``, and the context is walked as a wavefront instead of position by
-position. Training draws the noise once, for the rate, the context and the reconstruction.
+The networks are CompressAI's (mbt2018). Differences from CompressAI
+- CompressAI's evaluation forward rounds y without the predicted mean, unlike its bitstream. Here both use
+  ``round(y - mean) + mean``.
+- The context is evaluated as a wavefront instead of position by position.
+- Training draws the noise once, for the rate, the context and the reconstruction.
 
 Legend: B batch, H W image, N M channels; y is (B, M, H/16, W/16), z is (B, N, H/64, W/64).
 """
@@ -20,7 +22,7 @@ from lic_train.models.base import HyperpriorCodec
 
 
 class JointAutoregressive(HyperpriorCodec):
-    """5x5 GDN transforms, Minnen's hyper transforms, one Gaussian per element."""
+    """Codec with 5x5 GDN transforms, the hyper transforms of Minnen et al., and one Gaussian per element."""
 
     compressai_names = COMPRESSAI_NAMES
 

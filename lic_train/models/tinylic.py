@@ -3,11 +3,13 @@
 M. Lu, Z. Ma, "High-Efficiency Lossy Image Coding Through Adaptive Neighborhood Information Aggregation",
 https://arxiv.org/abs/2204.11448
 
-What differs from the authors' code
-- An axis shorter than the attention window is attended as a whole; their code fails on images below 192 pixels a side.
-- Masked weights are masked at every use, not overwritten in the checkpoint.
-- The paper speaks of additive noise; as in the code, noise is only in the likelihood, and all else sees rounded values.
-- One string for y, one for z; symbols beyond a table are escape-coded.
+Differences from the authors' code
+- On an axis shorter than the attention window, attention covers the whole axis; the authors' code fails on images with
+  a side below 192 pixels.
+- Masks are applied to weights at every use, so the weights in a checkpoint are not overwritten.
+- The paper mentions additive noise. As in the code, noise is only in the likelihood, and everything else uses rounded
+  values.
+- There is one string for y and one for z; symbols outside a table are escape-coded.
 
 Legend: B batch, H W image, N M channels; y (B, M, H/16, W/16), z (B, 3N/2, H/64, W/64), psi (B, 2M, H/16, W/16).
 """
@@ -21,7 +23,7 @@ from lic_train.models.base import HyperpriorCodec
 
 
 class TinyLIC(HyperpriorCodec):
-    """The codec of the paper.
+    """Codec of the paper.
 
     ::
 
@@ -29,13 +31,13 @@ class TinyLIC(HyperpriorCodec):
         y, psi --nine passes--> y_hat --g_s--> x_hat
 
     Args:
-        N: width of the first stage; the others have 3N/2, 2N and M. Paper: 128. A multiple of 32.
-        M: channels of y. Paper: 320. A multiple of 16.
-        drop_path: largest rate at which the residual branches of a block are left out in training; it rises linearly
-            over the 16 blocks of g_a and h_a, and again over those of h_s and g_s. Authors: 0.1.
+        N: width of the first stage, a multiple of 32; the other stages have 3N/2, 2N and M. Paper: 128.
+        M: channels of y, a multiple of 16. Paper: 320.
+        drop_path: largest probability of skipping the residual branches of a block in training. It rises linearly over
+            the 16 blocks of g_a and h_a, and again over those of h_s and g_s. Authors: 0.1.
 
     Raises:
-        ValueError: a width or the rate has no meaning.
+        ValueError: a width or the probability is not valid.
     """
 
     def __init__(self, N: int = 128, M: int = 320, drop_path: float = 0.1) -> None:

@@ -1,4 +1,4 @@
-"""A paper's training as data: stages, loss and learning rate as pure functions of the step."""
+"""A paper's training procedure as data: stages, loss and learning rate as pure functions of the step."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from lic_train.recipes.stage import Stage, lay_out
 
 
 class Recipe:
-    """What is minimised, and how fast, at every step.
+    """Loss and learning rate of every step.
 
-    ``loss = sum over terms of weight * term``, where the term ``distortion`` stands for ``lambda * 255^2 * mse`` or
+    ``loss = sum over terms of weight * term``, where the term ``distortion`` is ``lambda * 255^2 * mse`` or
     ``lambda * (1 - MS-SSIM)``.
 
     Args:
         stages: see `lay_out`.
-        steps: optimiser steps of the whole run; the stages are rescaled to it.
+        steps: optimiser steps of the whole run, to which the stages are scaled.
         lmbda: the lambda of the loss.
         distortion: "mse" or "ms_ssim".
         optimizer: ``aux_lr`` of the quantiles and ``clip_norm`` of the net's gradient.
@@ -43,13 +43,13 @@ class Recipe:
         self._terms = sorted({name for stage in self.stages for name in self._weights(stage)})
 
     def stage(self, step: int) -> Stage:
-        """The stage that holds ``step``; the last one from its start on."""
+        """Return the stage of ``step``; after the end, the last stage."""
         return next((stage for stage in self.stages if step < stage.stop), self.stages[-1])
 
     def __call__(self, out: Out, x: Tensor, step: int) -> dict[str, Tensor]:
-        """The terms of all stages, unweighted, and the weighted sum of the step's own under "loss".
+        """Return the unweighted terms of all stages, and under "loss" the weighted sum for the stage of ``step``.
 
-        A term of another stage has no gradient; it is there because its curve goes on.
+        Terms of other stages are computed without gradient, so that their curves are continuous in the log.
         """
         weights = self._weights(self.stage(step))
         terms = {name: TERMS[name](out, x) for name in weights}
@@ -59,27 +59,27 @@ class Recipe:
         return {**others, **terms, "loss": loss}
 
     def _weights(self, stage: Stage) -> dict[str, float]:
-        """What each term of a stage is multiplied by, "distortion" resolved; without those that weigh nothing."""
+        """Return the non-zero weight of each term of a stage, with "distortion" resolved."""
         weights = dict(stage.loss)
         scale = weights.pop("distortion", 0.0) * self.lmbda * DISTORTION_SCALE[self.distortion]
         weights[self.distortion] = weights.get(self.distortion, 0.0) + scale
         return {name: weight for name, weight in weights.items() if weight}
 
     def extra_weights(self, step: int) -> dict[str, float]:
-        """Weights at ``step`` of the terms, beyond rate and distortion, that any stage has."""
+        """Return the weights at ``step`` of all terms of any stage except rate and distortion."""
         names = {name for stage in self.stages for name in stage.loss} - {"bpp", "distortion"}
         return {name: self.stage(step).loss.get(name, 0.0) for name in sorted(names)}
 
     def table(self) -> list[tuple[str, str, str, str]]:
-        """Rows (stage, steps, learning rate, loss) for the start of the run."""
+        """Return rows (stage, steps, learning rate, loss), printed at the start of a run."""
         return [(s.name, f"{s.start:,} - {s.stop:,}", f"{s.lr:g}", self._formula(s)) for s in self.stages]
 
     def _formula(self, stage: Stage) -> str:
-        def told(name: str, weight: float) -> str:
+        def text(name: str, weight: float) -> str:
             factor = "" if weight == 1 else f"{weight:g} * "
             if name != "distortion":
                 return factor + name
             return factor + ("lambda * 255^2 * mse" if self.distortion == "mse" else "lambda * (1 - ms_ssim)")
 
         quantizer = f", {stage.quantizer} quantiser" if stage.quantizer else ""
-        return " + ".join(told(name, weight) for name, weight in stage.loss.items()) + quantizer
+        return " + ".join(text(name, weight) for name, weight in stage.loss.items()) + quantizer

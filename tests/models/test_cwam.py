@@ -1,4 +1,4 @@
-"""Facts of CWAM: counts of its specification, identities, bitstream. For its attention see test_window_attention.py."""
+"""CWAM: counts of its specification, identities and bitstream. Its attention is tested in test_window_attention.py."""
 
 import pytest
 import torch
@@ -58,8 +58,8 @@ def test_parameters_of_the_options():
 
 
 # G multiply-adds for 256x256: convolutions, linear layers, attention products, GDN as a 1x1 convolution; transposed
-# convolutions over their input positions, the context as one dense pass. FE; the four stages; CWAM at 1/4 and 1/16;
-# Tail; h_a, h_s, context, entropy parameters; all.
+# convolutions are counted over their input positions, the context as one dense pass. Columns: FE; the four stages; CWAM
+# at 1/4 and 1/16; Tail; h_a, h_s, context, entropy parameters; total.
 MACS = {
     128: (20.54, (0.43, 1.74, 0.44, 0.10), (2.11, 0.13), 0.09, (0.10, 0.22, 0.21, 0.12), 51.8),
     192: (20.54, (0.84, 3.93, 0.98, 0.24), (4.66, 0.28), 0.19, (0.22, 0.50, 0.47, 0.26), 64.8),
@@ -82,7 +82,7 @@ def test_multiplications(full_width, N):
     model = full_width[N]
     fe, *cost = macs_in_turn(model.g_a, (3, 256, 256))
     stages = (cost[0] + cost[1], cost[2] + cost[3], cost[5] + cost[6], cost[7])
-    # The table projects coarse tokens after cutting overlapping patches, H*W of them; here it is done before, on H*W/4.
+    # The table projects coarse tokens after cutting overlapping patches (H*W tokens), the code before it (H*W/4).
     spared = tuple(0.75 * side * side * 2 * N * N / 1e9 for side in (64, 16))
     attention = (cost[4] + spared[0], cost[8] + spared[1])
     context = model.context
@@ -101,7 +101,7 @@ def test_multiplications(full_width, N):
 # ---- identities at the start of training ----
 
 
-def test_enhancement_starts_as_the_identity():
+def test_enhancement_is_initially_the_identity():
     model, x = CWAM(16), torch.rand(1, 3, 24, 40)
     assert torch.equal(model.g_a[0](x), x)
     assert torch.equal(model.g_s[-1](x), x)
@@ -112,7 +112,7 @@ def test_enhancement_starts_as_the_identity():
 
 @pytest.fixture(scope="module")
 def coder():
-    """Random weights whose latents spread over several symbols and whose pictures stay in [0, 1]."""
+    """Return a codec with random weights, latents of several symbols and pictures in [0, 1]."""
     torch.manual_seed(1)
     model = CWAM(16).eval()
     with torch.no_grad():
@@ -129,7 +129,7 @@ def coder():
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (128, 192)])
 @torch.no_grad()
-def test_bitstream_carries_what_forward_shows(coder, height, width):
+def test_bitstream_decodes_to_the_evaluation_forward(coder, height, width):
     x = torch.rand(1, 3, height, width)
     coded = coder.compress(x)
     decoded = coder.decompress(**coded)["x_hat"]
@@ -148,7 +148,7 @@ def test_decoded_latent_equals_the_encoders(coder):
     psi = coder.h_s(coder.entropy_bottleneck(coder.h_a(y))[0])
     y_hat, _ = coder.context(y, psi)
     assert y_hat.abs().max() > 2  # several symbols
-    assert (y_hat - y_hat.round()).abs().max() > 0.1  # means that matter
+    assert (y_hat - y_hat.round()).abs().max() > 0.1  # the means have an effect
     assert torch.equal(coder.context.decompress(coder.context.compress(y, psi), psi), y_hat)
 
 
@@ -162,7 +162,7 @@ def test_latents_of_a_training_crop():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ({"N": 16, "hyper": "balle"}, "cheng or minnen, got 'balle'"),
         ({"N": 16, "tail": "none"}, "attention or cwam, got 'none'"),
@@ -171,12 +171,12 @@ def test_latents_of_a_training_crop():
         ({"N": -32}, "got -32; nearest: 16"),
     ],
 )
-def test_options_without_meaning_are_refused(arguments, told):
-    with pytest.raises(ValueError, match=told):
+def test_invalid_options_raise(arguments, message):
+    with pytest.raises(ValueError, match=message):
         CWAM(**arguments)
 
 
-def test_training_reaches_every_parameter_of_the_other_options():
+def test_every_parameter_receives_a_gradient_with_the_other_options():
     model = CWAM(16, hyper="minnen", tail="cwam")
     out = model(torch.rand(1, 3, 64, 64))
     bits = sum(-value.log2().sum() for value in out["likelihoods"].values())

@@ -1,4 +1,4 @@
-"""GAACNN: the numbers of its specification, its blocks against literal readings, its bitstream."""
+"""GAACNN: the numbers of its specification, its blocks compared with literal implementations, its bitstream."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from lic_train.recipes.losses import bpp, mse
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"M": 8, "N": 6, "widths": [6, 8]}
-# Parameters and GMAC at 256x256, three convolutions per asymmetric block, trainable mean shifts.
+# Parameters and GMAC at 256x256, with three convolutions per asymmetric block and trainable mean shifts.
 PARTS = {
     192: {
         "g_a": (24_046_642, 102.81),
@@ -32,7 +32,7 @@ PARTS = {
     },
 }
 CONTEXT = {192: (702_537, (0.17, 1.57, 0.33)), 320: (1_882_313, (0.47, 2.62, 0.55))}
-# Tensors of this mode have shapes and no memory.
+# Tensors of this mode have shapes but no memory.
 FAKE = FakeTensorMode()
 TOTAL = {192: 86_053_590, 320: 223_221_778}
 
@@ -41,21 +41,21 @@ pytestmark = pytest.mark.usefixtures("seeded_on_one_thread")
 
 
 def small(seed: int = 0, **options: object) -> GAACNN:
-    """A small network with links that carry something, ready to code."""
+    """Return a small network with links of nonzero weight, ready to code."""
     torch.manual_seed(seed)
     model = build({"_target_": "lic_train.models.gaacnn.GAACNN", **SMALL, **options})
     with torch.no_grad():
         for link in (module for module in model.modules() if isinstance(module, Link)):
             link.beta.fill_(1.3)
             link.gamma.fill_(0.4)
-        model.context.entropy_parameters[-1].bias[2::3] = 1.0  # scales that cover an untrained latent
+        model.context.entropy_parameters[-1].bias[2::3] = 1.0  # scales suitable for an untrained latent
     model.eval()
     model.update()
     return model
 
 
 def picture(height: int = 64, width: int = 64) -> torch.Tensor:
-    """Smooth colours with some noise, (1, 3, height, width)."""
+    """Return smooth colours with some noise, (1, 3, height, width)."""
     rows, columns = torch.linspace(0, 5, height)[:, None], torch.linspace(0, 7, width)
     waves = torch.stack([torch.sin(rows + k) * torch.cos(columns * (k + 1)) for k in range(3)])
     noise = torch.rand(3, height, width, generator=torch.Generator().manual_seed(3))
@@ -72,7 +72,7 @@ def gmac(module: torch.nn.Module, *shapes: tuple[int, ...]) -> float:
 
 @pytest.fixture(scope="module", params=[192, 320])
 def full(request) -> GAACNN:
-    """The paper's width, without memory behind it."""
+    """Network of the paper's width, without memory."""
     with FAKE:
         return GAACNN(M=request.param, mean_shift="trainable", reparameterize=False).eval()
 
@@ -102,7 +102,7 @@ def test_multiplications(full) -> None:
             assert gmac(getattr(full, name), (1, *shape)) == pytest.approx(PARTS[M][name][1], abs=0.0051), name
         context = full.context
         hyper = gmac(context.hyper, (1, 2 * M, 16, 16))
-        # The specification counts all 11 depths of the kernel; 6 of them can be seen and are computed.
+        # The specification counts all 11 depths of the kernel; only the 6 visible ones are computed.
         masked = gmac(context.context_prediction, (1, M, 16, 16)) * 11 / 6
         pointwise = gmac(context.entropy_parameters, (M, 25, 16, 16))
     assert (hyper, masked, pointwise) == pytest.approx(CONTEXT[M][1], abs=0.0051)
@@ -126,7 +126,7 @@ def test_folded_block_equals_three_convolutions() -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-def test_folded_model_equals_the_unfolded() -> None:
+def test_folded_model_equals_the_unfolded_model() -> None:
     folded, plain = small(), small(reparameterize=False)
     plain.load_state_dict(folded.state_dict())
     y = torch.randn(1, 8, 4, 4)
@@ -135,7 +135,7 @@ def test_folded_model_equals_the_unfolded() -> None:
         torch.testing.assert_close(folded.g_s(y), plain.g_s(y), rtol=0, atol=1e-5)
 
 
-def test_coordinate_attention_by_rows_and_columns() -> None:
+def test_coordinate_attention_equals_loops_over_rows_and_columns() -> None:
     torch.manual_seed(0)
     block, x = CoordinateAttention(9).eval(), torch.randn(1, 9, 5, 3)
     assert block.reduce[0].out_channels == 8
@@ -154,7 +154,7 @@ def test_coordinate_attention_by_rows_and_columns() -> None:
                 torch.testing.assert_close(out[:, r, q], x[0, :, r, q] * rows * columns)
 
 
-def test_relu_alias_is_what_an_in_place_relu_does(monkeypatch) -> None:
+def test_relu_alias_equals_an_in_place_relu(monkeypatch) -> None:
     aliased, raw = small(acnn_skip="relu_alias"), small()
     raw.load_state_dict(aliased.state_dict())
     with torch.no_grad():
@@ -169,7 +169,7 @@ def test_relu_alias_is_what_an_in_place_relu_does(monkeypatch) -> None:
 
         monkeypatch.setattr(ACNN, "forward", in_place)
         literal_y = raw.g_a(picture())
-        literal_z = raw.h_a(literal_y)  # rectifies y, too
+        literal_z = raw.h_a(literal_y)  # also rectifies y
         literal_out = raw.g_s(literal_y)
     torch.testing.assert_close(y, literal_y)
     torch.testing.assert_close(z, literal_z)
@@ -178,7 +178,7 @@ def test_relu_alias_is_what_an_in_place_relu_does(monkeypatch) -> None:
     assert (raw_y < 0).any()
 
 
-def test_links_start_silent() -> None:
+def test_links_are_initially_inactive() -> None:
     assert torch.equal(Link()(torch.arange(3.0), torch.ones(3)), torch.arange(3.0))
     assert sum(isinstance(module, Link) for module in small().modules()) == 9
 
@@ -189,7 +189,7 @@ def test_universal_quantiser() -> None:
     assert torch.equal(universal(values, 0.0), values.round())
     errors = (universal(values, 1.0) - values).abs().detach()
     assert errors.max() <= 0.5 + 1e-6
-    assert errors.mean() == pytest.approx(0.25, abs=0.02)  # uniform, whatever the value
+    assert errors.mean() == pytest.approx(0.25, abs=0.02)  # uniform for every value
     assert torch.equal(torch.autograd.grad(universal(values, 1.0).sum(), values)[0], torch.ones_like(values))
 
 
@@ -216,7 +216,7 @@ def test_round_trip(options) -> None:
     assert 8 * sum(map(len, coded["strings"])) == pytest.approx(coded["bits"] + 128, rel=0.02)
 
 
-def test_memory_format_does_not_reach_the_bitstream() -> None:
+def test_memory_format_does_not_affect_the_bitstream() -> None:
     with torch.no_grad():
         coded = small().to(memory_format=torch.channels_last).compress(picture())
         decoded = small().decompress(coded["strings"], coded["shape"])["x_hat"]
@@ -224,12 +224,12 @@ def test_memory_format_does_not_reach_the_bitstream() -> None:
     torch.testing.assert_close(decoded, expected, rtol=0, atol=1e-5)
 
 
-def test_training_mode_does_not_code() -> None:
+def test_coding_in_training_mode_raises() -> None:
     with pytest.raises(AssertionError, match="eval"):
         small().train().compress(picture())
 
 
-def test_every_parameter_learns_with_the_other_choices() -> None:
+def test_every_parameter_receives_a_gradient_with_the_other_options() -> None:
     model, x = small(mean_shift="trainable", reparameterize=False).train(), picture()
     model.use_quantizer("noise")
     out = model(x)
@@ -238,6 +238,6 @@ def test_every_parameter_learns_with_the_other_choices() -> None:
 
 
 @pytest.mark.parametrize("option", ["acnn_skip", "stem", "hyper_order", "adjacency", "mean_shift", "scale_param"])
-def test_unknown_choices_are_told(option) -> None:
+def test_unknown_options_raise(option) -> None:
     with pytest.raises(ValueError, match=f"{option}: expected .* or .*, got 'wrong'"):
         GAACNN(**SMALL, **{option: "wrong"})

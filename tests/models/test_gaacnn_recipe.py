@@ -37,7 +37,7 @@ def composed(lmbda: float, distortion: str, recipe: str = "gaacnn") -> dict:
     return OmegaConf.to_container(OmegaConf.create(cfg), resolve=True)
 
 
-def test_config_names_every_option() -> None:
+def test_config_lists_every_option() -> None:
     model = composed(0.0067, "mse")["model"]
     assert {option.name for option in fields(Options)} | {"scale_param"} <= set(model)
     build({**model, "M": 8, "N": 8, "widths": [8, 8]})
@@ -52,11 +52,11 @@ def test_ladder_and_widths_are_the_authors() -> None:
     assert [composed(lmbda, "ms_ssim")["model"]["M"] for lmbda in ladder["ms_ssim"]] == [192, 192, 320, 320, 320]
 
 
-@pytest.mark.parametrize("told", ["36", "1e-3", "0.00005"])
-def test_the_first_epoch_weighs_a_hundred_lambda_however_it_is_written(told) -> None:
-    options = ["model=gaacnn", "recipe=gaacnn_ms_ssim", "distortion=ms_ssim", "crop=256", f"lambda={told}"]
+@pytest.mark.parametrize("written", ["36", "1e-3", "0.00005"])
+def test_first_epoch_has_a_hundred_lambda_in_every_notation(written) -> None:
+    options = ["model=gaacnn", "recipe=gaacnn_ms_ssim", "distortion=ms_ssim", "crop=256", f"lambda={written}"]
     config = checked(compose(options))
-    assert config.recipe.stages[0].loss == {"bpp": 1, "mse": pytest.approx(100 * float(told))}
+    assert config.recipe.stages[0].loss == {"bpp": 1, "mse": pytest.approx(100 * float(written))}
 
 
 @pytest.mark.parametrize(
@@ -82,15 +82,15 @@ def test_learning_rates(recipe, distortion, boundaries) -> None:
         assert laid_out.stage(section.steps // 15 + 1).loss == {"bpp": 1, "distortion": 1}
 
 
-def test_the_quantiser_is_a_stages_own_or_the_recipes() -> None:
+def test_quantiser_of_a_stage_overrides_that_of_the_recipe() -> None:
     stages = "recipe.stages=[{name: a, share: 1/2, lr: 1, quantizer: noise}, {name: b, share: 1/2, lr: 1}]"
     recipe = checked(compose(["model=gaacnn", stages, "steps=10"])).make_recipe()
     assert [recipe.stage(step).quantizer for step in (4, 5)] == ["noise", "universal"]
     assert [row[-1].rpartition(", ")[2] for row in recipe.table()] == ["noise quantiser", "universal quantiser"]
 
 
-def test_each_step_quantises_as_its_stage_says(tmp_path, monkeypatch) -> None:
-    """Of two: y of the first gets noise, y of the second universal quantisation."""
+def test_each_step_uses_the_quantiser_of_its_stage(tmp_path, monkeypatch) -> None:
+    """Of two steps, y of the first has noise and y of the second universal quantisation."""
     folder = tmp_path / "photographs"
     folder.mkdir()
     for seed in range(3):
@@ -110,17 +110,17 @@ def test_each_step_quantises_as_its_stage_says(tmp_path, monkeypatch) -> None:
     trainer = make_trainer(config, ResumeState(tmp_path / "run", "new"), [], data)
     trainer.limit_val_batches = 0
     trainer.fit(make_module(config, model), data)
-    # z's noise is the entropy bottleneck's own; its universal quantisation is gaacnn's.
+    # z's noise comes from the entropy bottleneck; its universal quantisation comes from gaacnn.
     assert used == ["add_noise", "universal", "universal"]
 
 
-def test_a_model_without_a_choice_takes_the_rest_of_the_recipe() -> None:
+def test_model_without_quantisers_uses_the_rest_of_the_recipe() -> None:
     recipe = checked(compose(["model=mbt2018_mean", "recipe=gaacnn"])).make_recipe()
     assert {stage.quantizer for stage in recipe.stages} == {None}
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["model=gaacnn", "recipe.quantizer=round"], "quantizer: expected one of universal, noise, got 'round'"),
         (
@@ -129,6 +129,6 @@ def test_a_model_without_a_choice_takes_the_rest_of_the_recipe() -> None:
         ),
     ],
 )
-def test_a_quantiser_that_the_model_has_not_is_refused(options, told) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_unknown_quantiser_raises(options, message) -> None:
+    with pytest.raises(ConfigError, match=message):
         checked(compose(options))

@@ -1,4 +1,4 @@
-"""Facts of GCAB + GMM: counts of its specification, attention, mixture head, the real bitstream, learning."""
+"""GCAB + GMM: counts of its specification, attention, mixture head, bitstream, configuration."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def count(module):
 
 
 def small(**options):
-    """Latents wide enough that coding means something, scales that fit them, and attention that does something."""
+    """Return a network with varied latents, suitable scales and active attention."""
     torch.manual_seed(1)
     model = GCABMixture(**{**SMALL, **options}).eval()
     with torch.no_grad():
@@ -95,7 +95,7 @@ def test_multiplications(height, width, expected):
         macs(model.context.head, 192, h, w),
     )
     assert found == expected
-    # Linear in the pixels but for the two small convolutions of every attention block.
+    # Linear in the pixels except for the two small convolutions of every attention block.
     assert sum(found) == (5_904_275_456 if height == 256 else 35_425_622_016)
 
 
@@ -116,7 +116,7 @@ def test_shapes_of_the_latents():
 # ---- attention ----
 
 
-def test_attention_is_the_loop():
+def test_attention_equals_the_loop():
     block = GlobalContext(8, ratio=2)
     torch.nn.init.normal_(block.transform[-1].weight)
     x = torch.randn(2, 8, 5, 7)
@@ -136,14 +136,14 @@ def test_attention_is_the_loop():
         assert (result - image).flatten(1).std(dim=1).max().item() < 1e-6
 
 
-def test_attention_starts_as_the_identity():
+def test_attention_is_initially_the_identity():
     model, x = GCABMixture(**SMALL), torch.rand(2, 3, 64, 64)
     plain = torch.nn.Sequential(*(layer for layer in model.g_a if not isinstance(layer, GlobalContext)))
     assert len(plain) == len(model.g_a) - 3
     assert torch.equal(model.g_a(x), plain(x))
 
 
-def test_attention_stands_where_it_is_asked_for():
+def test_attention_follows_the_selected_stages():
     positions = [
         i
         for i, layer in enumerate(GCABMixture(**{**SMALL, "gcab_after": (1, 4)}).g_a)
@@ -167,7 +167,7 @@ def test_weights_sum_to_one(weights, size):
     torch.testing.assert_close(found.sum(dim=1), torch.ones(2, 12, 4, 5), rtol=0, atol=1e-5)
 
 
-def test_sigmoid_weights_are_sigmoids_over_their_sum():
+def test_sigmoid_weights_are_sigmoids_divided_by_their_sum():
     torch.manual_seed(0)
     head = MixtureHead(12, 3, (24, 20), "sigmoid", "raw")
     psi = torch.randn(1, 12, 2, 2)
@@ -180,12 +180,12 @@ def test_sigmoid_weights_are_sigmoids_over_their_sum():
     assert torch.equal(found[2][:, 1], scales[:, 12:24])
 
 
-def test_sigmoid_is_warned_of():
+def test_sigmoid_head_warns():
     with pytest.warns(UserWarning, match="sigmoids do not sum to 1"):
         GCABMixture(**SMALL, head="sigmoid")
 
 
-def test_components_start_apart():
+def test_components_are_initially_different():
     bias = MixtureHead(100, 3, (8, 8), "softmax", "softplus").layers[-1].bias.view(3, 3, 100)[1].mean(dim=1)
     torch.testing.assert_close(bias, torch.tensor([-1.0, 0.0, 1.0]), rtol=0, atol=0.15)
 
@@ -202,7 +202,7 @@ def test_components_start_apart():
         ({"ratio": 16}, "at most half"),
     ],
 )
-def test_options_without_meaning_are_refused(options, message):
+def test_invalid_options_raise(options, message):
     with pytest.raises(ValueError, match=message):
         GCABMixture(**{**SMALL, **options})
 
@@ -220,7 +220,7 @@ VARIANTS = [
 
 @pytest.mark.filterwarnings("ignore:head=sigmoid")
 @pytest.mark.parametrize("options", VARIANTS)
-def test_the_decoder_returns_the_evaluation_picture(options):
+def test_decompress_equals_the_evaluation_forward(options):
     model, x = small(**options), picture(128, 192)[None]
     with torch.no_grad(), model.ready_to_code():
         out = model(x)
@@ -230,13 +230,13 @@ def test_the_decoder_returns_the_evaluation_picture(options):
     likelihoods = out["likelihoods"]["y"]
     real, estimate = 8 * len(coded["strings"][0]), -float(likelihoods.double().log2().sum())
     assert bool(((likelihoods > 1e-8) & (likelihoods <= 1 + 1e-6)).all())
-    assert estimate > 1000, "a latent of zeros proves nothing"
-    # A checksum and the coder's last two words come on top; the hyperprior's Gaussians share 64 tables.
+    assert estimate > 1000, "a latent of zeros is not a test"
+    # In addition: a checksum and the coder's last two words; the Gaussians of the hyperprior share 64 tables.
     assert abs(real - estimate - 64) < (0.005 if options == {"mixture": False} else 0.001) * estimate + 32
 
 
-def test_the_strides_of_the_picture_change_nothing():
-    """The encoder gets channels-last pictures from some readers; the decoder builds its latents afresh."""
+def test_strides_of_the_picture_have_no_effect():
+    """Some readers return channels-last pictures to the encoder; the decoder creates its latents itself."""
     model, x = small().to(memory_format=torch.channels_last), picture(128, 192)[None]
     with torch.no_grad(), model.ready_to_code():
         coded = model.compress(x.to(memory_format=torch.channels_last))
@@ -247,7 +247,7 @@ def test_the_strides_of_the_picture_change_nothing():
 # ---- configuration ----
 
 
-def test_the_shipped_configuration_is_the_specified_model():
+def test_shipped_configuration_is_the_specified_model():
     config = checked(compose(["model=gcab_gmm"]))
     model = build(config.model)
     assert count(model) == 5_834_830
@@ -256,7 +256,7 @@ def test_the_shipped_configuration_is_the_specified_model():
 
 @pytest.mark.parametrize(("paper", "ours"), [(8192, 0.12598), (2048, 0.03150), (128, 0.00197)])
 def test_lambda_conversion(paper, ours):
-    """The paper's loss, R + lambda * MSE of pixels in [0, 1], in the convention lambda * 255^2 * MSE."""
+    """The paper's loss is R + lambda * MSE of pixels in [0, 1]; here it is lambda * 255^2 * MSE."""
     config = checked(compose(["model=gcab_gmm", f"lambda={ours}"]))
     assert ours in config.recipe.ladder["mse"]
     recipe = config.make_recipe()

@@ -1,4 +1,4 @@
-"""Facts of IB-LIC: the counts of its specification module by module, switches, identities, bitstream and schedule."""
+"""IB-LIC: counts of its specification per module, switches, identities, bitstream and schedule."""
 
 import math
 
@@ -48,12 +48,11 @@ def count(module: nn.Module) -> int:
 
 
 def gmac(model: IBLIC) -> dict[str, float]:
-    """G multiply-adds of a 768x512 picture by module, "" for all."""
+    """Return G multiply-adds of a 768x512 picture per module; key "" is the total."""
     return {name: macs / 1e9 for name, macs in macs_by_module(model, 512, 768).items()}
 
 
-# The paper's table, with each module and all before it: parameters, true GMAC at 768x512, GMAC as a profiler of the
-# thop kind counts, GMAC in print.
+# The paper's table, cumulative by module: parameters, true GMAC at 768x512, GMAC of a profiler like thop, printed GMAC.
 CUMULATIVE = [
     (28_338_211, 170.75, 193.4, 192),
     (28_712_966, 213.51, 234.1, 236),
@@ -64,7 +63,7 @@ CUMULATIVE = [
 ]
 
 
-def test_module_by_module():
+def test_counts_module_by_module():
     _, options = read_options(["model=iblic", "variants=iblic_modules"])
     rows = list(count_rows(options.model, options.variants))
     found = [(row.parameters, round(row.macs / 1e9, 2), round(row.profiler_macs / 1e9, 1)) for row in rows]
@@ -148,7 +147,7 @@ def test_latent_shapes():
 
 
 @torch.no_grad()
-def test_everything_off_is_tinylic():
+def test_all_switches_off_is_tinylic():
     plain, model = TinyLIC(**SMALL), IBLIC(**SMALL, **OFF)
     shapes = {name: value.shape for name, value in plain.state_dict().items()}
     assert {name: value.shape for name, value in model.state_dict().items()} == shapes
@@ -171,25 +170,25 @@ def test_everything_off_is_tinylic():
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         ({"size": "small"}, "size: expected full, tiny, got 'small'"),
         ({"patch": 3}, "patch: expected 1, 2, 4, 8, got 3"),
         ({"levels": 4}, "levels: expected 1, 2, 3, got 4"),
         ({"qecm": "yes"}, "qecm: expected off, fixed, learned, got 'yes'"),
-        ({"fexm": False}, "switch fexm on"),
-        ({"fexm": False, "frm": False}, "switch fexm on"),
-        ({"size": "tiny", "patch": 1}, "patch 2, 4 or 8"),
+        ({"fexm": False}, "fexm: expected true"),
+        ({"fexm": False, "frm": False}, "fexm: expected true"),
+        ({"size": "tiny", "patch": 1}, "patch: expected 2, 4 or 8 for size=tiny"),
         ({"noise": -0.1}, "noise: expected"),
     ],
 )
-def test_options_without_meaning_are_refused(options, words):
-    with pytest.raises(ValueError, match=words):
+def test_invalid_options_raise(options, message):
+    with pytest.raises(ValueError, match=message):
         IBLIC(**SMALL, **options)
 
 
-def test_off_survives_yaml():
-    # YAML 1.1 reads a bare off as false.
+def test_off_in_yaml_switches_compensation_off():
+    # YAML 1.1 parses a bare off as false.
     assert count(IBLIC(**SMALL, qecm=False)) == count(IBLIC(**SMALL, qecm="off"))
 
 
@@ -207,21 +206,21 @@ def test_interleaving(patch):
     assert torch.equal(deinterleave(frames, patch), x)
 
 
-def test_frames_are_shared_and_lie_channel_major():
+def test_frames_are_shared_and_channel_major():
     model = IBLIC(**SMALL, frm=False)
     extraction, x = model.extract[0], torch.rand(1, 3, 16, 24)
     refined = model.extract(x).unflatten(1, (8, 5))
     for t in range(4):
         torch.testing.assert_close(refined[:, :, t], extraction.parts(interleave(x, 2)[:, t]))
     torch.testing.assert_close(refined[:, :, 4], extraction.whole(x))
-    # The decoder reads the same layout: each frame to its own place, the last over the whole image.
+    # The decoder uses the same layout: each frame at its own place, the last one over the whole image.
     parts = torch.stack([model.assemble.parts(refined[:, :, t]) for t in range(4)], dim=1)
     expected = deinterleave(parts, 2) + model.assemble.whole(refined[:, :, 4])
     torch.testing.assert_close(model.assemble(refined.flatten(1, 2)), expected)
 
 
 @pytest.mark.parametrize("kernel", [3, 7])
-def test_frame_convolution_is_three_dimensional(kernel):
+def test_frame_convolution_equals_a_3d_convolution(kernel):
     conv, x = FrameConv(4, 6, kernel, num_frames=5), torch.randn(2, 4, 5, 9, 8)
     weight = conv.weight.unflatten(1, (3, 4)).transpose(1, 2)
     expected = F.conv3d(x, weight, conv.bias, padding=(1, kernel // 2, kernel // 2))
@@ -229,14 +228,14 @@ def test_frame_convolution_is_three_dimensional(kernel):
     torch.testing.assert_close(conv(frames.flatten(0, 1)).unflatten(0, (2, 5)), expected.transpose(1, 2))
 
 
-def test_extraction_of_other_patches_has_frames_of_one_size():
+def test_extraction_of_other_patches_has_frames_of_equal_size():
     for patch in (1, 2, 4, 8):
         frames = FeatureExtraction(8, patch, 2)(torch.rand(1, 3, 16, 24))
         assert frames.shape == (1, patch**2 + 1, 8, 16 // patch, 24 // patch)
 
 
 @torch.no_grad()
-def test_enhancement_and_compensation_start_as_identities():
+def test_enhancement_and_compensation_are_initially_identities():
     enhance, x = Enhancement(8, 5, 2), torch.randn(1, 40, 6, 7)
     assert torch.equal(enhance(x), x)
     nn.init.normal_(enhance.expand.weight)
@@ -245,11 +244,11 @@ def test_enhancement_and_compensation_start_as_identities():
     assert torch.equal(compensate(y), y)
     nn.init.normal_(compensate.conv.weight)
     change = (compensate(y) - y).abs().max().item()
-    assert change == pytest.approx(0.5, abs=1e-2)  # the largest quantisation error, however large the weights
+    assert change == pytest.approx(0.5, abs=1e-2)  # the largest quantisation error, for weights of any size
 
 
 @torch.no_grad()
-def test_initial_scale_is_that_of_tinylic():
+def test_initial_scale_equals_that_of_tinylic():
     x = torch.rand(1, 3, 64, 64)
 
     def rms(model: nn.Module) -> tuple[float, float]:
@@ -264,7 +263,7 @@ def test_initial_scale_is_that_of_tinylic():
 # ---- quantisation errors ----
 
 
-def test_series_is_the_sawtooth_cut_after_five_terms():
+def test_series_is_the_sawtooth_truncated_after_five_terms():
     y = torch.linspace(-3.5, 3.5, 7001, dtype=torch.float64)
     plain = sum((-1) ** (k + 1) * torch.sin(2 * math.pi * k * y) / (math.pi * k) for k in range(1, 6))
     torch.testing.assert_close(rounding_error_series(y), plain, rtol=0, atol=1e-12)
@@ -296,7 +295,7 @@ def test_fixed_compensation_changes_no_symbol():
 
 
 @torch.no_grad()
-def test_series_of_z_hat_is_a_constant_per_channel():
+def test_series_of_z_hat_is_constant_per_channel():
     model = small(qecm="fixed")
     z_hat = model.entropy_bottleneck.quantize(4 * torch.randn(1, 48, 3, 2))
     seen = []
@@ -308,7 +307,7 @@ def test_series_of_z_hat_is_a_constant_per_channel():
     assert inputs[1].shape == (1, 48, 1, 1)
 
 
-def test_splitmix64_in_integers_of_any_size():
+def test_splitmix64_equals_unbounded_integer_arithmetic():
     def reference(index: int, seed: int) -> int:
         mask = 2**64 - 1
         state = (seed + (index + 1) * 0x9E3779B97F4A7C15) & mask
@@ -338,7 +337,7 @@ def test_noise_is_laplacian_and_clipped():
 
 @torch.no_grad()
 def small(**options: object) -> IBLIC:
-    """A small network whose latents, entropy parameters and corrections vary, ready to code."""
+    """Return a small network with varied latents, entropy parameters and corrections, ready to code."""
     torch.manual_seed(0)
     model = build({"_target_": "lic_train.models.iblic.IBLIC", **SMALL, **options})
     for name, parameter in model.named_parameters():
@@ -361,12 +360,12 @@ CASES = [
 
 
 @pytest.mark.parametrize(("options", "name"), CASES)
-def test_decoder_equals_the_evaluation_to_the_last_bit(options, name):
+def test_decoder_equals_the_evaluation_bit_exactly(options, name):
     assert_decoder_equals_the_evaluation(small(**options), PICTURES[name]())
 
 
 @torch.no_grad()
-def test_noise_does_not_reach_the_file():
+def test_noise_does_not_affect_the_file():
     x = picture(64, 64)
     plain, noisy = small(), small(noise=0.05)
     coded = noisy.compress(x)
@@ -376,7 +375,7 @@ def test_noise_does_not_reach_the_file():
 
 
 @torch.no_grad()
-def test_features_are_what_the_loss_compares():
+def test_features_are_those_of_the_loss():
     model, x = small(), picture(64, 128)
     features = model(x)["features"]
     assert torch.equal(features["refined"], model.extract(x))
@@ -384,12 +383,12 @@ def test_features_are_what_the_loss_compares():
     assert "features" not in small(fenm=False)(x)
 
 
-def test_every_parameter_gets_a_gradient():
+def test_every_parameter_receives_a_gradient():
     model, x = small(drop_path=0).train(), picture(128, 128)
     out = model(x)
     (bpp(out, x) + 435.7 * mse(out, x)).backward()
     silent = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
-    # The gate's two hidden values may both be positive: then its negative slope has no say.
+    # The two hidden values of the gate may both be positive; its negative slope then has no gradient.
     assert silent <= {"entropy_bottleneck.quantiles", "extract.1.channel_gate.1.weight"}
 
 

@@ -1,4 +1,4 @@
-"""IB-LIC's staged loss: enhancement weighs 1 in the first third, then nothing, whole, stopped and resumed."""
+"""IB-LIC's staged loss: weight 1 for enhancement in the first third, then 0, uninterrupted, stopped and resumed."""
 
 import csv
 import signal
@@ -20,7 +20,7 @@ TERMS = ("bpp", "mse", "feature_enhancement", "loss")
 
 
 @pytest.mark.parametrize("name", ["iblic", "iblic_tiny"])
-def test_enhancement_weighs_one_in_the_first_third(name):
+def test_enhancement_has_weight_one_in_the_first_third(name):
     recipe = checked(compose([f"model={name}", "data=imagenet", "steps=1200"])).make_recipe()
     weights = [recipe.stage(step).loss.get("feature_enhancement") for step in (0, 399, 400, 1199)]
     assert weights == [1, 1, None, None]
@@ -30,7 +30,7 @@ def test_enhancement_weighs_one_in_the_first_third(name):
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> RunConfig:
-    """The smallest run of train.py."""
+    """Return the smallest run of train.py."""
     folder = tmp_path_factory.mktemp("photographs")
     for seed in range(5):
         save_png(folder / f"{seed}.png", picture(64, 70, seed).float() / 255)
@@ -43,7 +43,7 @@ def config(tmp_path_factory) -> RunConfig:
 
 
 def run(config: RunConfig, folder: Path, stop_after: int | None = None) -> None:
-    """Train, without pictures and evaluation; ``stop_after`` that step as Ctrl-C does."""
+    """Train without pictures and evaluation; ``stop_after`` interrupts after that step like Ctrl-C."""
     original = GracefulStop.on_train_batch_start
 
     def request(self: GracefulStop, trainer: Trainer, *arguments: object) -> None:
@@ -54,7 +54,7 @@ def run(config: RunConfig, folder: Path, stop_after: int | None = None) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(GracefulStop, "on_train_batch_start", request)
         patch.setattr(Pictures, "on_validation_end", lambda *_: None)
-        patch.setattr(train, "close", lambda *_: 0)
+        patch.setattr(train, "evaluate_best", lambda *_: None)
         train.train(config.model_copy(update={"output": str(folder)}))
 
 
@@ -68,18 +68,18 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def whole(config, tmp_path_factory) -> Path:
-    """A run that was never stopped."""
+    """A run without interruption."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     run(config, folder)
     return folder
 
 
-def test_the_step_is_visible_in_the_metrics(whole):
+def test_change_of_the_loss_is_visible_in_the_metrics(whole):
     logged = rows(whole)
     assert [int(row["step"]) for row in logged] == list(range(1, STEPS + 1))
     switch = [float(row["train/feature_enhancement_weight"]) for row in logged]
     assert switch == [1] * BOUNDARY + [0] * (STEPS - BOUNDARY)
-    # The term goes on being told, and leaves the loss.
+    # The term is still logged but no longer part of the loss.
     for row, weight in zip(logged, switch, strict=True):
         bpp, mse, enhancement, loss = (float(row[f"train/{name}"]) for name in TERMS)
         assert enhancement > 0
@@ -87,7 +87,7 @@ def test_the_step_is_visible_in_the_metrics(whole):
     assert len({row["train/feature_enhancement"] for row in logged}) == STEPS
 
 
-def test_a_run_stopped_on_either_side_of_the_boundary_ends_bit_equal(config, whole, tmp_path):
+def test_run_stopped_on_either_side_of_the_boundary_ends_bit_equal(config, whole, tmp_path):
     folder = tmp_path / "run"
     for done in (BOUNDARY - 1, BOUNDARY + 1):
         with pytest.raises(Interrupted, match=f"after step {done}"):

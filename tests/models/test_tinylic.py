@@ -1,4 +1,4 @@
-"""Facts of Tiny-LIC: counts of its specification, its nine passes, its bitstream. Its attention is tested elsewhere."""
+"""Tiny-LIC: counts of its specification, its nine passes, its bitstream. Its attention is tested elsewhere."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def count(module: nn.Module) -> int:
 # ---- size and cost: the numbers of the specification, at full width and without memory ----
 
 # Convolution and RNAB of every unit: parameters, then GMAC at 256x256. The attention core is counted by its definition,
-# 2 k^2 C a position; transposed convolutions over their input positions.
+# 2 k^2 C per position; transposed convolutions over their input positions.
 UNITS = {
     "g_a.0.conv": (9_728, 0.157),
     "g_a.0.rnab": (267_664, 4.706),
@@ -61,7 +61,7 @@ def full() -> TinyLIC:
 
 
 def gmac(model: nn.Module, height: int, width: int) -> dict[str, float]:
-    """G multiply-adds of one picture by module, "" for all, "core" for what attention does beside its linear layers."""
+    """Return G multiply-adds per module; "" is the total, "core" is attention without its linear layers."""
     found = {name: macs / 1e9 for name, macs in macs_by_module(model, height, width).items()}
     attention = [name for name in found if name.endswith(".attention")]
     core = sum(found[name] - found[f"{name}.qkv"] - found[f"{name}.projection"] for name in attention)
@@ -107,7 +107,7 @@ def test_latent_shapes(full):
     assert (y.shape, z.shape, full.h_s(z).shape) == ((1, 320, 16, 16), (1, 192, 4, 4), (1, 640, 16, 16))
 
 
-def test_drop_path_rises_once_per_side(full):
+def test_drop_path_increases_once_per_side(full):
     def rates(*parts: nn.Module) -> list[float]:
         return [block.drop_rate for part in parts for unit in part for block in unit.rnab.blocks]
 
@@ -118,7 +118,7 @@ def test_drop_path_rises_once_per_side(full):
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         ({"N": 48}, "N: expected a positive multiple of 32 .*, got 48; try 64"),
         ({"M": 100}, "M: expected a positive multiple of 16 .*, got 100; try 96"),
@@ -126,8 +126,8 @@ def test_drop_path_rises_once_per_side(full):
         ({"drop_path": 1}, "drop_path: expected a rate"),
     ],
 )
-def test_options_without_meaning_are_refused(options, words):
-    with pytest.raises(ValueError, match=words):
+def test_invalid_options_raise(options, message):
+    with pytest.raises(ValueError, match=message):
         TinyLIC(**{**SMALL, **options})
 
 
@@ -155,7 +155,7 @@ def test_taps():
 
 
 class Recorder:
-    """Codes nothing: returns y rounded around the mean, and keeps what each pass was given."""
+    """Pass that rounds y around the mean without coding and stores its arguments."""
 
     def __init__(self, y: Tensor) -> None:
         self.y = y
@@ -167,7 +167,7 @@ class Recorder:
 
 
 def lively_context() -> MultistageContext:
-    """A context model whose output depends visibly on all that it sees."""
+    """Return a context model whose output depends clearly on all of its inputs."""
     context = MultistageContext(80).eval()
     with torch.no_grad():
         for parameter in context.parameters():
@@ -190,7 +190,7 @@ PASSES = [
 
 
 @torch.no_grad()
-def test_a_pass_sees_the_passes_before_it_and_no_other():
+def test_pass_depends_only_on_earlier_passes():
     context = lively_context()
     y, psi = 3 * torch.randn(1, 80, 8, 8), torch.randn(1, 160, 8, 8)
 
@@ -216,7 +216,7 @@ def test_a_pass_sees_the_passes_before_it_and_no_other():
 
 
 @torch.no_grad()
-def test_hidden_taps_have_no_effect():
+def test_masked_taps_have_no_effect():
     context = lively_context()
     y, psi = 3 * torch.randn(1, 80, 8, 8), torch.randn(1, 160, 8, 8)
     before = context(y, psi)
@@ -227,7 +227,7 @@ def test_hidden_taps_have_no_effect():
 
 
 @torch.no_grad()
-def test_scale_comes_first():
+def test_scales_come_first():
     context = MultistageContext(80).eval()
     for net in context.entropy_parameters:
         nn.init.zeros_(net[-1].weight)
@@ -237,14 +237,14 @@ def test_scale_comes_first():
     assert all(bool((scales == 2).all() and (means == 2.75).all()) for _, _, scales, means in recorder.passes)
 
 
-def test_training_rounds_everywhere_but_in_the_likelihood():
+def test_training_rounds_everywhere_except_in_the_likelihood():
     context = lively_context().train()
     y, psi = (3 * torch.randn(1, 80, 4, 4)).requires_grad_(), torch.randn(1, 160, 4, 4)
     (y_hat, first), (again, second) = context(y, psi), context(y, psi)
     assert torch.equal(y_hat, again)
     assert not torch.equal(first, second)
     torch.testing.assert_close(y_hat, context.eval()(y, psi)[0])
-    last = torch.autograd.grad(y_hat[:, -31:].sum(), y)[0]  # nothing comes after the last slice
+    last = torch.autograd.grad(y_hat[:, -31:].sum(), y)[0]  # no slice follows the last one
     torch.testing.assert_close(last[:, -31:], torch.ones_like(last[:, -31:]))
 
 
@@ -252,7 +252,7 @@ def test_training_rounds_everywhere_but_in_the_likelihood():
 
 
 def spread(context: MultistageContext) -> None:
-    """Make the entropy parameters of an untrained network vary, about scale 1 and mean 0."""
+    """Make the entropy parameters of an untrained network vary around scale 1 and mean 0."""
     for net in context.entropy_parameters:
         net[-1].weight.mul_(3)
         net[-1].bias.copy_(torch.arange(2.0).flip(0).repeat_interleave(len(net[-1].bias) // 2))
@@ -260,7 +260,7 @@ def spread(context: MultistageContext) -> None:
 
 @torch.no_grad()
 def small() -> TinyLIC:
-    """A small network whose latents and entropy parameters vary, ready to code."""
+    """Return a small network with varied latents and entropy parameters, ready to code."""
     torch.manual_seed(0)
     model = build({"_target_": "lic_train.models.tinylic.TinyLIC", **SMALL})
     model.g_a[3].conv.weight.mul_(2)
@@ -271,7 +271,7 @@ def small() -> TinyLIC:
 
 
 def picture(height: int, width: int) -> Tensor:
-    """Smooth colours and some noise, (1, 3, height, width), padded up to multiples of 64 as the bitstream does."""
+    """Return smooth colours and some noise, (1, 3, height, width), padded to multiples of 64 like the bitstream."""
     coarse = F.interpolate(torch.rand(1, 3, 6, 7), (height, width), mode="bicubic", align_corners=False)
     x = (coarse + 0.1 * torch.rand(1, 3, height, width)).clamp(0, 1)
     return F.pad(x, (0, -width % 64, 0, -height % 64), mode="replicate")
@@ -287,17 +287,17 @@ PICTURES = {
 
 @torch.no_grad()
 def assert_decoder_equals_the_evaluation(model: Codec, x: Tensor) -> None:
-    """To the last bit; and the bytes are those that the likelihoods promise."""
+    """Assert bit equality, and a size that matches the likelihoods."""
     out, coded = model(x), model.compress(x)
     assert torch.equal(model.decompress(**coded)["x_hat"], out["x_hat"].clamp(0, 1))
-    # Two checksums and last words; outliers of an untrained network, at the likelihood's floor, are estimated roughly.
+    # Two checksums and last words; estimates for outliers of an untrained network (likelihood floor) are rough.
     outliers = sum(int((likelihoods <= 1.001e-9).sum()) for likelihoods in out["likelihoods"].values())
     size = 8 * sum(map(len, coded["strings"]))
     assert size == pytest.approx(float(bpp(out, x)) * x[0, 0].numel(), rel=0.02, abs=2 * 96 + 16 * outliers)
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_decoder_equals_the_evaluation_to_the_last_bit(name):
+def test_decoder_equals_the_evaluation_bit_exactly(name):
     assert_decoder_equals_the_evaluation(small(), PICTURES[name]())
 
 
