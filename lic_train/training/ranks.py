@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -252,28 +252,3 @@ def _process_group(place: Place, store: dist.Store, accelerator: str) -> Iterato
         yield
     finally:
         dist.destroy_process_group()
-
-
-def everyones(value: T) -> list[T]:
-    """During the training: the value of every process, in the order of ranks."""
-    if not dist.is_initialized():
-        return [value]
-    values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
-
-
-def check_equal_weights(model: torch.nn.Module) -> None:
-    """What distributed training rests on: all processes hold the same weights, to the last bit.
-
-    Raises:
-        TrainingError: they do not.
-    """
-    bits = [parameter.detach().view(torch.int32).sum() for parameter in model.parameters()]
-    sums = everyones(int(torch.stack(bits).sum()))  # of int64, which wraps
-    if len(set(sums)) > 1:
-        raise TrainingError(
-            "The processes of this run have come to hold different weights.\nexpected: equal ones on all devices\n"
-            f"got: checksums {', '.join(f'{number:x}' for number in sums)}\n"
-            "what to do: go on from an older checkpoint (delete the newest); a device may be faulty"
-        )
