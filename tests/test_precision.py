@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lic_train.training.setup import precision
+from lic_train.training.precision import precision
 
 AMX = {"amx_bf16": True, "avx512_bf16": True, "cpu_name": "Intel Xeon"}
 AMD = {"avx512_bf16": True, "cpu_name": "AMD EPYC"}

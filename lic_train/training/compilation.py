@@ -1,4 +1,4 @@
-"""torch.compile of the training forward, with a fall-back that is announced."""
+"""torch.compile of the training forward; falls back to eager mode with a message."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lic_train.models.base import Codec
 
 
 class BiasApart(TorchFunctionMode):
-    """Transposed convolutions without their bias, which is added after them: the compiler fuses that.
+    """Runs transposed convolutions without bias and adds the bias afterwards, which the compiler fuses.
 
     On a CPU, PyTorch's own gradient of that bias takes as long as a whole pass of the convolution.
     """
@@ -31,7 +31,7 @@ class BiasApart(TorchFunctionMode):
 
 
 def compiled(model: Codec) -> Callable[[Tensor], dict[str, Any]]:
-    """A training forward that compiles at its first call, and runs eagerly, with one line said, where that fails.
+    """Return a training forward that compiles at its first call; if that fails, it prints why and runs eagerly.
 
     Evaluation and coding always run the eager model: their results must not depend on this option.
     """
@@ -54,8 +54,8 @@ def compiled(model: Codec) -> Callable[[Tensor], dict[str, Any]]:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             state["eager"] = True
-            reason = str(error).strip().splitlines()
-            rprint(f"[yellow]compile=true failed, training goes on without: {type(error).__name__}: {reason[:1]}[/]")
+            why = f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}"
+            rprint(f"[yellow]compile=true failed, training continues in eager mode: {why}[/]")
             return model(x)
 
     return run
