@@ -179,7 +179,7 @@ def smooth(losses: list[float], window: int = 20) -> Tensor:
 
 
 def measure_parity(arguments: argparse.Namespace, console: Console) -> dict[str, object]:
-    """Compare loss curves with equal initial weights and batches: ours, the documented loop, and it with another seed."""
+    """Compare loss curves with equal weights and batches: ours, and the documented loop with two seeds of the noise."""
     steps = arguments.parity
     with tempfile.TemporaryDirectory() as folder:
         config = our_config(arguments, steps, folder)
@@ -210,7 +210,7 @@ def measure_parity(arguments: argparse.Namespace, console: Console) -> dict[str,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photographs", type=Path, default=SHARED / "train")
-    parser.add_argument("overrides", nargs="*", default=[], help="overrides of train.py, such as compile=true precision=32")
+    parser.add_argument("overrides", nargs="*", default=[], help="overrides, such as compile=true precision=32")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--crop", type=int, default=256)

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from rich import print as rprint
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from lic_train.errors import in_one_line
 from lic_train.models.base import Codec
+from lic_train.system.screen import say
 
 
 class BiasApart(TorchFunctionMode):
@@ -54,8 +55,8 @@ def compiled(model: Codec) -> Callable[[Tensor], dict[str, Any]]:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             state["eager"] = True
-            why = f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}"
-            rprint(f"[yellow]compile=true failed, training continues in eager mode: {why}[/]")
+            why = in_one_line(error)
+            say(f"compile=true failed, training continues in eager mode: {why}", style="yellow")
             return model(x)
 
     return run
