@@ -12,6 +12,7 @@ import wandb
 from PIL import Image
 from wandb_workspaces import workspaces as ws
 
+from lic_train.anchors import stored
 from lic_train.rd.curves import Curve, Point
 from lic_train.rd.curves import save as save_curve
 from lic_train.runs.checkpoints import newest_intact
@@ -168,7 +169,7 @@ def test_legend_names_the_image_sets(tmp_path: Path, monkeypatch: pytest.MonkeyP
     texts: list[str] = []
     anchor = Curve("jpeg", "JPEG 4:4:4", "anchor", "kodak", (Point("quality 20", 0.5, 28.0), Point("40", 0.8, 31.0)))
     save_curve(tmp_path / "kodak" / "jpeg.json", anchor)
-    monkeypatch.setattr(rate_distortion, "ANCHORS", tmp_path)
+    monkeypatch.setattr(stored, "HERE", tmp_path)
     monkeypatch.setattr(
         rate_distortion.Axes, "legend", lambda axes, **_: texts.extend(axes.get_legend_handles_labels()[1])
     )

@@ -45,13 +45,18 @@ def noise_seed(*key: int) -> int:
 
 
 def mean_metrics(names: Iterable[str]) -> MetricCollection:
-    """Return one mean over images for each name, accumulated in float64 and synchronised over processes by `compute`.
+    """Return one mean over images for each name, which `compute` synchronises over processes.
 
     The states are not persistent: checkpoints do not contain them. A NaN makes its mean NaN. Update with one value per
     image: ``nan_strategy="disable"``, which avoids a synchronisation with the device, ignores weights.
     """
-    means = {name: MeanMetric(nan_strategy="disable").set_dtype(torch.float64) for name in names}
-    return MetricCollection(means, compute_groups=False)  # type: ignore[arg-type]
+    return MetricCollection({name: MeanMetric(nan_strategy="disable") for name in names}, compute_groups=False)
+
+
+def reset_to_float64(means: MetricCollection) -> None:
+    """Reset the means and set the dtype of inputs and sums; `Module.to` sets that of the inputs to float32."""
+    means.reset()
+    means.set_dtype(torch.float64)
 
 
 class LitCodec(L.LightningModule):
@@ -160,8 +165,8 @@ class LitCodec(L.LightningModule):
             TrainingError: the processes have different weights.
         """
         self._check_equal_weights()
-        self.crop_means.reset()
-        self.file_means.reset()
+        reset_to_float64(self.crop_means)
+        reset_to_float64(self.file_means)
         self._coding.enter_context(self.model.ready_to_code())
 
     def _check_equal_weights(self) -> None:
