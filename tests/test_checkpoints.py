@@ -247,12 +247,12 @@ def test_exit_code_of_every_signal_also_if_repeated(tmp_path: Path, number: sign
     before = signal.getsignal(number)
     times = 1 if number == signal.SIGINT else 2
 
-    def ask(*_: object) -> None:
+    def send(*_: object) -> None:
         for _ in range(times):
             os.kill(os.getpid(), number)
 
     with pytest.raises(Interrupted, match=number.name) as stopped:
-        fit(Tiny(), [At(1, ask), Checkpoints(tmp_path, 100), GracefulStop()], steps=9)
+        fit(Tiny(), [At(1, send), Checkpoints(tmp_path, 100), GracefulStop()], steps=9)
     assert stopped.value.exit_code == code
     assert names(tmp_path) == ["last.ckpt", "step_00000002.ckpt"]
     assert signal.getsignal(number) is before

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +142,16 @@ def test_unreachable_server_raises(
     assert ended.value.code == 2
     assert "me/lic_train" in capsys.readouterr().err
     assert (tmp_path / "d.json").exists()
+
+
+def test_missing_package_raises_with_the_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(dashboard.__file__)
+    assert ended.value.code == 2
+    assert "pip install 'lic-train[dashboard]'" in capsys.readouterr().err
 
 
 # --- the run's own chart ---------------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ class Followers:
                 )
         return None
 
-    def failure_behind(self, error: BaseException) -> TrainingError | None:
+    def failure_that_caused(self, error: BaseException) -> TrainingError | None:
         """Return `failure` if ``error`` may be a consequence of it: a collective operation without an answer."""
         patience = time.monotonic() + LOOK
         while isinstance(error, RuntimeError) and time.monotonic() < patience:

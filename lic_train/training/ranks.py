@@ -191,7 +191,7 @@ def joined(devices: int, nodes: int, accelerator: str, overrides: Sequence[str])
         except BaseException as error:
             if place.rank:
                 _leave_the_report_to_rank_0(error)
-            failure = followers.failure_behind(error)
+            failure = followers.failure_that_caused(error)
             followers.kill()
             if failure:
                 raise failure from error

@@ -186,7 +186,7 @@ def make_data(config: RunConfig) -> Photographs:
     """Return the data module, set up: a missing or empty data set is reported before anything is written.
 
     Raises:
-        DataError: see `Photographs.setup`.
+        DataError: the data set is missing or empty.
     """
     data = instantiate(
         config.data, crop=config.crop, batch_size=config.batch_size, accumulate=config.accumulate, seed=config.seed

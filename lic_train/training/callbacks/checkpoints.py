@@ -84,7 +84,7 @@ class Checkpoints(Callback):
         self, directory: Path, every: int, keep: int | None = 2, run_config: dict[str, Any] | None = None
     ) -> None:
         if every < 1 or (keep is not None and keep < 1):
-            raise ValueError(f"expected every >= 1 and keep >= 1 or None, got every={every}, keep={keep}")
+            raise ValueError(f"checkpoint: expected every >= 1 and keep >= 1 or None, got every={every}, keep={keep}")
         self.directory = Path(directory)
         self.every = every
         self.keep = keep
