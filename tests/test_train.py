@@ -172,7 +172,7 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, str(ROOT / "train.py"), *arguments]
 
 
-def test_the_command_line_reports_errors_without_a_traceback(tmp_path):
+def test_command_line_reports_errors_without_a_traceback(tmp_path):
     result = subprocess.run(
         command("lambda=-1", f"output={tmp_path / 'a'}"), cwd=tmp_path, capture_output=True, text=True, check=False
     )
