@@ -1,14 +1,14 @@
-"""Images per second of train.py's path and of the loop that CompressAI documents, step by step in turn.
+"""Images per second of train.py and of CompressAI's documented loop, in alternating steps.
 
-Both train mbt2018_mean (N=128, M=192, batch 8, 256-pixel crops) on the same photographs. The documented loop is the one
-of CompressAI's example script: Pillow ImageFolder with RandomCrop and ToTensor, two Adams, two backward passes, a clip,
-fp32. Ours is the Trainer with all callbacks and loggers that train.py builds. Machines are noisy: read the ratio, which
-is the median over pairs of neighbouring steps.
+Both train mbt2018_mean (N=128, M=192, batch 8, 256-pixel crops) on the same photographs. The documented loop is that of
+CompressAI's example script: Pillow ImageFolder with RandomCrop and ToTensor, two Adams, two backward passes, a clip,
+fp32. Ours is the Trainer of train.py with all callbacks and loggers. Absolute speeds vary with the load of the machine;
+compare the ratio, which is the median over pairs of consecutive steps.
 
     python benchmarks/train_step.py [--photographs FOLDER] [--steps 12] [--crop 256] [OVERRIDE ...]
     python benchmarks/train_step.py [--photographs FOLDER] --parity 300 --crop 64
 
-``--parity`` compares losses instead of speed: ours against two seeds of the documented loop, over the same batches.
+``--parity`` compares losses instead of speeds: ours and two seeds of the documented loop, on the same batches.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from lic_train.config.run import RunConfig, checked
 from lic_train.data.stream.on_device import to_floats
 from lic_train.runs.claim import ResumeState
 from lic_train.training import setup
-from lic_train.training.module import LitCodec, noise_seed
+from lic_train.training.module import TRAIN, LitCodec, noise_seed
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenet_sample"
 WARM_UP = 2
@@ -54,7 +54,7 @@ class DocumentedLoop:
     def __init__(self, weights: dict[str, Tensor] | None = None, width: tuple[int, int] = (N, M)) -> None:
         self.model = compressai.models.MeanScaleHyperprior(*width).train()
         if weights is not None:
-            # CompressAI's own loader asks for coding tables.
+            # CompressAI's own loader requires coding tables.
             missing = nn.Module.load_state_dict(self.model, weights, strict=False).missing_keys
             assert not set(missing) & dict(self.model.named_parameters()).keys()
         aux = [p for name, p in self.model.named_parameters() if name.endswith(".quantiles")]
@@ -77,10 +77,10 @@ class DocumentedLoop:
 
 
 def documented_batches(photographs: Path, batch: int, crop: int) -> Iterator[Tensor]:
-    """What the example's loader gives, for ever."""
+    """Yield batches of the example's loader, endlessly."""
     pipeline = transforms.Compose([transforms.RandomCrop(crop, pad_if_needed=True), transforms.ToTensor()])
     with tempfile.TemporaryDirectory() as folder:
-        # CompressAI wants a flat root/train.
+        # CompressAI requires a flat root/train.
         flat = Path(folder) / "train"
         flat.mkdir()
         for path in sorted(photographs.rglob("*.JPEG")) or sorted(photographs.rglob("*.*g")):
@@ -91,9 +91,9 @@ def documented_batches(photographs: Path, batch: int, crop: int) -> Iterator[Ten
 
 
 class Alternation(L.Callback):
-    """After each step of ours one of the documented loop: whatever else the machine does slows both alike.
+    """Runs a step of the documented loop after each step of ours, so that other load on the machine slows both equally.
 
-    Ours is timed from the end of the other's step to the end of its own, so that data, logs and callbacks are counted.
+    Our time is from the end of the documented step to the end of our step, so it includes data, logs and callbacks.
     """
 
     def __init__(self, documented_step: Callable[[], float] | None = None) -> None:
@@ -104,7 +104,7 @@ class Alternation(L.Callback):
         self._began = math.nan
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: LitCodec, *_: object) -> None:
-        self.losses.append(float(pl_module.step_metrics["train/loss"]))
+        self.losses.append(float(pl_module.step_metrics[TRAIN + "loss"]))
         ended = time.perf_counter()
         self.ours.append(ended - self._began)
         if self.documented_step is not None:
@@ -114,7 +114,7 @@ class Alternation(L.Callback):
 
 
 def run_ours(config: RunConfig, folder: str, clock: Alternation) -> dict[str, Tensor]:
-    """Train as train.py does; returns the weights before the first step."""
+    """Train like train.py; return the weights before the first step."""
     data, model = setup.make_data(config), setup.make_model(config)
     start = {key: value.clone() for key, value in model.state_dict().items()}
     run = ResumeState(Path(folder), "new")
@@ -137,12 +137,12 @@ def our_config(arguments: argparse.Namespace, steps: int, folder: str) -> RunCon
 
 
 class DocumentedProcess:
-    """The documented loop in a process of its own, with the allocator that its users have; one step a call."""
+    """The documented loop in a separate process, with the default allocator; one step per call."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, far_end = context.Pipe()
-        self.process = context.Process(target=_steps_when_asked, args=(far_end, arguments), daemon=True)
+        self.process = context.Process(target=_serve_steps, args=(far_end, arguments), daemon=True)
         self.process.start()
         self.pipe.recv()
 
@@ -151,7 +151,7 @@ class DocumentedProcess:
         return self.pipe.recv()
 
 
-def _steps_when_asked(pipe: Connection, arguments: argparse.Namespace) -> None:
+def _serve_steps(pipe: Connection, arguments: argparse.Namespace) -> None:
     batches, loop = documented_batches(arguments.photographs, arguments.batch, arguments.crop), DocumentedLoop()
     pipe.send(None)
     while True:
@@ -179,7 +179,7 @@ def smooth(losses: list[float], window: int = 20) -> Tensor:
 
 
 def measure_parity(arguments: argparse.Namespace, console: Console) -> dict[str, object]:
-    """The same start and batches: ours, the documented loop with the same noise, and with another seed's noise."""
+    """Compare loss curves with equal weights and batches: ours, and the documented loop with two seeds of the noise."""
     steps = arguments.parity
     with tempfile.TemporaryDirectory() as folder:
         config = our_config(arguments, steps, folder)
@@ -200,7 +200,7 @@ def measure_parity(arguments: argparse.Namespace, console: Console) -> dict[str,
     early = max(abs(a / b - 1) for a, b in pairs)
     table = Table("largest relative difference", "value")
     table.add_row("ours - documented, smoothed over 20 steps", f"{to_ours:.4f}")
-    table.add_row("documented, two seeds, smoothed alike", f"{between_seeds:.4f}")
+    table.add_row("documented, two seeds, smoothed equally", f"{between_seeds:.4f}")
     table.add_row("ours - documented, first 20 losses", f"{early:.2e}")
     console.print(table)
     last = {name: losses[-1] for name, losses in curves.items()}
@@ -210,7 +210,7 @@ def measure_parity(arguments: argparse.Namespace, console: Console) -> dict[str,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photographs", type=Path, default=SHARED / "train")
-    parser.add_argument("overrides", nargs="*", default=[], help="of train.py, such as compile=true precision=32")
+    parser.add_argument("overrides", nargs="*", default=[], help="overrides, such as compile=true precision=32")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--crop", type=int, default=256)

@@ -18,7 +18,7 @@ from lic_train.training.closing import evaluate_best, show_end
 
 
 def train(config: RunConfig) -> int:
-    """Build, fit, evaluate. Returns the exit code."""
+    """Build, fit and evaluate; return the exit code."""
     data = setup.make_data(config)
     with setup.claim_directory(config, data) as run:
         if not run.finished:
@@ -36,14 +36,14 @@ def train(config: RunConfig) -> int:
 
 @hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")
 def _job(cfg: DictConfig) -> None:
-    """One call for each job that Hydra starts in this process."""
+    """Run one job; Hydra calls this once per job of a sweep in this process."""
     with errors_without_traceback():
         if code := train(checked(cfg)):
             sys.exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with the code of the run."""
+    """Run the command line; exit with the exit code of the run."""
     with errors_without_traceback():
         sys.argv[1:] = prepare(sys.argv[1:] if argv is None else argv)
         _job()

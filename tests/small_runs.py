@@ -1,4 +1,4 @@
-"""Runs of seconds, in this process, in forked ones, or as a real ``python train.py``."""
+"""Short runs in this process, in forked processes, or as a real ``python train.py``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 def make_photographs(folder: Path, count: int = 9, side: int = 70) -> Path:
-    """Small smooth pictures; of nine, three are for validation."""
+    """Write small smooth pictures; of nine, `overrides` uses three for validation."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     for index in range(count):
@@ -45,7 +45,7 @@ def make_photographs(folder: Path, count: int = 9, side: int = 70) -> Path:
 
 
 def overrides(photographs: Path, output: Path, *more: str) -> list[str]:
-    """A run of six steps of four crops; later overrides win."""
+    """Return the overrides of a run of six steps of four crops; later overrides win."""
     given = [
         "model=mbt2018_mean", "model.N=8", "model.M=12", "data=folder", f"data.root={photographs}",
         "data.source.val_ratio=0.4", "data.num_workers=0", "steps=6", "batch_size=4", "crop=64", "precision=32",
@@ -56,39 +56,39 @@ def overrides(photographs: Path, output: Path, *more: str) -> list[str]:
 
 
 def run_here(command: Sequence[str]) -> int:
-    """``train.py`` with these overrides, in this process."""
+    """Run ``train.py`` with these overrides in this process; return the exit code."""
     return train.train(checked(compose(command)))
 
 
 def command_line(command: Sequence[str]) -> list[str]:
-    """The same for a process of its own."""
+    """Return the command of ``train.py`` with these overrides, for a separate process."""
     return [sys.executable, str(ROOT / "train.py"), *command]
 
 
 def without_drawing() -> None:
-    """Leave out what takes the most time in a small run: panels of pictures, and the list of all packages."""
+    """Replace the slowest parts of a small run: panels of pictures, and the list of all packages."""
     pictures.panel = evaluation.panel = lambda path, *_, **__: Image.new("RGB", (4, 4)).save(path)
     environment._packages = dict
 
 
 class Forked:
-    """A forked child that calls ``function``; ``result`` waits for its value, or fails with what it printed."""
+    """A forked child that calls ``function``; ``result`` waits for its value, or fails with the child's output."""
 
     def __init__(self, function: Callable[[], Any], log: Path, variables: dict[str, str] | None = None) -> None:
         self.log = log
-        self._hear, tell = FORK.Pipe(duplex=False)
-        self.process = FORK.Process(target=self._main, args=(function, tell, variables or {}))
+        self._receiver, sender = FORK.Pipe(duplex=False)
+        self.process = FORK.Process(target=self._main, args=(function, sender, variables or {}))
         self.process.start()
-        tell.close()
+        sender.close()
 
-    def _main(self, function: Callable[[], Any], tell: Any, variables: dict[str, str]) -> None:
+    def _main(self, function: Callable[[], Any], sender: Any, variables: dict[str, str]) -> None:
         os.environ |= variables
         sys.stdout = sys.stderr = self.log.open("a", buffering=1)
-        torch.set_num_threads(1)  # those of OpenMP do not survive a fork: a second one would be waited for for ever
+        torch.set_num_threads(1)  # OpenMP threads do not survive a fork: a second thread would never answer
         without_drawing()
         code = 0
         try:
-            tell.send(function())
+            sender.send(function())
         except LicError as error:
             print(error, flush=True)
             code = error.exit_code
@@ -101,25 +101,25 @@ class Forked:
         os._exit(code)
 
     def wait(self) -> int:
-        """The exit code."""
+        """Wait for the end; return the exit code."""
         self.process.join()
         assert self.process.exitcode is not None
         return self.process.exitcode
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send a signal, if the child is still there."""
+        """Send a signal if the child is still running."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.process.pid or 0, number)
 
     def result(self) -> Any:
-        """What the function returned."""
-        value = self._hear.recv() if self._hear.poll(300) else None
+        """Return the value of the function."""
+        value = self._receiver.recv() if self._receiver.poll(300) else None
         assert self.wait() == 0, self.log.read_text()
         return value
 
 
 def in_ranks(function: Callable[[], Any], folder: Path, world: int = 2) -> list[Forked]:
-    """``function`` in the processes of one distributed job, started by somebody else than the first of them."""
+    """Call ``function`` in the processes of one distributed job, all of which this process starts."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -130,7 +130,7 @@ def in_ranks(function: Callable[[], Any], folder: Path, world: int = 2) -> list[
 
 
 def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ask a run in this process for a stop, as Ctrl-C does, while ``step`` is running."""
+    """Request a stop of a run in this process, as Ctrl-C does, during ``step``."""
     original = GracefulStop.on_train_batch_start
 
     def request(self: GracefulStop, trainer: Any, *arguments: Any) -> None:
@@ -141,28 +141,28 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    """The network of last.ckpt."""
+    """Return the state_dict in last.ckpt."""
     return last_checkpoint(run)["state_dict"]
 
 
 def rows(run: Path) -> list[dict[str, str]]:
-    """The rows of metrics.csv."""
+    """Return the rows of metrics.csv."""
     with (run / "metrics.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
 
 def column(run: Path, name: str) -> list[float]:
-    """The values of one metric, in the order of steps."""
+    """Return the values of one metric, in the order of steps."""
     return [float(row[name]) for row in rows(run) if row[name]]
 
 
 def last_checkpoint(run: Path) -> dict[str, Any]:
-    """The content of last.ckpt."""
+    """Return the content of last.ckpt."""
     return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
 
 
 def assert_equal_state(a: Path, b: Path) -> None:
-    """Weights, their average and the optimizer's moments are equal to the last bit."""
+    """Assert that weights, averages and the optimizer's moments are bit-equal."""
     first, second = last_checkpoint(a), last_checkpoint(b)
     for key in ("state_dict", "weight_averaging"):
         assert (key in first) == (key in second)

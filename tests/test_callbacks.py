@@ -1,4 +1,4 @@
-"""What surrounds the training step: guard, averaging, data report and pictures."""
+"""Callbacks: guard, averaging, data report and pictures."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _no_export(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Weights(Callback):
-    """Notes the weights after every optimizer step, and those that validation sees."""
+    """Records the weights after every micro-batch, and those during validation."""
 
     def __init__(self) -> None:
         self.trained: list[list[float]] = []
@@ -56,7 +56,7 @@ class Weights(Callback):
 
 
 class Breaking(Tiny):
-    """The loss of one micro-batch is not finite, or its gradient alone is not."""
+    """A non-finite loss in one micro-batch, or a finite loss with a non-finite gradient."""
 
     def __init__(self, micro_batch: int, kind: str) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Breaking(Tiny):
         loss = super().loss(batch)
         if batch["number"] != self.micro_batch:
             return loss
-        # The root's slope at 0 is infinite and meets a factor 0: the value is 0, the gradient NaN.
+        # The slope of the root at 0 is infinite and is multiplied by 0: the value is 0, the gradient NaN.
         return {"nan": loss * math.nan, "inf": loss + math.inf, "gradient": (loss * 0).sqrt()}[self.kind]
 
 
@@ -87,7 +87,7 @@ def test_guard_stops_before_the_weights_change(tmp_path: Path, kind: str) -> Non
 
 
 @pytest.mark.parametrize(("accumulate", "bad"), [(1, 2), (3, 4)])
-def test_guard_saves_the_batch_to_blame(tmp_path: Path, accumulate: int, bad: int) -> None:
+def test_guard_saves_the_failing_batch(tmp_path: Path, accumulate: int, bad: int) -> None:
     with pytest.raises(TrainingError):
         fit(Breaking(bad, "nan"), [NonFiniteGuard(tmp_path)], steps=9, accumulate_grad_batches=accumulate)
     batch = next(iter(Stream(bad)))["x"]
@@ -103,7 +103,7 @@ def test_guard_saves_the_batch_to_blame(tmp_path: Path, accumulate: int, bad: in
     assert report["parameters_without_finite_gradient"] == ["model.weight", "model.bias"]
 
 
-def test_guard_saves_pictures_that_are_already_floats(tmp_path: Path) -> None:
+def test_guard_saves_float_images_as_uint8(tmp_path: Path) -> None:
     class Float(Breaking):
         def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
             return {**batch, "x": batch["x"].float() / 255}
@@ -118,7 +118,7 @@ def test_guard_saves_pictures_that_are_already_floats(tmp_path: Path) -> None:
 
 
 def slow_average(weights: list[list[float]], first: list[float], decay: float) -> list[float]:
-    """The definition, one number at a time, in float64."""
+    """Compute the average from its definition, in float64."""
     average = list(first)
     for step, row in enumerate(weights, start=1):
         d = min(decay, (1 + step) / (10 + step))
@@ -127,7 +127,7 @@ def slow_average(weights: list[list[float]], first: list[float], decay: float) -
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_validation_sees_the_average_and_training_goes_on_without_it(accumulate: int) -> None:
+def test_validation_uses_the_average_and_training_does_not(accumulate: int) -> None:
     first = Tiny().model.weight.flatten().tolist()
     plain, watched = Weights(), Weights()
     options = {"val_check_interval": 2 * accumulate, "accumulate_grad_batches": accumulate}
@@ -140,8 +140,8 @@ def test_validation_sees_the_average_and_training_goes_on_without_it(accumulate:
 
 
 @pytest.mark.usefixtures("_no_export")
-@pytest.mark.parametrize("interval", [1, 10**9])  # saved while the average stands in the model, or not
-def test_checkpoints_hold_the_trained_weights_and_the_average(tmp_path: Path, interval: int) -> None:
+@pytest.mark.parametrize("interval", [1, 10**9])  # saved while the model contains the average, or not
+def test_checkpoints_contain_the_trained_weights_and_the_average(tmp_path: Path, interval: int) -> None:
     weights = Weights()
     callbacks = [Checkpoints(tmp_path, every=1, keep=None), WeightAveraging(0.3), weights]
     fit(Tiny(), callbacks, steps=3, val_check_interval=interval)
@@ -153,14 +153,14 @@ def test_checkpoints_hold_the_trained_weights_and_the_average(tmp_path: Path, in
         assert average.flatten().tolist() == pytest.approx(slow_average(weights.trained[:step], first, 0.3), rel=1e-5)
 
 
-def test_averaging_before_the_export_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="behind Checkpoints"):
+def test_averaging_before_the_export_raises(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="WeightAveraging after Checkpoints"):
         fit(Tiny(), [WeightAveraging(0.9), Checkpoints(tmp_path, every=1)], steps=1)
 
 
 @pytest.mark.parametrize("decay", [0, 1, -0.5, float("nan")])
-def test_averaging_refuses_a_decay_without_meaning(decay: float) -> None:
-    with pytest.raises(ValueError, match="expected ema"):
+def test_invalid_decay_raises(decay: float) -> None:
+    with pytest.raises(ValueError, match=r"ema: expected a number in \(0, 1\)"):
         WeightAveraging(decay)
 
 
@@ -168,7 +168,7 @@ def test_averaging_refuses_a_decay_without_meaning(decay: float) -> None:
 
 
 class Photographs(LightningDataModule):
-    """A stream in which batch 2 met a damaged file."""
+    """A stream in which batch 2 contains a damaged file."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -187,15 +187,15 @@ class Photographs(LightningDataModule):
         return DataLoader(Stream(2), batch_size=None)
 
 
-@pytest.mark.parametrize("interval", [10**9, 1])  # met in training, or in validation first
-def test_damaged_files_reach_the_report(tmp_path: Path, interval: int) -> None:
+@pytest.mark.parametrize("interval", [10**9, 1])  # found in training, or first in validation
+def test_damaged_files_are_reported(tmp_path: Path, interval: int) -> None:
     fit(Tiny(), [DataWatch(tmp_path)], steps=4, data=Photographs(1000), val_check_interval=interval)
     report = json.loads((tmp_path / "data_report.json").read_text())
     assert report["damaged"] == [{"file": "a.png", "reason": "cut short"}]
     assert report["samples"] == (8 if interval > 1 else 16)
 
 
-def test_too_many_damaged_files_stop_the_run(tmp_path: Path) -> None:
+def test_too_many_damaged_files_raise(tmp_path: Path) -> None:
     module = Tiny()
     with pytest.raises(DataError):
         fit(module, [DataWatch(tmp_path)], steps=9, data=Photographs(10))
@@ -206,7 +206,7 @@ def test_too_many_damaged_files_stop_the_run(tmp_path: Path) -> None:
 
 
 class Photo(Tiny):
-    """A real codec that learns nothing: its weights drift."""
+    """A real codec whose loss depends on the weights only."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -217,11 +217,11 @@ class Photo(Tiny):
         return self.model.g_a[0].weight.square().mean()
 
 
-def test_a_panel_is_drawn_and_the_averaged_model_exported(tmp_path: Path) -> None:
-    asked: list[int] = []
+def test_panel_is_drawn_and_averaged_model_exported(tmp_path: Path) -> None:
+    calls: list[int] = []
 
     def images() -> list[tuple[str, Tensor]]:
-        asked.append(1)
+        calls.append(1)
         return [("flower", picture(37, 50))]
 
     module = Photo()
@@ -231,7 +231,7 @@ def test_a_panel_is_drawn_and_the_averaged_model_exported(tmp_path: Path) -> Non
     with Image.open(tmp_path / "pictures" / "step_00000004.png") as drawn:
         assert min(drawn.size) > 300
         assert np.asarray(drawn.convert("RGB")).std() > 10
-    assert asked == [1]
+    assert calls == [1]
 
     exported, metadata = load_model(tmp_path / "best.safetensors")
     kept = torch.load(tmp_path / f"step_{metadata.extra['step']:08d}.ckpt", weights_only=True)
@@ -241,9 +241,7 @@ def test_a_panel_is_drawn_and_the_averaged_model_exported(tmp_path: Path) -> Non
     assert metadata.config == FACTORIZED
 
 
-def test_a_picture_that_cannot_be_written_does_not_stop_the_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unwritable_picture_does_not_stop_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "pictures").write_text("in the way")
     fit(Photo(), [Pictures(tmp_path / "pictures", lambda: [("a", picture(20, 20))])], steps=1, val_check_interval=1)
     assert "step_00000001.png could not be written" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Checkpoints: never half written, never half read, and a continued run is the run that was never stopped."""
+"""Checkpoints: atomic writes, checked reads, and bit-equal resumed runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.tiny_training import At, Tiny, fit
 
 @pytest.fixture(autouse=True)
 def exported(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float]]:
-    """(step, value) of every export of a best model; the tiny module is no codec."""
+    """(step, value) of every export of a best model, which is replaced: the tiny module is not a codec."""
     calls: list[tuple[int, float]] = []
     monkeypatch.setattr(
         checkpoints, "save_model", lambda path, model, config, extra: calls.append((extra["step"], extra["val_loss"]))
@@ -55,14 +55,14 @@ def interrupt(*_: object) -> None:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def test_numbered_files_are_kept_to_the_number_and_last_is_the_newest(tmp_path: Path) -> None:
+def test_keep_limits_numbered_files_and_last_is_the_newest(tmp_path: Path) -> None:
     fit(Tiny(), [Checkpoints(tmp_path, every=2, keep=2)], steps=7)
     assert names(tmp_path) == ["last.ckpt", "step_00000006.ckpt", "step_00000007.ckpt"]
     assert (tmp_path / "last.ckpt").samefile(tmp_path / "step_00000007.ckpt")
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 7
 
 
-def test_last_is_a_copy_where_links_do_not_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_last_is_a_copy_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("no links here")))
     fit(Tiny(), [Checkpoints(tmp_path, every=2, keep=None)], steps=4)
     assert names(tmp_path) == ["last.ckpt", "step_00000002.ckpt", "step_00000004.ckpt"]
@@ -70,18 +70,18 @@ def test_last_is_a_copy_where_links_do_not_work(tmp_path: Path, monkeypatch: pyt
     assert (tmp_path / "last.ckpt").read_bytes() == (tmp_path / "step_00000004.ckpt").read_bytes()
 
 
-def test_configurations_travel_as_plain_containers(tmp_path: Path) -> None:
+def test_configurations_are_saved_as_plain_containers(tmp_path: Path) -> None:
     fit(Tiny(), [Checkpoints(tmp_path, every=5, run_config={"lambda": 0.01, "data": {"root": None}})], steps=1)
     found = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert found["model_config"] == {"_target_": "tiny", "N": 3}
     assert found["run_config"] == {"lambda": 0.01, "data": {"root": None}}
 
 
-def test_full_disk_leaves_the_older_checkpoint(tmp_path: Path) -> None:
+def test_full_disk_keeps_the_older_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     AtomicCheckpointIO().save_checkpoint(content(step=1), path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))  # the kernel refuses to write more, as a full disk does
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))  # larger writes fail, as on a full disk
     try:
         with pytest.raises(TrainingError, match=r"last\.ckpt could not be written"):
             AtomicCheckpointIO().save_checkpoint(content(step=2, size=2**20), path)
@@ -91,21 +91,21 @@ def test_full_disk_leaves_the_older_checkpoint(tmp_path: Path) -> None:
     assert AtomicCheckpointIO().load_checkpoint(path)["global_step"] == 1
 
 
-def _save_for_ever(directory: Path, states: list[dict[str, object]], told: object) -> None:
+def _save_endlessly(directory: Path, states: list[dict[str, object]], sender: object) -> None:
     for state in states:
         AtomicCheckpointIO().save_checkpoint(state, directory / "last.ckpt")
-        told.send(state["global_step"])  # type: ignore[attr-defined]
+        sender.send(state["global_step"])  # type: ignore[attr-defined]
 
 
-def test_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+def test_kill_at_any_moment_leaves_an_intact_checkpoint(tmp_path: Path) -> None:
     states = [content(step, size=300_000) for step in range(200)]
     for attempt in range(4):
-        hear, told = multiprocessing.Pipe(duplex=False)
-        child = multiprocessing.get_context("fork").Process(target=_save_for_ever, args=(tmp_path, states, told))
+        receiver, sender = multiprocessing.Pipe(duplex=False)
+        child = multiprocessing.get_context("fork").Process(target=_save_endlessly, args=(tmp_path, states, sender))
         child.start()
-        told.close()  # so that a child that fails ends the wait
-        confirmed = [hear.recv() for _ in range(1 + attempt)][-1]
-        time.sleep(0.001 * attempt)  # another phase of the write each time
+        sender.close()  # so that the failure of the child ends recv()
+        confirmed = [receiver.recv() for _ in range(1 + attempt)][-1]
+        time.sleep(0.001 * attempt)  # a different phase of the write each time
         os.kill(child.pid or 0, signal.SIGKILL)
         child.join()
         assert newest_intact(tmp_path) == tmp_path / "last.ckpt"
@@ -123,7 +123,9 @@ class _Bomb:
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "foreign", "other", "bomb", "missing"])
-def test_every_damage_is_one_typed_error(tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_checkpoint_raises_one_typed_error(
+    tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "step_00000005.ckpt"
     AtomicCheckpointIO().save_checkpoint(content(size=10_000), path)
@@ -142,12 +144,12 @@ def test_every_damage_is_one_typed_error(tmp_path: Path, damage: str, monkeypatc
         path.unlink()
     else:
         path.write_bytes(contents[damage])
-    with pytest.raises(CheckpointError, match=r"(?s)step_00000005\.ckpt.*expected.*got.*what to do"):
+    with pytest.raises(CheckpointError, match=r"(?s)step_00000005\.ckpt.*expected: .*got: .*to do: "):
         AtomicCheckpointIO().load_checkpoint(path)
     assert not Path("exploded").exists()
 
 
-def test_a_bomb_inside_a_proper_archive_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_inside_an_intact_archive_is_not_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({**content(), "bomb": _Bomb()}, "last.ckpt")
     with pytest.raises(CheckpointError):
@@ -155,7 +157,7 @@ def test_a_bomb_inside_a_proper_archive_is_not_run(tmp_path: Path, monkeypatch: 
     assert not Path("exploded").exists()
 
 
-def test_broken_checkpoints_are_named_once_and_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_checkpoints_are_named_once_and_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for step in (1, 2, 10):
         AtomicCheckpointIO().save_checkpoint(content(step), tmp_path / f"step_{step:08d}.ckpt")
     for step in (2, 10):
@@ -173,7 +175,7 @@ def test_no_checkpoint_is_none(tmp_path: Path) -> None:
 # --- the best model --------------------------------------------------------------------------------------------------
 
 
-def test_best_is_the_lowest_and_survives_a_resume(tmp_path: Path, exported: list[tuple[int, float]]) -> None:
+def test_best_is_the_lowest_also_after_a_resume(tmp_path: Path, exported: list[tuple[int, float]]) -> None:
     losses = {1: 3.0, 2: 1.0, 3: 2.0, 4: 1.5, 5: float("nan"), 6: 0.5}
     fit(Tiny(losses), [Checkpoints(tmp_path, every=1)], steps=3, val_check_interval=1)
     assert exported == [(1, 3.0), (2, 1.0)]
@@ -183,7 +185,7 @@ def test_best_is_the_lowest_and_survives_a_resume(tmp_path: Path, exported: list
     assert (again.best_value, again.best_step) == (0.5, 6)
 
 
-def test_a_checkpoint_knows_the_validation_of_its_own_step(tmp_path: Path, exported: list[tuple[int, float]]) -> None:
+def test_checkpoint_contains_the_validation_of_its_step(tmp_path: Path, exported: list[tuple[int, float]]) -> None:
     losses = {3: 1.0, 6: 2.0}
 
     def crash(*_: object) -> None:
@@ -197,11 +199,11 @@ def test_a_checkpoint_knows_the_validation_of_its_own_step(tmp_path: Path, expor
     assert exported == [(3, 1.0)]
 
 
-# --- stopping and going on -------------------------------------------------------------------------------------------
+# --- stopping and resuming -------------------------------------------------------------------------------------------
 
 
 def run(directory: Path, steps: int, accumulate: int, resume: bool = False, stop_at: int | None = None) -> Tiny:
-    """A run with averaging and a validation every third step; ``stop_at`` is the micro-batch of the signal."""
+    """Train with averaging and a validation every third step; ``stop_at`` is the micro-batch of the signal."""
     module = Tiny()
     callbacks = [Checkpoints(directory, every=4), WeightAveraging(0.9), GracefulStop()]
     if stop_at is not None:
@@ -218,8 +220,8 @@ def run(directory: Path, steps: int, accumulate: int, resume: bool = False, stop
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
-@pytest.mark.parametrize("step", [2, 3, 4])  # nothing else is due; a validation is; a checkpoint is
-def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path: Path, accumulate: int, step: int) -> None:
+@pytest.mark.parametrize("step", [2, 3, 4])  # nothing else is due; a validation; a checkpoint
+def test_interrupted_and_resumed_run_is_bit_equal(tmp_path: Path, accumulate: int, step: int) -> None:
     whole = run(tmp_path / "whole", 8, accumulate)
     with pytest.raises(Interrupted) as stopped:
         run(tmp_path / "parts", 8, accumulate, stop_at=(step - 1) * accumulate)
@@ -241,28 +243,28 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path: Path, accumulat
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGUSR1, 75)])
-def test_every_signal_has_its_exit_code_and_may_be_repeated(tmp_path: Path, number: signal.Signals, code: int) -> None:
+def test_exit_code_of_every_signal_also_if_repeated(tmp_path: Path, number: signal.Signals, code: int) -> None:
     before = signal.getsignal(number)
     times = 1 if number == signal.SIGINT else 2
 
-    def ask(*_: object) -> None:
+    def send(*_: object) -> None:
         for _ in range(times):
             os.kill(os.getpid(), number)
 
     with pytest.raises(Interrupted, match=number.name) as stopped:
-        fit(Tiny(), [At(1, ask), Checkpoints(tmp_path, 100), GracefulStop()], steps=9)
+        fit(Tiny(), [At(1, send), Checkpoints(tmp_path, 100), GracefulStop()], steps=9)
     assert stopped.value.exit_code == code
     assert names(tmp_path) == ["last.ckpt", "step_00000002.ckpt"]
     assert signal.getsignal(number) is before
 
 
 def signalled_while_reading(number: signal.Signals) -> None:
-    with stopping_at_once(), contextlib.suppress(Exception):  # a reader that takes every error for one of its file
+    with stopping_at_once(), contextlib.suppress(Exception):  # a file reader that catches every error
         os.kill(os.getpid(), number)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 130), (signal.SIGUSR1, 75)])
-def test_outside_of_the_training_the_program_ends_at_once(
+def test_signal_outside_of_the_training_ends_the_program(
     number: signal.Signals, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = signal.getsignal(number)
@@ -273,12 +275,12 @@ def test_outside_of_the_training_the_program_ends_at_once(
     assert signal.getsignal(number) is before
 
 
-def test_a_signal_in_the_last_step_is_not_swallowed(tmp_path: Path) -> None:
+def test_signal_in_the_last_step_raises(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         fit(Tiny(), [At(2, interrupt), Checkpoints(tmp_path, 100), GracefulStop()], steps=3)
 
 
-def test_a_second_signal_aborts_at_once(tmp_path: Path) -> None:
+def test_second_ctrl_c_aborts_at_once(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT)
     module = Tiny()
     try:
@@ -290,11 +292,11 @@ def test_a_second_signal_aborts_at_once(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-def test_rows_are_on_the_disk_before_their_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_flushed_before_their_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
     fsync = os.fsync
 
-    def noting(handle: int) -> None:
+    def recording(handle: int) -> None:
         name = Path(os.readlink(f"/proc/self/fd/{handle}")).name
         if name == "metrics.csv":
             name = "row " + (tmp_path / name).read_text().splitlines()[-1].split(",")[0]
@@ -302,14 +304,14 @@ def test_rows_are_on_the_disk_before_their_checkpoint(tmp_path: Path, monkeypatc
         fsync(handle)
 
     logger = CsvLogger(tmp_path / "metrics.csv")
-    callbacks = [Rows(), At(0, lambda *_: monkeypatch.setattr(os, "fsync", noting)), Checkpoints(tmp_path / "c", 2)]
+    callbacks = [Rows(), At(0, lambda *_: monkeypatch.setattr(os, "fsync", recording)), Checkpoints(tmp_path / "c", 2)]
     fit(Tiny(), callbacks, steps=4, logger=logger, log_every_n_steps=1)
     assert [name for name in synced if name.startswith(("row", ".step"))] == [
         "row 2", ".step_00000002", "row 4", ".step_00000004",
     ]  # fmt: skip
 
 
-def test_the_step_that_was_saved_has_its_row(tmp_path: Path) -> None:
+def test_saved_step_has_its_row(tmp_path: Path) -> None:
     logger = CsvLogger(tmp_path / "metrics.csv")
     with pytest.raises(Interrupted):
         fit(

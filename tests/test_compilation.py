@@ -1,4 +1,4 @@
-"""compile=true: the same losses and gradients, and a fall-back that says so."""
+"""compile=true: equal losses and gradients, and the fallback to eager mode."""
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from tests.test_codecs import photograph
 
 
 def step(network, model, x):
-    """Loss and gradients of one training step with the noise of seed 0."""
+    """Return loss and gradients of one training step with the noise of seed 0."""
     torch.manual_seed(0)
     out = network(x)
     loss = losses.bpp(out, x) + 100 * losses.mse(out, x)
@@ -18,7 +18,7 @@ def step(network, model, x):
     return loss.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def test_a_bias_apart_is_the_same_transposed_convolution():
+def test_separate_bias_equals_the_transposed_convolution():
     torch.manual_seed(0)
     x, weight, bias = (torch.randn(*size, requires_grad=True) for size in ((2, 4, 5, 6), (4, 3, 5, 5), (3,)))
     together = F.conv_transpose2d(x, weight, bias, 2, 2, 1)
@@ -32,7 +32,7 @@ def test_a_bias_apart_is_the_same_transposed_convolution():
     torch.testing.assert_close(*gradients)
 
 
-def test_compiled_training_is_the_eager_one(small_codec, seeded_on_one_thread, capsys):
+def test_compiled_training_equals_eager_training(small_codec, seeded_on_one_thread, capsys):
     model, x = small_codec("bmshj2018_factorized").train(), photograph(64, 64)[None]
     network = compiled(model)
     loss, gradients = step(network, model, x)
@@ -44,7 +44,7 @@ def test_compiled_training_is_the_eager_one(small_codec, seeded_on_one_thread, c
         assert (gradient - expected[name]).norm() <= 1e-3 * expected[name].norm() + 1e-7, name
 
 
-def test_what_cannot_be_compiled_trains_without(small_codec, monkeypatch, capsys):
+def test_failed_compilation_falls_back_to_eager(small_codec, monkeypatch, capsys):
     def refuse(*_, **__):
         raise RuntimeError("no C++ compiler")
 
@@ -53,8 +53,8 @@ def test_what_cannot_be_compiled_trains_without(small_codec, monkeypatch, capsys
     network = compiled(model)
     first = step(network, model, x)[0]
     assert first == step(model, model, x)[0]
-    told = capsys.readouterr().out
-    assert "training goes on without" in told
-    assert "no C++ compiler" in told
+    printed = capsys.readouterr().out
+    assert "training continues in eager mode" in printed
+    assert "no C++ compiler" in printed
     step(network, model, x)
-    assert capsys.readouterr().out == ""  # said once
+    assert capsys.readouterr().out == ""  # printed once

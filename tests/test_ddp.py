@@ -1,4 +1,4 @@
-"""Two processes train as one: the same losses, the same validation, the same weights; and none outlives the other."""
+"""Distributed training: two processes give the losses, validation and weights of one, and end together."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
@@ -30,17 +31,17 @@ from tests.small_runs import (
 )
 
 DDP = ("trainer=ddp", "trainer.devices=2", "validate.bitstreams=3")
-FAST = "recipe.stages=[{name: main, share: 1, lr: 1.0e-3}]"  # so that six steps change something
+FAST = "recipe.stages=[{name: main, share: 1, lr: 1.0e-3}]"  # six steps change the losses noticeably
 
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Nine, three of them for validation: one process gets two of these, the other one."""
+    """Nine photographs, three of them for validation: two for one process, one for the other."""
     return make_photographs(tmp_path_factory.mktemp("data") / "photographs")
 
 
-def train_and_tell(command: list[str]) -> dict[str, Any]:
-    """Train in this process, of which nothing may be left; tell the weights and the images of a step."""
+def train_and_report(command: list[str]) -> dict[str, Any]:
+    """Train in this process and check that its environment is restored; return weights and images per step."""
     kept: dict[str, Any] = {}
     make_module, step = setup.make_module, setup.LitCodec.training_step
 
@@ -63,12 +64,12 @@ def train_and_tell(command: list[str]) -> dict[str, Any]:
 
 def in_two(command: list[str], folder: Path) -> list[dict[str, Any]]:
     folder.mkdir()
-    return [rank.result() for rank in in_ranks(lambda: train_and_tell(command), folder)]
+    return [rank.result() for rank in in_ranks(lambda: train_and_report(command), folder)]
 
 
 @pytest.fixture(scope="module")
 def single(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One process."""
+    """A run in one process."""
     folder = tmp_path_factory.mktemp("single")
     Forked(
         lambda: run_here(overrides(photographs, folder / "run", "validate.bitstreams=3", FAST)), folder / "log"
@@ -78,13 +79,13 @@ def single(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def double(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
-    """The same run in two."""
+    """The same run in two processes."""
     folder = tmp_path_factory.mktemp("double")
     return folder / "run", in_two(overrides(photographs, folder / "run", *DDP, FAST), folder / "ranks")
 
 
-def said_at_the_start(folder: Path) -> str:
-    """By the first process, without the blanks at the ends of lines; the others say nothing."""
+def printed_by_rank_0(folder: Path) -> str:
+    """Return the output of the first process without trailing blanks; check that the other prints no summary."""
     assert "crops of" not in (folder / "rank_1.txt").read_text()
     return "".join(f"{line.rstrip()}\n" for line in (folder / "rank_0.txt").read_text().splitlines())
 
@@ -95,14 +96,14 @@ def assert_same_curve(a: Path, b: Path) -> None:
     assert column(a, "val/loss")[0] != pytest.approx(column(a, "val/loss")[1], rel=1e-2)
 
 
-def test_two_processes_are_one_with_the_whole_batch(single: Path, double: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_two_processes_equal_one_with_the_whole_batch(single: Path, double: tuple[Path, list[dict[str, Any]]]) -> None:
     assert [rank["images"] for rank in double[1]] == [2, 2]
     assert_same_curve(single, double[0])
     assert column(double[0], "train/lr") == column(single, "train/lr")
-    assert "4 crops of 64 x 64 = 2 devices x 2\n" in said_at_the_start(double[0].parent / "ranks")
+    assert "4 crops of 64 x 64 = 2 devices x 2\n" in printed_by_rank_0(double[0].parent / "ranks")
 
 
-def test_micro_batches_are_one_with_the_whole_batch(single: Path, photographs: Path, tmp_path: Path) -> None:
+def test_micro_batches_equal_the_whole_batch(single: Path, photographs: Path, tmp_path: Path) -> None:
     Forked(lambda: run_here(overrides(photographs, tmp_path / "run", "accumulate=2", FAST)), tmp_path / "log").result()
     assert_same_curve(single, tmp_path / "run")
 
@@ -115,8 +116,8 @@ def test_both_processes_end_with_equal_weights(double: tuple[Path, list[dict[str
         assert value.tobytes() == first["weights"][name].tobytes() == second["weights"][name].tobytes()
 
 
-def test_validation_is_that_of_one_process(single: Path, double: tuple[Path, list[dict[str, Any]]]) -> None:
-    """Three pictures for two processes; before the first step the weights are equal, so nothing hides in them."""
+def test_validation_equals_that_of_one_process(single: Path, double: tuple[Path, list[dict[str, Any]]]) -> None:
+    """Three images for two processes."""
     for name in ("val/loss", "val/bpp", "val/mse", "val/psnr", "val/bpp_file", "val/bpp_gap", "val/psnr_file"):
         assert column(double[0], name) == pytest.approx(column(single, name), rel=2e-5), name
     one, two = (json.loads((run / "eval" / "heldout.json").read_text()) for run in (single, double[0]))
@@ -124,7 +125,7 @@ def test_validation_is_that_of_one_process(single: Path, double: tuple[Path, lis
 
 
 def stopped_at(step: int, command: list[str]) -> int:
-    """A run of which only rank 1 hears the signal."""
+    """Train in this process; only rank 1 receives the signal."""
     started = GracefulStop.on_train_batch_start
 
     def signalled(self: Any, trainer: Any, *arguments: Any) -> None:
@@ -136,7 +137,7 @@ def stopped_at(step: int, command: list[str]) -> int:
     return run_here(command)
 
 
-def test_a_signal_to_one_process_stops_both_and_the_same_command_goes_on(
+def test_signal_to_one_process_stops_both_and_the_run_resumes(
     photographs: Path, double: tuple[Path, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
     command = overrides(photographs, tmp_path / "run", *DDP, FAST)
@@ -150,18 +151,20 @@ def test_a_signal_to_one_process_stops_both_and_the_same_command_goes_on(
     assert column(tmp_path / "run", "train/loss") == column(double[0], "train/loss")
 
 
-def test_averaging_accumulation_and_bf16_together(photographs: Path, tmp_path: Path) -> None:
+def test_averaging_accumulation_and_bf16_with_an_empty_rank(photographs: Path, tmp_path: Path) -> None:
     more = (*DDP, "accumulate=2", "ema=0.5", "precision=bf16-mixed", "validate.crops=1", "validate.bitstreams=1")
     first, second = in_two(overrides(photographs, tmp_path / "run", *more), tmp_path / "ranks")
     assert first["images"] == 1
-    assert "4 crops of 64 x 64 = 2 devices x 2 micro-batches x 1\n" in said_at_the_start(tmp_path / "ranks")
+    assert "4 crops of 64 x 64 = 2 devices x 2 micro-batches x 1\n" in printed_by_rank_0(tmp_path / "ranks")
     assert all(value.tobytes() == second["weights"][name].tobytes() for name, value in first["weights"].items())
     assert last_checkpoint(tmp_path / "run")["weight_averaging"]
-    assert len(column(tmp_path / "run", "val/bpp_file")) == 2
+    # One image: the validation batch of rank 1 is empty, and it codes no image.
+    for name in ("val/psnr", "val/bpp_file"):
+        assert np.isfinite(column(tmp_path / "run", name)).tolist() == [True, True]
 
 
-def test_a_loss_term_that_ends_with_its_stage(photographs: Path, tmp_path: Path) -> None:
-    """As IB-LIC's enhancement term does."""
+def test_loss_term_of_one_stage_only(photographs: Path, tmp_path: Path) -> None:
+    """Like IB-LIC's enhancement term."""
     first = "{name: first, share: 1/2, lr: 1.0e-4, loss: {bpp: 1, distortion: 1, feature_enhancement: 1}}"
     stages = f"recipe.stages=[{first}, {{name: last, share: 1/2, lr: 1.0e-4}}]"
     more = ("model=iblic_tiny", "model.N=32", "model.M=80", "batch_size=2", "steps=4", "validate.crops=1", stages)
@@ -169,24 +172,24 @@ def test_a_loss_term_that_ends_with_its_stage(photographs: Path, tmp_path: Path)
     assert column(tmp_path / "run", "train/feature_enhancement_weight") == [1, 1, 0, 0]
 
 
-def test_weights_that_differ_are_noticed(photographs: Path, tmp_path: Path) -> None:
-    def train_apart() -> int:
-        setup._distributed = lambda: Apart()  # type: ignore[assignment]
+def test_different_weights_raise(photographs: Path, tmp_path: Path) -> None:
+    def train_separately() -> int:
+        setup._distributed = lambda: Separate()  # type: ignore[assignment]
         return run_here(overrides(photographs, tmp_path / "run", *DDP))
 
-    ranks = in_ranks(train_apart, tmp_path)
+    ranks = in_ranks(train_separately, tmp_path)
     assert [rank.wait() for rank in ranks] == [2, 2]
     assert "different weights" in (tmp_path / "rank_0.txt").read_text()
 
 
-class Apart(DDPStrategy):
-    """Two processes whose gradients nobody averages."""
+class Separate(DDPStrategy):
+    """A strategy that does not average the gradients."""
 
     def configure_ddp(self) -> None:
         pass
 
 
-def test_another_configuration_is_refused(photographs: Path, tmp_path: Path) -> None:
+def test_different_configurations_raise(photographs: Path, tmp_path: Path) -> None:
     def train_own_lambda() -> int:
         return run_here(
             overrides(photographs, tmp_path / "run", *DDP, f"lambda=0.0{1 + int(os.environ['LOCAL_RANK'])}")
@@ -201,8 +204,8 @@ def test_another_configuration_is_refused(photographs: Path, tmp_path: Path) -> 
 # --- python train.py -------------------------------------------------------------------------------------------------
 
 
-def test_two_lambdas_of_one_sweep_are_never_mixed(photographs: Path, tmp_path: Path) -> None:
-    """In one process after the other: Lightning would start the whole sweep again in every rank."""
+def test_processes_of_a_sweep_train_the_same_lambda(photographs: Path, tmp_path: Path) -> None:
+    """Sequential jobs in one process: Lightning alone would start the whole sweep in every rank."""
     more = ("steps=2", "validate.crops=1", "lambda=0.01,0.02", "hydra/launcher=basic")
     command = overrides(photographs, tmp_path / "lambda_${lambda}", *DDP[:2], *more)
     done = subprocess.run([*command_line(command), "-m"], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -219,7 +222,7 @@ def test_two_lambdas_of_one_sweep_are_never_mixed(photographs: Path, tmp_path: P
 
 
 def is_alive(pid: int) -> bool:
-    """Whether it runs; a process that nobody has waited for yet does not."""
+    """Return whether the process is running; a zombie is not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -234,10 +237,10 @@ def wait_until(condition: Any, seconds: float = 300) -> None:
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_no_process_outlives_the_other(photographs: Path, tmp_path: Path, victim: int) -> None:
+def test_both_processes_end_if_one_is_killed(photographs: Path, tmp_path: Path, victim: int) -> None:
     run = tmp_path / "run"
     command = overrides(photographs, run, *DDP[:2], "steps=100000", "validate.every=100000")
-    first = Forked(lambda: run_here(command), tmp_path / "log")  # the other one is a real train.py
+    first = Forked(lambda: run_here(command), tmp_path / "log")  # the other process is a real train.py
     try:
         wait_until(lambda: (run / "metrics.csv").exists() or not first.process.is_alive())
         pids = [process["pid"] for process in json.loads((run / "environment.json").read_text())["processes"]]
@@ -251,15 +254,15 @@ def test_no_process_outlives_the_other(photographs: Path, tmp_path: Path, victim
         assert "ended by SIGKILL" in (tmp_path / "log").read_text()
 
 
-def hang_with_one_that_ends() -> None:
-    """The first process is in a collective operation that never ends; the other one failed before it joined."""
+def hang_without_the_other() -> None:
+    """Act as a first process in a collective operation that never ends; the other process failed before it."""
     relaunch.TRAIN = ("-c", "raise SystemExit(3)")
     followers.LOOK, followers.GRACE = 0.1, 0.1
     followers.Followers(1, [])
     time.sleep(300)
 
 
-def test_a_process_that_waits_for_one_that_is_no_more_ends(tmp_path: Path) -> None:
-    first = Forked(lambda: hang_with_one_that_ends(), tmp_path / "log")
+def test_process_that_waits_for_a_failed_one_ends(tmp_path: Path) -> None:
+    first = Forked(lambda: hang_without_the_other(), tmp_path / "log")
     assert first.wait() == 2
     assert "ended with exit code 3" in (tmp_path / "log").read_text()

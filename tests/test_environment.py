@@ -1,4 +1,4 @@
-"""environment.json: true where something can be known, null where it cannot, and never in the way."""
+"""environment.json: correct values, null for unknown ones, and no errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def git(directory: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A committed repository that this package seems to lie in."""
+    """A committed repository that appears to contain this package."""
     home = tmp_path / "repository" / "lic_train"
     home.mkdir(parents=True)
     (home / "__init__.py").write_text("one = 1\n")
@@ -37,7 +37,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
-def test_machine_packages_and_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machine_packages_and_command_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["train.py", "model=cwam"])
     record(tmp_path, [])
     found = json.loads((tmp_path / "environment.json").read_text())
@@ -50,7 +50,7 @@ def test_machine_packages_and_command(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @needs_git
-def test_a_clean_repository(tmp_path: Path, package: Path) -> None:
+def test_clean_repository_has_no_diff(tmp_path: Path, package: Path) -> None:
     found = record(tmp_path, [])["code"]
     assert found["commit"] == git(package, "rev-parse", "HEAD").strip()
     assert found["dirty"] is False
@@ -58,7 +58,7 @@ def test_a_clean_repository(tmp_path: Path, package: Path) -> None:
 
 
 @needs_git
-def test_a_change_is_recorded_and_its_record_applies(tmp_path: Path, package: Path) -> None:
+def test_recorded_diff_can_be_applied(tmp_path: Path, package: Path) -> None:
     (package / "__init__.py").write_text("one = 2\n")
     (package / "new.py").write_text("")
     found = record(tmp_path, [])["code"]
@@ -74,17 +74,17 @@ def test_a_change_is_recorded_and_its_record_applies(tmp_path: Path, package: Pa
 
 
 @needs_git
-def test_a_huge_change_is_cut(tmp_path: Path, package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_diff_is_truncated(tmp_path: Path, package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "MAX_DIFF_BYTES", 1000)
     (package / "__init__.py").write_text("x = 1\n" * 10_000)
     record(tmp_path, [])
     text = (tmp_path / "dirty.diff").read_text()
     assert 1000 < len(text) < 1200
-    assert "cut at 1000" in text
+    assert "truncated to 1000" in text
 
 
 @needs_git
-def test_somebody_elses_repository_is_not_ours(tmp_path: Path, package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unrelated_repository_is_ignored(tmp_path: Path, package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed = package.parent / "site-packages" / "lic_train"
     installed.mkdir(parents=True)
     (installed / "__init__.py").write_text("")
@@ -92,14 +92,14 @@ def test_somebody_elses_repository_is_not_ours(tmp_path: Path, package: Path, mo
     assert record(tmp_path, [])["code"]["commit"] is None
 
 
-def test_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_git_gives_null(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     found = record(tmp_path, [])
     assert found["code"]["commit"] is None
     assert found["packages"]
 
 
-def test_earlier_starts_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_earlier_starts_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3):
         monkeypatch.setattr(sys, "argv", ["train.py", f"trainer.devices={number}"])
         record(tmp_path, [])

@@ -1,4 +1,4 @@
-"""What a training process does with freed memory."""
+"""Reuse of freed memory in a training process."""
 
 import platform
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-# 20 times 64 MB, touched and freed; prints the page faults of the last ten.
+# Allocates, fills and frees 64 MB 20 times; prints the page faults of the last ten.
 SCRIPT = """
 import resource, sys
 import torch
@@ -26,6 +26,6 @@ def page_faults(how: str) -> int:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
-def test_freed_memory_is_taken_again_without_page_faults():
+def test_freed_memory_is_reused_without_page_faults():
     assert page_faults("kept") < 100
-    assert page_faults("given back") > 200  # with huge pages 320
+    assert page_faults("returned") > 200  # 320 with huge pages

@@ -1,4 +1,4 @@
-"""train.py's path against the loop that CompressAI documents: equal start, batches and noise give equal losses."""
+"""train.py and CompressAI's documented loop: equal weights, batches and noise give equal losses."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_first_twenty_losses_agree(tmp_path, photographs):
         "model=mbt2018_mean", f"model.N={WIDTH[0]}", f"model.M={WIDTH[1]}", f"lambda={LAMBDA}", "recipe=common",
         "data=folder", f"data.root={photographs}", "data.source.val_ratio=0.2", "data.num_workers=0",
         "data.source.cache=null",
-        # Beyond the 20 that count, so that all of them lie in the first stage.
+        # More than the compared 20, which are therefore all in the first stage.
         f"steps={2 * STEPS}", "batch_size=2", "crop=64", "precision=32", "channels_last=false", "logger=csv",
         "validate.bitstreams=0", "trainer.log_every=1", "trainer.accelerator=cpu", "eval.limit=1",
         f"output={tmp_path / 'run'}",

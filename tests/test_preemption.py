@@ -1,4 +1,4 @@
-"""A machine that dies, a scheduler that wants it back, a full disk: the same command goes on as if nothing had been."""
+"""Kills, scheduler signals and full disks: the same command resumes to bit-equal results."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def composed(photographs: Path, run: Path, steps: int = STEPS) -> RunConfig:
 
 
 def before_step(action: Callable[[Any], None]) -> None:
-    """Call ``action(trainer)`` before every micro-batch, of this process only."""
+    """Call ``action(trainer)`` before every micro-batch, in this process only."""
     original = Checkpoints.on_train_batch_start
 
     def hooked(self: Callback, trainer: Any, *arguments: Any) -> None:
@@ -62,7 +62,7 @@ def before_step(action: Callable[[Any], None]) -> None:
 
 @pytest.fixture(scope="module")
 def whole(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float, float]:
-    """A run that nobody stops; CPU seconds until its training began, and of one of its steps."""
+    """An uninterrupted run; CPU seconds until its training begins, and of one step."""
     folder = tmp_path_factory.mktemp("whole")
     config = composed(photographs, folder / "run")
 
@@ -75,8 +75,8 @@ def whole(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return folder / "run", *Forked(measured, folder / "log").result()
 
 
-def train_until(config: RunConfig, seconds: float, steps: int | None, asked: signal.Signals | None) -> int:
-    """Train until the kernel kills or asks the process, some processor seconds after now, or after some steps."""
+def train_until(config: RunConfig, seconds: float, steps: int | None, sent: signal.Signals | None) -> int:
+    """Train until SIGPROF kills the process or sends ``sent``, after CPU seconds from now or after some steps."""
 
     def arm(trainer: Any) -> None:
         begun.append(trainer.global_step)
@@ -84,8 +84,8 @@ def train_until(config: RunConfig, seconds: float, steps: int | None, asked: sig
             signal.setitimer(signal.ITIMER_PROF, seconds)
 
     begun: list[int] = []
-    if asked is not None:
-        signal.signal(signal.SIGPROF, lambda *_: os.kill(os.getpid(), asked))
+    if sent is not None:
+        signal.signal(signal.SIGPROF, lambda *_: os.kill(os.getpid(), sent))
     if steps is None:
         signal.setitimer(signal.ITIMER_PROF, seconds)
     else:
@@ -94,17 +94,17 @@ def train_until(config: RunConfig, seconds: float, steps: int | None, asked: sig
 
 
 def random_moments(start: float, step: float) -> Iterator[tuple[float, int | None, signal.Signals | None]]:
-    """Thirty kills and six signals: every other one while the run begins, the rest within some of its steps."""
+    """Yield thirty kills and six signals: alternately during the start of the run and within its steps."""
     chance = random.Random(5)
-    asked: list[signal.Signals | None] = [None] * 30 + [signal.SIGTERM, signal.SIGUSR1] * 3
-    chance.shuffle(asked)
-    for number, request in enumerate(asked):
+    sent: list[signal.Signals | None] = [None] * 30 + [signal.SIGTERM, signal.SIGUSR1] * 3
+    chance.shuffle(sent)
+    for number, request in enumerate(sent):
         begins = number % 2 == 0
         seconds = max(chance.uniform(0, start if begins else 2 * step), 1e-4)
         yield seconds, None if begins else chance.randrange(5), request
 
 
-def test_thirty_kills_at_random_moments_change_nothing(
+def test_run_with_thirty_random_kills_is_bit_equal(
     photographs: Path, whole: tuple[Path, float, float], tmp_path: Path
 ) -> None:
     run, config, (reference, start, step) = tmp_path / "run", composed(photographs, tmp_path / "run"), whole
@@ -128,10 +128,10 @@ def test_thirty_kills_at_random_moments_change_nothing(
     assert list(run.rglob(atomic.TEMPORARY)) == []
 
 
-def test_a_kill_right_behind_a_checkpoint_loses_no_row(
+def test_kill_after_a_checkpoint_loses_no_row(
     photographs: Path, whole: tuple[Path, float, float], tmp_path: Path
 ) -> None:
-    """Lightning writes a step's row only behind all callbacks, so the row that was not yet written would be missed."""
+    """Lightning's own ``log`` writes a step's row after all callbacks, so the killed run would not have the row."""
     run, config = tmp_path / "run", composed(photographs, tmp_path / "run")
 
     def kill(self: Checkpoints, step: int) -> None:
@@ -157,7 +157,7 @@ def wait_for_step(run: Path, number: int, process: subprocess.Popen[str]) -> Non
         time.sleep(0.01)
 
 
-def test_a_real_process_is_killed_and_another_goes_on(
+def test_killed_process_is_resumed_by_another(
     photographs: Path, whole: tuple[Path, float, float], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -180,10 +180,10 @@ def test_a_real_process_is_killed_and_another_goes_on(
 
 
 @pytest.mark.parametrize("full", ["checkpoint", "metrics"])
-def test_a_full_disk_stops_the_run_and_loses_nothing(
+def test_run_resumes_after_a_full_disk(
     photographs: Path, whole: tuple[Path, float, float], tmp_path: Path, full: str
 ) -> None:
-    """The kernel refuses to write files beyond a limit, as a full disk does, from the fifth step on."""
+    """Writes beyond a file size limit fail, as on a full disk, from the fifth step on."""
     run, config = tmp_path / "run", composed(photographs, tmp_path / "run")
     size = (whole[0] / "checkpoints" / "last.ckpt").stat().st_size
     limit = {"checkpoint": size // 2, "metrics": 1}[full]
@@ -196,15 +196,15 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(
         before_step(fill_up)
         return train.train(config)
 
-    read, write = os.pipe()  # what it says must not hit the limit
+    read, write = os.pipe()  # the limit must not apply to the child's output
     child = Forked(train_on_a_small_disk, Path(f"/dev/fd/{write}"))
     os.close(write)
     assert child.wait() == 2
-    said = os.read(read, 10**6).decode()
+    printed = os.read(read, 10**6).decode()
     os.close(read)
-    assert "could not be written" in said
-    assert "same command" in said
-    assert "Traceback" not in said
+    assert "could not be written" in printed
+    assert "same command" in printed
+    assert "Traceback" not in printed
     assert step_of(newest_intact(run / "checkpoints") or Path()) == EVERY
     assert Forked(lambda: train.train(config), tmp_path / "log").result() == 0
     assert_equal_state(run, whole[0])

@@ -1,4 +1,4 @@
-"""The progress bar: true numbers from a clock that only the test moves, within eighty columns."""
+"""The progress bar: correct numbers with a simulated clock, within eighty columns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.tiny_training import Tiny, fit
 
 
 class Clock(Callback):
-    """A clock that only these hooks move: ``wait`` seconds before a batch, ``work`` in it, 100 in a validation."""
+    """Simulated clock: ``wait`` seconds before a batch, ``work`` in it, 100 in a validation."""
 
     def __init__(self, wait: float, work: float) -> None:
         self.now, self.wait, self.work = 0.0, wait, work
@@ -37,14 +37,14 @@ class Clock(Callback):
 
 
 def shown(steps: int, wait: float, work: float, **options: Any) -> list[str]:
-    """Lines that a run prints where there is no terminal."""
+    """Return the lines that a run prints without a terminal."""
     clock, out = Clock(wait, work), io.StringIO()
     bar = ProgressBar(batch_size=8, console=Console(file=out, width=80), clock=clock)
     fit(Tiny(), [clock, bar], steps=steps, **options)
     return out.getvalue().splitlines()
 
 
-def test_plain_lines_come_first_last_and_every_ten_seconds() -> None:
+def test_plain_lines_at_first_and_last_step_and_every_ten_seconds() -> None:
     lines = shown(steps=10, wait=1, work=3)
     assert [line.split()[1] for line in lines[:-1]] == ["1/10", "4/10", "7/10", "10/10"]
     assert "0.25 steps/s  2 images/s" in lines[0]
@@ -53,7 +53,7 @@ def test_plain_lines_come_first_last_and_every_ten_seconds() -> None:
     assert lines[-1].startswith("10 steps in 0:00:40: 0.25 steps/s, 2 images/s; 25.0% of the time waited for data")
 
 
-def test_speed_counts_optimizer_steps_and_leaves_validation_out() -> None:
+def test_speed_counts_optimizer_steps_and_excludes_validation() -> None:
     lines = shown(steps=4, wait=0, work=1, accumulate_grad_batches=2, val_check_interval=4)
     assert "validation at step 2: loss" in lines[1]
     assert "bpp 0.250  PSNR 31.00 dB  bpp_file 0.260" in lines[1]
@@ -62,7 +62,7 @@ def test_speed_counts_optimizer_steps_and_leaves_validation_out() -> None:
     assert "4 steps in 0:03:28: 0.5 steps/s, 4 images/s; 0.0% of the time waited for data" in lines[-1]
 
 
-def test_a_continued_run_begins_at_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_run_starts_at_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints, "save_model", lambda *_: None)
     fit(Tiny(), [Checkpoints(tmp_path, every=6)], steps=6)
     lines = shown(steps=8, wait=1, work=0, resume=newest_intact(tmp_path))
@@ -70,7 +70,7 @@ def test_a_continued_run_begins_at_its_step(tmp_path: Path, monkeypatch: pytest.
     assert lines[-1].startswith("2 steps in 0:00:02")
 
 
-def test_the_bar_fits_eighty_columns_and_tells_everything() -> None:
+def test_bar_shows_all_numbers_within_eighty_columns() -> None:
     class Slow(Tiny):
         def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
             out = super().training_step(batch, batch_idx)

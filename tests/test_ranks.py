@@ -1,4 +1,4 @@
-"""Where a process stands among those of its job, and what they tell each other outside of the training."""
+"""Position of a process in its job, and communication of the processes outside of the training."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ SLURM = {"SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": "gpu[3-4]", "SLURM_JOB_ID"
         ({**SLURM, "SLURM_NTASKS": "4", "SLURM_LOCALID": "1"}, 2, 2, (3, 4, "gpu3", 15123, False)),
         ({**SLURM, "SLURM_NTASKS": "1", "SLURM_LOCALID": "0"}, 2, 1, (0, 2, "127.0.0.1", 0, True)),
     ],
-    ids=["alone", "by_hand", "machines_by_hand", "torchrun", "srun", "one_task_of_slurm"],
+    ids=["alone", "local_rank", "node_rank", "torchrun", "srun", "one_slurm_task"],
 )
-def test_where_a_process_stands(
+def test_place_from_the_environment(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], devices: int, nodes: int, expected: tuple[Any, ...]
 ) -> None:
     for name, value in environment.items():
@@ -41,23 +41,23 @@ def test_where_a_process_stands(
     assert (place.rank, place.world, place.address, place.port, place.starts_others) == expected
 
 
-@pytest.mark.parametrize("environment", [{}, {**SLURM, "SLURM_NTASKS": "3"}], ids=["two_machines", "three_tasks"])
-def test_a_place_that_nobody_can_tell(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
+@pytest.mark.parametrize("environment", [{}, {**SLURM, "SLURM_NTASKS": "3"}], ids=["no_master_port", "three_tasks"])
+def test_wrong_number_of_processes_raises(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match=r"(?s)expected: srun --nodes=2 --ntasks-per-node=4.*got.*what to do"):
+    with pytest.raises(ConfigError, match=r"(?s)expected: srun --nodes=2 --ntasks-per-node=4.*got: .*to do: "):
         find_place(4, 2)
 
 
-def test_more_devices_than_there_are_are_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_devices_raise_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    with pytest.raises(ConfigError, match="at most the 4"), joined(8, 1, "auto", []):
+    with pytest.raises(ConfigError, match=r"expected: at most 4\ngot: 8\n"), joined(8, 1, "auto", []):
         pass
 
 
-def test_slurm_does_not_requeue_behind_our_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Lightning's own handler of SIGUSR1 would save another checkpoint and requeue the job itself."""
+def test_lightning_does_not_requeue_under_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Lightning's own handler of SIGUSR1 would save a checkpoint of its own and requeue the job."""
     for name, value in {**SLURM, "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0"}.items():
         monkeypatch.setenv(name, value)
     config = checked(compose(overrides(make_photographs(tmp_path / "photographs"), tmp_path / "run")))
@@ -65,7 +65,7 @@ def test_slurm_does_not_requeue_behind_our_back(monkeypatch: pytest.MonkeyPatch,
     assert type(trainer._accelerator_connector.cluster_environment) is LightningEnvironment
 
 
-def test_one_process_needs_no_other() -> None:
+def test_single_process_needs_no_communication() -> None:
     with joined(1, 1, "cpu", []) as ranks:
         assert ranks.is_first
         assert ranks.gather("anything", 5) == [5]

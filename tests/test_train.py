@@ -1,4 +1,4 @@
-"""train.py as a whole: the same command is the same run, stopped or not, and wrong commands change nothing."""
+"""train.py as a whole: the same command is the same run, also after a stop; invalid commands change nothing."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from tests.small_runs import make_photographs, stop_at, weights
 
 @pytest.fixture
 def photographs(tmp_path) -> Path:
-    """Seven small pictures, so that an epoch ends inside a batch."""
+    """Seven small pictures: an epoch ends inside a batch."""
     return make_photographs(tmp_path / "photographs", 7)
 
 
 @pytest.fixture
 def run(tmp_path, photographs):
-    """A function (directory name, more overrides) -> exit code of a run of six steps on the photographs."""
+    """A function (directory name, *overrides) -> exit code of a run of six steps on the photographs."""
 
     def start(name: str, *overrides: str) -> int:
         command = [
@@ -50,10 +50,10 @@ def assert_same_weights(a: Path, b: Path) -> None:
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_a_run_leaves_what_the_readme_says(run, tmp_path):
+def test_run_writes_the_documented_files(run, tmp_path):
     assert run("a") == 0
-    left = {str(path.relative_to(tmp_path / "a")) for path in (tmp_path / "a").rglob("*") if path.is_file()}
-    assert left >= {
+    written = {str(path.relative_to(tmp_path / "a")) for path in (tmp_path / "a").rglob("*") if path.is_file()}
+    assert written >= {
         ".hydra/config.yaml", ".hydra/overrides.yaml", "environment.json", "metrics.csv", "checkpoints/last.ckpt",
         "checkpoints/step_00000006.ckpt", "checkpoints/best.safetensors", "eval/heldout.json", "data_report.json",
         "card.md",
@@ -71,7 +71,7 @@ def test_a_run_leaves_what_the_readme_says(run, tmp_path):
     assert [bool(row["val/bpp_gap"]) for row in rows] == [False, False, False, True, False, True]
 
 
-def test_the_same_command_says_that_it_is_finished(run, tmp_path, capsys):
+def test_finished_run_is_not_repeated(run, tmp_path, capsys):
     run("a")
     before = (tmp_path / "a" / "checkpoints" / "last.ckpt").read_bytes()
     capsys.readouterr()
@@ -85,7 +85,7 @@ def test_the_same_command_says_that_it_is_finished(run, tmp_path, capsys):
     [(3, 0, []), (4, 2, []), (1, 0, ["accumulate=2"]), (3, 0, ["ema=0.9"])],
     ids=["mid_epoch", "other_worker_count", "accumulation", "averaged_weights"],
 )
-def test_a_stopped_run_goes_on_to_bit_equal_weights(run, tmp_path, monkeypatch, step, workers, more):
+def test_stopped_and_resumed_run_has_bit_equal_weights(run, tmp_path, monkeypatch, step, workers, more):
     run("whole", *more)
     with monkeypatch.context() as patch:
         stop_at(step, patch)
@@ -98,7 +98,7 @@ def test_a_stopped_run_goes_on_to_bit_equal_weights(run, tmp_path, monkeypatch, 
     assert [row["val/loss"] for row in first] == [row["val/loss"] for row in second]
 
 
-def test_a_killed_run_goes_on_from_its_last_checkpoint(run, tmp_path, monkeypatch):
+def test_killed_run_resumes_from_its_last_checkpoint(run, tmp_path, monkeypatch):
     run("whole")
 
     def die(self, *_):
@@ -117,7 +117,7 @@ def _after(calls: int, action):
     return lambda *arguments: None if next(count, None) is not None else action(*arguments)
 
 
-def test_a_broken_last_checkpoint_is_passed_over(run, tmp_path, monkeypatch, capsys):
+def test_damaged_last_checkpoint_is_skipped(run, tmp_path, monkeypatch, capsys):
     run("whole")
     stop_at(4, monkeypatch)
     with pytest.raises(Interrupted):
@@ -130,7 +130,7 @@ def test_a_broken_last_checkpoint_is_passed_over(run, tmp_path, monkeypatch, cap
     assert_same_weights(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_another_configuration_in_the_same_directory_is_refused(run, tmp_path):
+def test_another_configuration_in_the_same_directory_raises(run, tmp_path):
     run("a")
     with pytest.raises(ConfigError) as refusal:
         run("a", "lambda=0.05")
@@ -139,14 +139,14 @@ def test_another_configuration_in_the_same_directory_is_refused(run, tmp_path):
     assert (tmp_path / "a.old-1" / "checkpoints" / "last.ckpt").exists()
 
 
-def test_a_loss_that_is_not_finite_stops_and_saves_the_batch(run, tmp_path, monkeypatch):
+def test_non_finite_loss_raises_and_saves_the_batch(run, tmp_path, monkeypatch):
     monkeypatch.setitem(losses.TERMS, "mse", lambda out, x: out["x_hat"].mean() * float("nan"))
     with pytest.raises(TrainingError, match="failing_batch"):
         run("a")
     assert (tmp_path / "a" / "failing_batch" / "batch.safetensors").exists()
 
 
-def test_damaged_photographs_are_counted_and_too_many_stop_the_run(run, tmp_path, photographs):
+def test_too_many_damaged_photographs_raise_and_are_reported(run, tmp_path, photographs):
     (photographs / "6.png").write_bytes(b"not a picture")
     with pytest.raises(DataError, match="5%"):
         run("a")
@@ -162,7 +162,7 @@ def test_weights_can_start_from_another_run(run, tmp_path):
         run("none", f"init_from={tmp_path / 'nothing'}")
 
 
-def test_an_unwritable_directory_is_told(run, tmp_path):
+def test_unwritable_directory_raises(run, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ConfigError, match="output="):
         run("file")
@@ -172,7 +172,7 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, str(ROOT / "train.py"), *arguments]
 
 
-def test_the_command_line_reports_errors_without_a_traceback(tmp_path):
+def test_command_line_reports_errors_without_a_traceback(tmp_path):
     result = subprocess.run(
         command("lambda=-1", f"output={tmp_path / 'a'}"), cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -182,7 +182,7 @@ def test_the_command_line_reports_errors_without_a_traceback(tmp_path):
     assert not (tmp_path / "a").exists()
 
 
-def test_control_c_saves_and_the_same_command_goes_on(tmp_path, photographs):
+def test_ctrl_c_saves_a_checkpoint(tmp_path, photographs):
     arguments = command(
         "model=bmshj2018_factorized", "model.N=8", "model.M=8", "data=folder", f"data.root={photographs}", "logger=csv",
         "data.source.val_ratio=0.3", "steps=4000", "batch_size=1", "crop=64", "validate.bitstreams=0", "precision=32",
@@ -194,8 +194,8 @@ def test_control_c_saves_and_the_same_command_goes_on(tmp_path, photographs):
         if line.startswith("step "):
             break
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=300)
+    _, printed = process.communicate(timeout=300)
     assert process.returncode == 130
-    assert "same command" in said
+    assert "same command" in printed
     assert (tmp_path / "a" / "checkpoints" / "last.ckpt").exists()
-    assert "Traceback" not in said
+    assert "Traceback" not in printed

@@ -1,4 +1,4 @@
-"""A module with four weights, an endless stream and a Trainer for it: what the tests of callbacks train."""
+"""A module with four weights, an endless stream and a Trainer for it, for the tests of callbacks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
 
 class Stream(IterableDataset):
-    """Batch number k is a pure function of k, as in the real stream."""
+    """Endless stream in which batch k is a pure function of k, as in the real one."""
 
     def __init__(self, start: int) -> None:
         self.start = start
@@ -33,7 +33,7 @@ class Stream(IterableDataset):
 
 
 class Tiny(LightningModule):
-    """Fits a linear map of the mean colour to 1; ``val/loss`` is read from ``val_losses`` where that is given."""
+    """Fits a linear map of the mean colour to 1; ``val/loss`` is ``val_losses[step]`` if given."""
 
     def __init__(self, val_losses: dict[int, float] | None = None) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Tiny(LightningModule):
 
 
 class At(Callback):
-    """Calls ``action(trainer, module)`` in the backward pass of one micro-batch, counted over the whole run from 0."""
+    """Calls ``action(trainer, module)`` after the backward pass of one micro-batch, counted over the run from 0."""
 
     def __init__(self, micro_batch: int, action: Any) -> None:
         self.micro_batch, self.action = micro_batch, action

@@ -18,6 +18,9 @@ class Recipe:
     ``loss = sum over terms of weight * term``, where the term ``distortion`` is ``lambda * 255^2 * mse`` or
     ``lambda * (1 - MS-SSIM)``.
 
+    Attributes:
+        terms: names of the terms of all stages, which every call returns.
+
     Args:
         stages: see `lay_out`.
         steps: optimiser steps of the whole run, to which the stages are scaled.
@@ -40,7 +43,7 @@ class Recipe:
         self.distortion = distortion
         self.aux_lr = float(optimizer["aux_lr"])
         self.clip_norm = float(optimizer["clip_norm"])
-        self._terms = sorted({name for stage in self.stages for name in self._weights(stage)})
+        self.terms = sorted({name for stage in self.stages for name in self._weights(stage)})
 
     def stage(self, step: int) -> Stage:
         """Return the stage of ``step``; after the end, the last stage."""
@@ -54,7 +57,7 @@ class Recipe:
         weights = self._weights(self.stage(step))
         terms = {name: TERMS[name](out, x) for name in weights}
         with torch.no_grad():
-            others = {name: TERMS[name](out, x) for name in self._terms if name not in weights}
+            others = {name: TERMS[name](out, x) for name in self.terms if name not in weights}
         loss = torch.stack([weight * terms[name] for name, weight in weights.items()]).sum()
         return {**others, **terms, "loss": loss}
 

@@ -1,4 +1,4 @@
-"""The end of a run: the best model codes the evaluation photographs for real, and the run is marked as finished."""
+"""The end of a run: evaluate the best model with real files and mark the run as finished."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lic_train.system.screen import is_first_process, say
 
 
 def evaluate_best(config: RunConfig, run: ResumeState, data: Photographs) -> dict[str, Any] | None:
-    """Evaluate the best model and mark the run as finished, unless that has been done before.
+    """Evaluate the best model and mark the run as finished; a stored result is read, not repeated.
 
     Returns:
         The result, or None in every process but the first.
@@ -27,8 +27,8 @@ def evaluate_best(config: RunConfig, run: ResumeState, data: Photographs) -> dic
     if not is_first_process():
         return None
     if run.finished:
-        say(f"This run is finished at step {run.results.get('step', config.steps)}; nothing is left to train.", "green")
-        say("To train it anew: fresh=true (moves this one aside), or name=... (another directory)")
+        say(f"This run is already finished at step {run.results.get('step', config.steps)}; nothing to train.", "green")
+        say("To train again: fresh=true (moves this run to another directory), or name=... (a new directory)")
     path = layout.result(run.run_dir, config.eval.name)
     if run.finished and path.exists():
         return json.loads(path.read_text(encoding="utf-8"))
@@ -39,10 +39,10 @@ def evaluate_best(config: RunConfig, run: ResumeState, data: Photographs) -> dic
 
 
 def show_end(result: dict[str, Any], run_dir: Path) -> int:
-    """Print the evaluation and where everything is.
+    """Print the evaluation and the paths of the run's files.
 
     Returns:
-        Exit code: 0, or 1 if a decoded picture is not the encoder's.
+        Exit code: 0, or 1 if a decoded image differs from the encoder's reconstruction.
     """
     show(result, run_dir)
     _show_places(run_dir)
@@ -56,7 +56,7 @@ def _images(config: RunConfig, run_dir: Path, data: Photographs) -> list[tuple[s
 
 
 def _show_places(run_dir: Path) -> None:
-    """One line for each thing the run left, beside those that `show` tells."""
+    """Print one line for each file or folder of the run that `show` does not list."""
     places = {
         "model": layout.best_model(run_dir),
         "metrics": run_dir / layout.METRICS,

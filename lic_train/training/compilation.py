@@ -1,4 +1,4 @@
-"""torch.compile of the training forward, with a fall-back that is announced."""
+"""torch.compile of the training forward; falls back to eager mode with a message."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from rich import print as rprint
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from lic_train.errors import in_one_line
 from lic_train.models.base import Codec
+from lic_train.system.screen import say
 
 
 class BiasApart(TorchFunctionMode):
-    """Transposed convolutions without their bias, which is added after them: the compiler fuses that.
+    """Runs transposed convolutions without bias and adds the bias afterwards, which the compiler fuses.
 
     On a CPU, PyTorch's own gradient of that bias takes as long as a whole pass of the convolution.
     """
@@ -31,7 +32,7 @@ class BiasApart(TorchFunctionMode):
 
 
 def compiled(model: Codec) -> Callable[[Tensor], dict[str, Any]]:
-    """A training forward that compiles at its first call, and runs eagerly, with one line said, where that fails.
+    """Return a training forward that compiles at its first call; if that fails, it prints why and runs eagerly.
 
     Evaluation and coding always run the eager model: their results must not depend on this option.
     """
@@ -54,8 +55,8 @@ def compiled(model: Codec) -> Callable[[Tensor], dict[str, Any]]:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             state["eager"] = True
-            reason = str(error).strip().splitlines()
-            rprint(f"[yellow]compile=true failed, training goes on without: {type(error).__name__}: {reason[:1]}[/]")
+            why = in_one_line(error)
+            say(f"compile=true failed, training continues in eager mode: {why}", style="yellow")
             return model(x)
 
     return run

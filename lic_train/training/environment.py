@@ -1,4 +1,4 @@
-"""What a run was made with: the code, the machine, the packages and the command."""
+"""The environment of a run: code version, machine, packages and command."""
 
 import json
 import os
@@ -23,19 +23,19 @@ RECORDED_VARIABLES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "SLURM_JOB_ID",
 
 
 def about_this_process(rank: int, overrides: list[str]) -> dict[str, Any]:
-    """One of the processes that train a run together."""
+    """Describe this process, one of those that train a run together."""
     return {"rank": rank, "host": platform.node(), "pid": os.getpid(), "overrides": overrides}
 
 
 def record(run_dir: Path, processes: list[dict[str, Any]]) -> dict[str, Any]:
-    """Write ``environment.json``, and ``dirty.diff`` if the code differs from its commit; returns what was written.
+    """Write ``environment.json``, and ``dirty.diff`` if the code differs from its commit; return the former.
 
-    A continued run writes them anew and keeps a short note of the earlier starts under "earlier". Nothing is asked of
-    the network; what cannot be found out is null.
+    A resumed run overwrites both files and keeps a short note of the earlier starts under "earlier". No network access;
+    unknown values are null.
 
     Args:
-        run_dir: where it goes.
-        processes: `about_this_process` of each.
+        run_dir: the run's directory.
+        processes: `about_this_process` of each process.
 
     Raises:
         OSError: the directory is not writable.
@@ -70,10 +70,10 @@ def _write_or_remove(path: Path, text: str) -> None:
 
 
 def _code() -> tuple[dict[str, Any], str]:
-    """Version, commit and state of this package, and its difference to the commit (empty if none or unknown)."""
+    """Return version, commit and state of this package, and its diff to the commit (empty if none or unknown)."""
     code: dict[str, Any] = {"version": lic_train.__version__, "commit": None, "dirty": None, "untracked": []}
     home = Path(lic_train.__file__).parent
-    # Installed into a virtual environment, the package may lie in somebody else's repository.
+    # A virtual environment with the installed package may be inside an unrelated repository.
     if _git(home, "ls-files", "--error-unmatch", "__init__.py") is None:
         return code, ""
     commit = _git(home, "rev-parse", "HEAD")
@@ -86,7 +86,7 @@ def _code() -> tuple[dict[str, Any], str]:
 
 
 def _git(directory: Path, *arguments: str) -> str | None:
-    """Output of a git command, None if git is missing, refuses or is too slow."""
+    """Return the output of a git command, None if git is missing, fails or exceeds the time limit."""
     environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0", "GIT_PAGER": "cat"}
     try:
         done = subprocess.run(
@@ -104,7 +104,7 @@ def _git(directory: Path, *arguments: str) -> str | None:
 def _bounded(diff: str) -> str:
     if len(diff) <= MAX_DIFF_BYTES:
         return diff
-    return f"{diff[:MAX_DIFF_BYTES]}\n... cut at {MAX_DIFF_BYTES} of {len(diff)} characters\n"
+    return f"{diff[:MAX_DIFF_BYTES]}\n... truncated to {MAX_DIFF_BYTES} of {len(diff)} characters\n"
 
 
 def _ram_gib() -> float | None:
@@ -127,7 +127,7 @@ def _packages() -> dict[str, str]:
 
 
 def _earlier(path: Path) -> list[dict[str, Any]]:
-    """Notes of the starts before this one; a damaged file has none."""
+    """Return the notes of the earlier starts; none from a damaged file."""
     try:
         before = json.loads(path.read_text())
         note = {key: before[key] for key in ("started", "command", "code", "host")}

@@ -1,4 +1,4 @@
-"""Processes that the first one of a machine starts for its other devices. None outlives it, and it outlives none."""
+"""Processes that the first process of a machine starts for its other devices; all of them end together."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from lic_train.errors import TrainingError
 from lic_train.system.relaunch import train_command
 from lic_train.system.screen import say_error
 
-LAUNCHER = "LIC_TRAIN_LAUNCHER"  # process id of the one that started this one
-GRACE = 5.0  # seconds in which a process that failed lets the first one speak, as the same may have happened to all
-LOOK = 1.0  # seconds between two looks at the others
+LAUNCHER = "LIC_TRAIN_LAUNCHER"  # environment variable: process id of the process that started this one
+GRACE = 5.0  # seconds that a failed process waits for the first one to report an error that occurred in all of them
+LOOK = 1.0  # seconds between two checks of the other processes
 
 
 class Followers:
-    """Starts ``train.py`` with these overrides, and no others, as ranks 1, 2, ... of this machine.
+    """Starts ``train.py`` with the given overrides, and no others, as ranks 1, 2, ... of this machine.
 
     Args:
-        count: how many.
-        overrides: of the job of this process.
+        count: number of processes to start.
+        overrides: overrides of this process's job.
     """
 
     def __init__(self, count: int, overrides: Sequence[str]) -> None:
-        # A job of a sweep is no sweep, whatever its overrides choose.
+        # A job of a sweep is not a sweep, even if one of its overrides selects hydra.mode=MULTIRUN.
         command = train_command([*overrides, "hydra.mode=RUN"])
         self._processes = [
-            # A process group of its own: what Ctrl-C means is for the first process to decide.
+            # A separate process group: the first process alone handles Ctrl-C.
             subprocess.Popen(command, env=_environment(rank), process_group=0)
             for rank in range(1, count + 1)
         ]
@@ -38,21 +38,21 @@ class Followers:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def failure(self) -> TrainingError | None:
-        """The first one that ended before its time, as an error."""
+        """Return an error for the first process that failed, or None."""
         for rank, process in enumerate(self._processes, start=1):
             if process.poll():
                 code = process.returncode
                 how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
                 return TrainingError(
-                    f"Process {process.pid}, which trained on device {rank} of this machine, ended {how}.\n"
-                    "expected: all processes of a run to train until its end\n"
-                    "got: its own message above, if it could still speak\n"
-                    "what to do: run the same command again, which continues from the newest checkpoint"
+                    f"Process {process.pid}, which trained on device {rank} of this machine, ended {how}.",
+                    expected="all processes of a run until its end",
+                    got="the error message of that process above, if it printed one",
+                    to_do="run the same command again, which continues from the newest checkpoint",
                 )
         return None
 
-    def failure_behind(self, error: BaseException) -> TrainingError | None:
-        """`failure`, if ``error`` may only tell that somebody no longer answers."""
+    def failure_that_caused(self, error: BaseException) -> TrainingError | None:
+        """Return `failure` if ``error`` may be a consequence of it: a collective operation without an answer."""
         patience = time.monotonic() + LOOK
         while isinstance(error, RuntimeError) and time.monotonic() < patience:
             if failure := self.failure():
@@ -61,20 +61,20 @@ class Followers:
         return None
 
     def kill(self) -> None:
-        """End them at once; they hold nothing that could be lost."""
+        """Kill the processes, which have nothing to save."""
         self._over.set()
         for process in self._processes:
             process.kill()
             process.wait()
 
     def wait(self) -> None:
-        """Wait until all have ended by themselves."""
+        """Wait until all processes have ended."""
         self._over.set()
         for process in self._processes:
             process.wait()
 
     def _watch(self) -> None:
-        """The first process may hang in a collective operation with one that is no more: nothing raises there."""
+        """End this process after a failure: it may hang in a collective operation, which raises no error."""
         while not self._over.wait(LOOK):
             if (failure := self.failure()) and not self._over.wait(GRACE):
                 say_error(failure)
@@ -87,7 +87,7 @@ def _environment(rank: int) -> dict[str, str]:
 
 
 def end_with_the_launcher() -> None:
-    """In a process that another one started: see to it that it ends with that one, however that ends."""
+    """In a process started by another one: end when that process ends, for any reason."""
     if launcher := os.environ.get(LAUNCHER):
         threading.Thread(target=_watch_the_launcher, args=(int(launcher),), daemon=True).start()
 

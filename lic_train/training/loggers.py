@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: metrics.csv always, and Weights & Biases or TensorBoard besides."""
+"""Loggers of a run: metrics.csv always, and optionally Weights & Biases or TensorBoard."""
 
 import csv
 import hashlib
@@ -22,28 +22,28 @@ from lic_train.system.screen import reason, say
 
 KINDS = ("csv", "wandb", "tensorboard")
 STEP_AXIS = "trainer/global_step"
-FINISH_SECONDS = 300.0  # for the last upload; what is missing then can be uploaded with `wandb sync`
+FINISH_SECONDS = 300.0  # limit of the last upload; `wandb sync` uploads the rest later
 
 
 def build_loggers(
     kind: str, run_dir: Path, *, config: dict[str, Any], group: str, tags: list[str], resume_step: int
 ) -> list[Logger]:
-    """The loggers of a run; the first one is always the `CsvLogger`.
+    """Return the loggers of a run; the first one is always the `CsvLogger`.
 
     Args:
         kind: "csv", "wandb" or "tensorboard".
-        run_dir: the run's directory; everything is written below it.
-        config: the resolved configuration as a plain dictionary; its ``logger`` section holds W&B's options
+        run_dir: the run's directory, which contains all files of the loggers.
+        config: the resolved configuration as a plain dictionary; its ``logger`` section contains W&B's options
             (``project``, ``entity``, ``init_timeout``).
         group: W&B group, for example the name of the sweep.
         tags: W&B tags: model, recipe, distortion, lambda, data.
-        resume_step: the optimizer step that is continued from, 0 for a new run.
+        resume_step: the resumed optimizer step, 0 for a new run.
 
     Raises:
         ConfigError: unknown kind, or TensorBoard is not installed.
     """
     if kind not in KINDS:
-        raise ConfigError(f"logger: expected one of {', '.join(KINDS)}, got {kind!r}")
+        raise ConfigError(f"logger={kind} is unknown.", expected=f"one of {', '.join(KINDS)}", got=repr(kind))
     loggers: list[Logger] = [CsvLogger(run_dir / layout.METRICS, resume_step)]
     if kind == "wandb":
         loggers.append(wandb_logger(run_dir, config=config, group=group, tags=tags))
@@ -53,7 +53,7 @@ def build_loggers(
 
 
 def finish(loggers: list[Logger], exit_code: int) -> None:
-    """Close what stays open after a run; without this a crashed W&B run would look finished. Call it in a finally."""
+    """Close the loggers with the run's exit code. Call it in a finally: W&B must not show a crashed run as finished."""
     for logger in loggers:
         if isinstance(logger, CsvLogger):
             logger.close()
@@ -62,14 +62,14 @@ def finish(loggers: list[Logger], exit_code: int) -> None:
 
 
 class CsvLogger(Logger):
-    """One row per step, one column per metric; columns may join later. Every call reaches the operating system at once.
+    """CSV file with one row per step and one column per metric; columns may be added later. Writes are not buffered.
 
-    Metrics that are logged at the same step, such as training's and validation's, share a row. On resume the rows
-    after ``resume_step`` are dropped, as the continued run writes them again.
+    Metrics that are logged at the same step, such as those of training and validation, share a row. On resume the rows
+    after ``resume_step`` are deleted, because the resumed run writes them again.
 
     Args:
         path: the CSV file.
-        resume_step: the last step whose row stays.
+        resume_step: the last step whose row is kept.
     """
 
     def __init__(self, path: Path, resume_step: int = 0) -> None:
@@ -77,25 +77,25 @@ class CsvLogger(Logger):
         self.path = Path(path)
         self._resume_step = resume_step
         self._columns = ["step"]
-        self._row: dict[str, str] = {}  # the last one
-        self._offset = 0  # of the last row
+        self._row: dict[str, str] = {}  # the last row
+        self._offset = 0  # byte offset of the last row
         self._file: BinaryIO | None = None
 
     @property
     def name(self) -> str:
-        """The kind of this logger."""
+        """Name of this logger."""
         return "csv"
 
     @property
     def version(self) -> str:
-        """Runs have no versions; a directory holds one run."""
+        """Empty: runs have no versions; a directory contains one run."""
         return ""
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """The configuration lies in the run directory already."""
+        """Do nothing: the run directory contains the configuration."""
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Write or complete the row of ``step`` (the last row's, if None)."""
+        """Write or complete the row of ``step`` (of the last row, if None)."""
         if self._file is None:
             self._start()
         number = str(step) if step is not None else self._row.get("step", "0")
@@ -110,15 +110,15 @@ class CsvLogger(Logger):
             self._write_last_row()
 
     def save(self) -> None:
-        """Bring the rows from the operating system to the disk."""
+        """Flush the rows to the disk."""
         if self._file is not None:
             os.fsync(self._file.fileno())
 
     def finalize(self, status: str) -> None:
-        """Nothing waits to be written."""
+        """Do nothing: all rows are written."""
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -132,7 +132,7 @@ class CsvLogger(Logger):
         self._row = rows[-1] if rows else {}
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
-        """Replace the whole file, after which the last row is the one that may still change."""
+        """Replace the whole file; its last row may still be completed."""
         lines = [_line(self._columns), *(_line([row.get(name, "") for name in self._columns]) for row in rows)]
         self.close()
         atomic.replace_text(self.path, "".join(lines))
@@ -143,7 +143,7 @@ class CsvLogger(Logger):
         assert self._file is not None
         data = _line([self._row.get(name, "") for name in self._columns]).encode()
         self._file.seek(self._offset)
-        self._file.write(data)  # over the old row first, so that no moment is without it
+        self._file.write(data)  # over the old row before truncating, so that the row exists at every moment
         self._file.truncate()
 
     def _end(self) -> int:
@@ -158,7 +158,7 @@ def _line(cells: list[str]) -> str:
 
 
 def _read(path: Path, end: int | None = None) -> tuple[list[str], list[dict[str, str]]]:
-    """Columns, and the rows before byte ``end``; a last line that a power cut left without its end is dropped.
+    """Return the columns, and the rows before byte ``end``; an incomplete last line, left by a power cut, is dropped.
 
     Raises:
         ConfigError: the file is not a metrics.csv.
@@ -169,16 +169,18 @@ def _read(path: Path, end: int | None = None) -> tuple[list[str], list[dict[str,
     rows = list(reader)
     if columns[0] != "step" or not all((row["step"] or "").isdigit() for row in rows):
         raise ConfigError(
-            f"{path} is not a metrics file of this program.\nexpected: a CSV whose first column is step\n"
-            f"got: {','.join(columns)[:80]}\nwhat to do: move the file away"
+            f"{path} is not a metrics file of this program.",
+            expected="a CSV with step as the first column",
+            got=",".join(columns)[:80],
+            to_do="move the file away",
         )
     return columns, rows
 
 
 def wandb_logger(run_dir: Path, *, config: dict[str, Any], group: str, tags: list[str]) -> WandbLogger:
-    """Weights & Biases, online where credentials and a network are at hand, else offline; it says which.
+    """Return a W&B logger, online if there are credentials and a network, otherwise offline; prints which.
 
-    The run's id is kept in the run directory: a resumed run goes on in the same W&B run, a fresh one gets its own.
+    The run's id is stored in the run directory: a resumed run continues the same W&B run, a fresh one gets a new id.
     """
     options = config.get("logger") or {}
     arguments: dict[str, Any] = {
@@ -202,26 +204,26 @@ def wandb_logger(run_dir: Path, *, config: dict[str, Any], group: str, tags: lis
 def _run_id(run_dir: Path) -> str:
     file = run_dir / layout.WANDB / "run_id.txt"
     if not file.exists():
-        born = f"{run_dir.resolve()} {time.time_ns()}"
-        atomic.replace_text(file, hashlib.sha256(born.encode()).hexdigest()[:16])
+        created = f"{run_dir.resolve()} {time.time_ns()}"
+        atomic.replace_text(file, hashlib.sha256(created.encode()).hexdigest()[:16])
     return file.read_text().strip()
 
 
 def _start_run(arguments: dict[str, Any], timeout: float) -> "wandb.Run":
-    """Start the W&B run and say in one line where it goes; without an answer in ``timeout`` seconds it is offline."""
+    """Start the W&B run, offline if the server does not answer within ``timeout`` seconds, and print its address."""
     settings = wandb.Settings(
         init_timeout=timeout,
         login_timeout=timeout,
         finish_timeout=FINISH_SECONDS,
-        console="off",  # a progress bar is no log
+        console="off",  # do not record the progress bar
         silent=True,
     )
     mode, why = _mode()
     try:
         run = wandb.init(**arguments, mode=mode, settings=settings)
     except (wandb.Error, TimeoutError) as error:
-        wandb.teardown()  # the failed attempt still holds the run's id
-        why = f"the server cannot be used: {reason(error)}"
+        wandb.teardown()  # the failed attempt still occupies the run's id
+        why = f"the server is not available: {reason(error)}"
         run = wandb.init(**arguments, mode="offline", settings=settings)
     if run.settings.mode in ("offline", "dryrun"):
         say(f"W&B: offline ({why}). Upload later: wandb sync {_short(Path(run.settings.sync_dir))}")
@@ -231,21 +233,21 @@ def _start_run(arguments: dict[str, Any], timeout: float) -> "wandb.Run":
 
 
 def _short(path: Path) -> Path:
-    """The path as one would type it from here."""
+    """Return the path relative to the current directory, if it is inside."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _mode() -> tuple[Literal["offline"] | None, str]:
-    """W&B's mode, None for what its own settings say, and the reason if that is offline."""
+    """Return W&B's mode (None: W&B's own settings decide), and the reason if the run is offline."""
     if wanted := os.environ.get("WANDB_MODE"):
         return None, f"WANDB_MODE={wanted}"
     if has_credentials():
-        return None, "by W&B's settings"
-    return "offline", "no credentials; `wandb login` changes that"
+        return None, "set in W&B's settings"
+    return "offline", "no credentials; run `wandb login` to change this"
 
 
 def has_credentials() -> bool:
-    """Whether W&B would find an API key without asking: in the environment or in the netrc file."""
+    """Return whether W&B finds an API key without a prompt: in the environment or in the netrc file."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     server = urlsplit(os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url).hostname
@@ -257,7 +259,7 @@ def has_credentials() -> bool:
 
 
 def tensorboard_logger(run_dir: Path, resume_step: int) -> TensorBoardLogger:
-    """TensorBoard events in ``run_dir/tensorboard``; on resume those after ``resume_step`` are hidden.
+    """Return a TensorBoard logger in ``run_dir/tensorboard``; on resume, events after ``resume_step`` are hidden.
 
     Raises:
         ConfigError: TensorBoard is not installed.
@@ -266,8 +268,10 @@ def tensorboard_logger(run_dir: Path, resume_step: int) -> TensorBoardLogger:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            f"logger: expected an installed TensorBoard, got {reason(error)!r}; what to do: pip install tensorboard, "
-            "or logger=csv"
+            "logger=tensorboard needs the package tensorboard.",
+            expected="an installed tensorboard",
+            got=reason(error),
+            to_do="pip install 'lic-train[tensorboard]', or choose logger=csv",
         ) from error
     purge_step = resume_step + 1 if resume_step else None
     return TensorBoardLogger(

@@ -1,10 +1,12 @@
-"""The LightningModule around a codec: one step, one validation, nothing that knows a model or a paper by name."""
+"""The LightningModule around a codec: training step, validation and logged metrics, independent of the model."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import time
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -12,24 +14,49 @@ import lightning as L
 import torch
 from torch import Tensor
 from torch.optim import Adam
+from torchmetrics import MeanMetric, MetricCollection
 
 from lic_train.data.stream.on_device import to_floats
 from lic_train.entropy.noise import part_of_batch
+from lic_train.errors import TrainingError
 from lic_train.files import bitstream
 from lic_train.models.base import Codec
 from lic_train.rd import metrics
 from lic_train.recipes.recipe import Recipe
 from lic_train.training.compilation import compiled
 from lic_train.training.optim import clip_net, make_optimizer, set_learning_rate
-from lic_train.training.ranks import check_equal_weights, everyones
 
 Batch = dict[str, Any]
 
+# Names of the logged metrics. Each term of the recipe is logged as train/<term> and, over centre crops, val/<term>.
+TRAIN, VAL = "train/", "val/"
+LEARNING_RATE, STAGE, GRAD_NORM = "train/lr", "train/stage", "train/grad_norm"
+VAL_LOSS = "val/loss"
+# Over whole validation images that are coded to a file; "_file" where a crop has a metric of the same name.
+BPP_FILE, BPP_ESTIMATE, BPP_GAP = "val/bpp_file", "val/bpp_estimate", "val/bpp_gap"
+PSNR_FILE, MS_SSIM_FILE, MS_SSIM_DB_FILE = "val/psnr_file", "val/ms_ssim_file", "val/ms_ssim_db_file"
+SECONDS_PER_IMAGE = "val/seconds_per_image"
+
 
 def noise_seed(*key: int) -> int:
-    """A 63-bit seed that is a pure function of its key, so a resumed step draws the noise it would have drawn."""
+    """Return a 63-bit seed that is a pure function of ``key``, so a resumed step draws the same noise."""
     digest = hashlib.sha256(repr(key).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
+
+
+def mean_metrics(names: Iterable[str]) -> MetricCollection:
+    """Return one mean over images for each name, which `compute` synchronises over processes.
+
+    The states are not persistent: checkpoints do not contain them. A NaN makes its mean NaN. Update with one value per
+    image: ``nan_strategy="disable"``, which avoids a synchronisation with the device, ignores weights.
+    """
+    return MetricCollection({name: MeanMetric(nan_strategy="disable") for name in names}, compute_groups=False)
+
+
+def reset_to_float64(means: MetricCollection) -> None:
+    """Reset the means and set the dtype of inputs and sums; `Module.to` sets that of the inputs to float32."""
+    means.reset()
+    means.set_dtype(torch.float64)
 
 
 class LitCodec(L.LightningModule):
@@ -37,12 +64,12 @@ class LitCodec(L.LightningModule):
 
     Args:
         model: the codec.
-        recipe: what is minimised at every step.
-        model_config: what `lic_train.models.base.build` made the model from; travels in every checkpoint.
-        seed: of the quantisation noise.
-        compile: compile the training forward; falls back, announced, where that fails.
-        channels_last: memory format of images and weights.
-        bitstreams: whole validation photographs that are coded for real at every validation.
+        recipe: loss and learning rate as functions of the step.
+        model_config: arguments of `lic_train.models.base.build` for the model; saved in every checkpoint.
+        seed: seed of the quantisation noise.
+        compile: compile the training forward; falls back to eager mode with a message if that fails.
+        channels_last: use the channels_last memory format for images and weights.
+        bitstreams: number of whole validation images that every validation codes to a file.
     """
 
     def __init__(
@@ -62,10 +89,11 @@ class LitCodec(L.LightningModule):
         self.recipe, self.model_config, self.seed = recipe, model_config, seed
         self.network = compiled(self.model) if compile else self.model.__call__
         self.bitstreams = bitstreams
+        self.step_metrics: dict[str, Tensor | float] = {}  # of the current step, logged by `Rows`
+        self.crop_means = mean_metrics(VAL + name for name in [*recipe.terms, "loss", "psnr"])
+        self.file_means = mean_metrics([BPP_FILE, BPP_ESTIMATE, PSNR_FILE, MS_SSIM_FILE, SECONDS_PER_IMAGE])
+        self._terms: list[Tensor] = []  # one for each micro-batch of the current step
         self._whole_images: list[tuple[str, Tensor]] | None = None
-        self.step_metrics: dict[str, Tensor | float] = {}  # of the running step; `Rows` writes them
-        self._terms: list[Tensor] = []  # of the micro-batches of this step
-        self._validated: list[tuple[int, dict[str, float]]] = []  # images, and their mean terms
         self._coding = contextlib.ExitStack()
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -81,7 +109,10 @@ class LitCodec(L.LightningModule):
         return {**{name: term.detach() for name, term in terms.items()}, "loss": terms["loss"] + aux}
 
     def _part_of_batch(self, micro_batch: int, images: int) -> AbstractContextManager[None]:
-        """Place this process's images in the batch of the step, as `lic_train.data.stream.loader` deals them out."""
+        """Set the positions of this process's images in the batch of the step, in the loader's order.
+
+        The order is that of `lic_train.data.stream.loader`.
+        """
         world = self.trainer.world_size
         parts = world * self.trainer.accumulate_grad_batches
         if parts == 1:
@@ -91,19 +122,19 @@ class LitCodec(L.LightningModule):
         return part_of_batch(positions, images * parts)
 
     def _note_step(self, micro_batch: int, terms: dict[str, Tensor]) -> None:
-        """Note the means over all processes and over the micro-batches of the step so far."""
+        """Store the means over all processes and over the micro-batches of the step so far."""
         self._terms = [*self._terms[:micro_batch], torch.stack([term.detach() for term in terms.values()])]
         means = self.trainer.strategy.reduce(torch.stack(self._terms).mean(0), reduce_op="mean")
-        values: dict[str, Tensor | float] = {f"train/{n}": mean for n, mean in zip(terms, means, strict=True)}
+        values: dict[str, Tensor | float] = {TRAIN + n: mean for n, mean in zip(terms, means, strict=True)}
         if "train/mse" in values:
             values["train/psnr"] = -10 * values["train/mse"].log10()  # type: ignore[union-attr]
         stage = self.recipe.stage(self.global_step)
-        values |= {"train/lr": stage.lr, "train/stage": self.recipe.stages.index(stage)}
-        values |= {f"train/{name}_weight": w for name, w in self.recipe.extra_weights(self.global_step).items()}
+        values |= {LEARNING_RATE: stage.lr, STAGE: self.recipe.stages.index(stage)}
+        values |= {f"{TRAIN}{name}_weight": w for name, w in self.recipe.extra_weights(self.global_step).items()}
         self.step_metrics = values
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Flips, and 8-bit pixels to [0, 1], on the device."""
+        """Flip the images and convert 8-bit pixels to [0, 1], on the device."""
         return {**batch, "x": to_floats(batch["x"], batch["flip"], self.memory_format)}
 
     def configure_optimizers(self) -> Adam:
@@ -111,7 +142,7 @@ class LitCodec(L.LightningModule):
         return make_optimizer(self.model, self.recipe)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Learning rate and quantiser are pure functions of the step, without a state. The last step is validated."""
+        """Set learning rate and quantiser, pure functions of the step, and schedule a validation of the last step."""
         set_learning_rate(self._adam(), self.recipe, self.global_step)
         self.model.use_quantizer(self.recipe.stage(self.global_step).quantizer)
         accumulate = self.trainer.accumulate_grad_batches
@@ -119,8 +150,8 @@ class LitCodec(L.LightningModule):
             self.trainer.val_check_batch = 1
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
-        """Clip the net group alone: a norm over the quantiles would change the network's step."""
-        self.step_metrics["train/grad_norm"] = clip_net(self.model, self.recipe.clip_norm)
+        """Clip the net group only: a norm over the quantiles would change the network's step."""
+        self.step_metrics[GRAD_NORM] = clip_net(self.model, self.recipe.clip_norm)
 
     def _adam(self) -> Adam:
         optimizer = self.optimizers()
@@ -128,61 +159,74 @@ class LitCodec(L.LightningModule):
         return optimizer  # type: ignore[return-value]
 
     def on_validation_epoch_start(self) -> None:
-        """Solve the quantiles and build the tables; `on_validation_epoch_end` puts the training state back.
+        """Solve the quantiles and build the tables; `on_validation_epoch_end` restores the training state.
 
         Raises:
-            TrainingError: the processes hold different weights.
+            TrainingError: the processes have different weights.
         """
-        check_equal_weights(self.model)
-        self._validated = []
+        self._check_equal_weights()
+        reset_to_float64(self.crop_means)
+        reset_to_float64(self.file_means)
         self._coding.enter_context(self.model.ready_to_code())
 
+    def _check_equal_weights(self) -> None:
+        """Compare the weights of all processes bit by bit: distributed training assumes that they are equal."""
+        bits = [parameter.detach().view(torch.int32).sum() for parameter in self.model.parameters()]
+        checksum = torch.stack(bits).sum()  # int64, which wraps
+        checksums = self.all_gather(checksum).flatten().tolist()  # type: ignore[union-attr]
+        if len(set(checksums)) > 1:
+            raise TrainingError(
+                "The processes of this run have different weights.",
+                expected="equal weights on all devices",
+                got=f"checksums {', '.join(f'{number:x}' for number in checksums)}",
+                to_do="delete the newest checkpoint to continue from an older one; a device may be faulty",
+            )
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The recipe's terms with the bitstream's quantiser, in float32, on centre crops; a batch may be empty."""
+        """Update the means over centre crops: terms of the recipe and PSNR with the bitstream's quantiser, in float32.
+
+        The batch is empty in a process that has fewer images than the others.
+        """
         x = batch["x"]
-        if len(x) == 0:  # of a process with fewer images than others
+        if len(x) == 0:
             return
         with torch.autocast(self.device.type, enabled=False):
             out = self.model(x)
             terms = self.recipe(out, x, self.global_step)
-        terms["psnr"] = torch.stack([metrics.psnr(a, b) for a, b in zip(x, out["x_hat"], strict=True)]).mean()
-        self._validated.append((len(x), {name: float(term) for name, term in terms.items()}))
+        for name, value in {**terms, "psnr": metrics.psnr(x, out["x_hat"])}.items():
+            self.crop_means[VAL + name].update(value.expand(len(x)))
 
     def on_validation_epoch_end(self) -> None:
-        """Code a few whole images for real, then restore the training state; log the means over all processes."""
+        """Code the whole images, restore the training state and log the means over all images of all processes."""
         try:
             coded = self._code_whole_images()
         finally:
             self._coding.close()
-        batches = [batch for part in everyones(self._validated) for batch in part]
-        count = sum(images for images, _ in batches)
-        names = batches[0][1]
-        means = {name: sum(images * terms[name] for images, terms in batches) / count for name in names}
-        values = means | coded | {"step": float(self.global_step)}
-        self.log_dict({name if name == "step" else f"val/{name}": value for name, value in values.items()})
+        cropped = {name: float(mean) for name, mean in self.crop_means.compute().items()}
+        self.log_dict({**cropped, **coded, "step": float(self.global_step)})
 
     def _code_whole_images(self) -> dict[str, float]:
-        """Means over the whole images, of which every process codes some; nothing if there are none.
+        """Code this process's share of the whole images; return the means over all of them, or {} without images.
 
-        Their names, beside those of the centre crops, end in "_file" where a crop has the like.
+        MS-SSIM is included if every image has it.
         """
         if self._whole_images is None:
             self._whole_images = self.trainer.datamodule.whole_images(self.bitstreams)  # type: ignore[attr-defined]
-        rank, world = self.global_rank, self.trainer.world_size
-        rows = [self._code_image(image.to(self.device).float() / 255) for _, image in self._whole_images[rank::world]]
-        rows = [row for part in everyones(rows) for row in part]
-        if not rows:
+        if not self._whole_images:
             return {}
-        means = {
-            name: sum(row[name] for row in rows) / len(rows) for name in rows[0] if all(name in row for row in rows)
-        }
-        means["bpp_gap"] = means["bpp_file"] / means["bpp_estimate"] - 1
-        if "ms_ssim_file" in means:
-            means["ms_ssim_db_file"] = float(metrics.ms_ssim_db(torch.tensor(means["ms_ssim_file"])))
+        for _, image in self._whole_images[self.global_rank :: self.trainer.world_size]:
+            for name, value in self._code_image(image.to(self.device).float() / 255).items():
+                self.file_means[name].update(value)
+        means = {name: float(mean) for name, mean in self.file_means.compute().items()}
+        means[BPP_GAP] = means[BPP_FILE] / means[BPP_ESTIMATE] - 1
+        if math.isnan(means[MS_SSIM_FILE]):
+            del means[MS_SSIM_FILE]
+        else:
+            means[MS_SSIM_DB_FILE] = float(metrics.ms_ssim_db(torch.tensor(means[MS_SSIM_FILE])))
         return means
 
     def _code_image(self, x: Tensor) -> dict[str, float]:
-        """What the file of one image (3, H, W) costs and gives; MS-SSIM needs sides of 161 pixels."""
+        """Rate, quality and time of the file of one image (3, H, W); MS-SSIM is NaN for sides below 161 pixels."""
         started = time.perf_counter()
         with torch.autocast(self.device.type, enabled=False):
             data = bitstream.encode(self.model, x, fingerprint=bytes(8))
@@ -192,9 +236,9 @@ class LitCodec(L.LightningModule):
         pixels = x.shape[1] * x.shape[2]
         ms_ssim = metrics.ms_ssim(x, x_hat)
         return {
-            "bpp_file": 8 * len(data) / pixels,
-            "bpp_estimate": estimate.bits / pixels,
-            "psnr_file": float(metrics.psnr(x, x_hat)),
-            **({} if ms_ssim is None else {"ms_ssim_file": float(ms_ssim)}),
-            "seconds_per_image": seconds,
+            BPP_FILE: 8 * len(data) / pixels,
+            BPP_ESTIMATE: estimate.bits / pixels,
+            PSNR_FILE: float(metrics.psnr(x, x_hat)),
+            MS_SSIM_FILE: math.nan if ms_ssim is None else float(ms_ssim),
+            SECONDS_PER_IMAGE: seconds,
         }

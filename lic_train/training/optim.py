@@ -1,7 +1,7 @@
 """One Adam with two parameter groups: the network, and the quantiles of the factorised densities.
 
-The quantiles get a gradient from the auxiliary loss alone and the network none from it, so one backward pass and one
-optimiser do exactly what the two optimisers of CompressAI's example do, as long as the clip leaves the quantiles out.
+The quantiles get a gradient from the auxiliary loss only, and the network gets none from it. One backward pass and one
+optimiser therefore equal the two optimisers of CompressAI's example, as long as the clip excludes the quantiles.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from lic_train.recipes.recipe import Recipe
 
 
 def make_optimizer(model: Codec, recipe: Recipe) -> Adam:
-    """Adam over the groups "net" and "aux", at the learning rates of step 0."""
+    """Return Adam over the groups "net" and "aux", with the learning rates of step 0."""
     groups = [
         {"name": "net", "params": model.net_parameters(), "lr": recipe.stage(0).lr},
         {"name": "aux", "params": model.aux_parameters(), "lr": recipe.aux_lr},
@@ -24,13 +24,13 @@ def make_optimizer(model: Codec, recipe: Recipe) -> Adam:
 
 
 def set_learning_rate(optimizer: Adam, recipe: Recipe, step: int) -> float:
-    """Give the net group the learning rate of ``step`` and return it; the quantiles keep theirs."""
+    """Set the learning rate of ``step`` in the net group and return it; that of the quantiles is constant."""
     lr = recipe.stage(step).lr
     next(group for group in optimizer.param_groups if group["name"] == "net")["lr"] = lr
     return lr
 
 
 def clip_net(model: Codec, max_norm: float) -> Tensor:
-    """Scale the network's gradient to a global L2 norm of at most ``max_norm`` (0: never); returns the norm before."""
+    """Clip the network's gradient to a global L2 norm of ``max_norm`` (0: no clipping); return the norm before."""
     limit = max_norm if max_norm > 0 else float("inf")
     return torch.nn.utils.clip_grad_norm_(model.net_parameters(), limit)

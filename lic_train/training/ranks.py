@@ -1,9 +1,9 @@
-"""The processes that train one run together: where each stands, and what they tell each other.
+"""The processes that train one run together: their ranks, and the data they exchange outside of the training.
 
-Rank 0 claims the run directory, writes and evaluates; the others only train. Under ``srun`` and ``torchrun`` all are
-there. Else the first process of a machine starts the others, with the overrides of its own job: Lightning, which would
-repeat the command line and the whole sweep in it, finds them there. Machines that nobody schedules need the same
-command on each, with NODE_RANK, MASTER_ADDR and MASTER_PORT in the environment.
+Rank 0 claims the run directory, writes and evaluates; the others only train. Under ``srun`` and ``torchrun`` all
+processes already exist. Otherwise the first process of a machine starts the others, with the overrides of its own job,
+and Lightning uses them instead of starting its own, which would repeat the command line and so the whole sweep. On
+several machines without a scheduler, run the same command on each, with NODE_RANK, MASTER_ADDR and MASTER_PORT set.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -29,25 +29,25 @@ from lic_train.training.followers import GRACE, Followers, end_with_the_launcher
 
 T = TypeVar("T")
 
-# What Lightning reads and leaves in the environment.
+# Environment variables that Lightning reads or sets.
 VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS")
 JOINING = timedelta(minutes=10)
-COLLECTIVE = timedelta(minutes=30)  # the first process draws pictures and writes checkpoints meanwhile
+COLLECTIVE = timedelta(minutes=30)  # long enough for the first process to draw pictures and write checkpoints
 EVALUATION = timedelta(days=7)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a process stands among those of its job.
+    """Position of a process in its job.
 
     Attributes:
-        node: number of its machine.
-        local: its number on that machine.
-        devices: processes of a machine.
-        nodes: machines.
-        address: of the first process.
-        port: the same; 0: any that is free.
-        starts_others: whether those of its machine are not there yet.
+        node: index of its machine.
+        local: index of the process on that machine.
+        devices: processes per machine.
+        nodes: number of machines.
+        address: address of the first process.
+        port: port of the first process; 0: any free port.
+        starts_others: whether this process must start the other processes of its machine.
     """
 
     node: int
@@ -60,7 +60,7 @@ class Place:
 
     @property
     def rank(self) -> int:
-        """Number among all processes, as Lightning counts them."""
+        """Global rank, in Lightning's order."""
         return self.node * self.devices + self.local
 
     @property
@@ -70,44 +70,45 @@ class Place:
 
 
 def find_place(devices: int, nodes: int) -> Place:
-    """Ask the environment where this process stands.
+    """Read the position of this process from the environment.
 
     Raises:
-        ConfigError: Slurm started another number of processes, or nobody tells several machines of each other.
+        ConfigError: Slurm started another number of processes, or MASTER_PORT is not set for a multi-node run.
     """
-    told = os.environ
-    tasks = int(told["SLURM_NTASKS"]) if "SLURM_STEP_ID" in told else 1
+    variables = os.environ
+    tasks = int(variables["SLURM_NTASKS"]) if "SLURM_STEP_ID" in variables else 1
     if tasks == devices * nodes:
         return _slurm_place(devices, nodes)
-    if tasks > 1 or (nodes > 1 and "MASTER_PORT" not in told):
+    if tasks > 1 or (nodes > 1 and "MASTER_PORT" not in variables):
         raise ConfigError(
-            f"{nodes} x {devices} processes must be started for trainer.num_nodes={nodes} trainer.devices={devices}.\n"
-            f"expected: srun --nodes={nodes} --ntasks-per-node={devices}, or the same command on every machine with "
-            f"NODE_RANK, MASTER_ADDR and MASTER_PORT in its environment\ngot: {tasks} Slurm tasks\n"
-            "what to do: change either"
+            f"trainer.num_nodes={nodes} trainer.devices={devices} needs {nodes} x {devices} processes.",
+            expected=f"srun --nodes={nodes} --ntasks-per-node={devices}, or the same command on every machine with "
+            "NODE_RANK, MASTER_ADDR and MASTER_PORT in its environment",
+            got=f"{tasks} Slurm tasks" if tasks > 1 else "one process without MASTER_PORT in its environment",
+            to_do="change the number of processes or the trainer's options",
         )
     return Place(
-        node=int(told.get("NODE_RANK", told.get("GROUP_RANK", 0))),  # the second is torchrun's
-        local=int(told.get("LOCAL_RANK", 0)),
+        node=int(variables.get("NODE_RANK", variables.get("GROUP_RANK", 0))),  # GROUP_RANK is set by torchrun
+        local=int(variables.get("LOCAL_RANK", 0)),
         devices=devices,
         nodes=nodes,
-        address=told.get("MASTER_ADDR", "127.0.0.1"),
-        port=int(told.get("MASTER_PORT", 0)),
-        starts_others="LOCAL_RANK" not in told,
+        address=variables.get("MASTER_ADDR", "127.0.0.1"),
+        port=int(variables.get("MASTER_PORT", 0)),
+        starts_others="LOCAL_RANK" not in variables,
     )
 
 
 def _slurm_place(devices: int, nodes: int) -> Place:
-    """One task is one process; all of them derive the same address and port from the job."""
-    told = os.environ
-    first = SLURMEnvironment.resolve_root_node_address(told["SLURM_STEP_NODELIST"])
-    port = told.get("MASTER_PORT", 15000 + int(told["SLURM_JOB_ID"][-4:]))
-    node, local = int(told["SLURM_NODEID"]), int(told["SLURM_LOCALID"])
-    return Place(node, local, devices, nodes, told.get("MASTER_ADDR", first), int(port), starts_others=False)
+    """Return the place of a Slurm task; all tasks derive the same address and port from the job."""
+    variables = os.environ
+    first = SLURMEnvironment.resolve_root_node_address(variables["SLURM_STEP_NODELIST"])
+    port = variables.get("MASTER_PORT", 15000 + int(variables["SLURM_JOB_ID"][-4:]))
+    node, local = int(variables["SLURM_NODEID"]), int(variables["SLURM_LOCALID"])
+    return Place(node, local, devices, nodes, variables.get("MASTER_ADDR", first), int(port), starts_others=False)
 
 
 class Ranks:
-    """What the processes of a job tell each other outside of the training; by default there is only this one."""
+    """Communication of the processes of a job outside of the training; by default this process is the only one."""
 
     def __init__(self, rank: int = 0, world: int = 1, store: dist.Store | None = None) -> None:
         self.rank, self.world, self._store = rank, world, store
@@ -118,10 +119,10 @@ class Ranks:
         return self.rank == 0
 
     def gather(self, name: str, value: T) -> list[T]:
-        """Everybody's plain value, in the order of ranks, under a name that is used once.
+        """Return the JSON-serialisable values of all processes, in the order of ranks. A name must be used only once.
 
         Raises:
-            TrainingError: a process ended before it gave its own.
+            TrainingError: a process ended before it sent its value.
         """
         if self._store is None:
             return [value]
@@ -130,10 +131,10 @@ class Ranks:
             return [json.loads(self._store.get(f"{name}/{rank}")) for rank in range(self.world)]
 
     def leave(self) -> None:
-        """Stay until the first process has evaluated, as some schedulers end a job with the first process that ends.
+        """Wait until the first process has evaluated: some schedulers end a job with the first process that ends.
 
         Raises:
-            TrainingError: the first process ended without.
+            TrainingError: the first process ended before.
         """
         if self._store is None:
             return
@@ -152,24 +153,25 @@ def _ended_processes_explained() -> Iterator[None]:
         yield
     except dist.DistError as error:
         raise TrainingError(
-            "Another process of this job does not answer.\nexpected: all processes until the end of the run\n"
-            f"got: {str(error).splitlines()[0]}\n"
-            "what to do: see what that process said, and run the same command again, which continues the run"
+            "Another process of this job does not answer.",
+            expected="all processes until the end of the run",
+            got=str(error).splitlines()[0],
+            to_do="read the messages of that process, and run the same command again, which continues the run",
         ) from error
 
 
 @contextmanager
 def joined(devices: int, nodes: int, accelerator: str, overrides: Sequence[str]) -> Iterator[Ranks]:
-    """Bring together the processes of one job; afterwards nothing of it is left in this process.
+    """Connect the processes of one job; on exit restore environment and process group of this process.
 
     Args:
-        devices: processes of a machine.
-        nodes: machines.
-        accelerator: "cpu" for gloo, else NCCL where there is CUDA.
-        overrides: of this job, for the processes that are started here.
+        devices: processes per machine.
+        nodes: number of machines.
+        accelerator: "cpu" for gloo, otherwise NCCL if CUDA is available.
+        overrides: overrides of this job, for the processes that are started here.
 
     Raises:
-        ConfigError: this machine has fewer devices, or its environment does not tell the place of this process.
+        ConfigError: this machine has fewer devices, or the environment does not fit the number of processes.
         TrainingError: another process ended.
     """
     if devices * nodes == 1:
@@ -188,8 +190,8 @@ def joined(devices: int, nodes: int, accelerator: str, overrides: Sequence[str])
                 ranks.leave()
         except BaseException as error:
             if place.rank:
-                _let_the_first_speak(error)
-            failure = followers.failure_behind(error)
+                _leave_the_report_to_rank_0(error)
+            failure = followers.failure_that_caused(error)
             followers.kill()
             if failure:
                 raise failure from error
@@ -204,13 +206,16 @@ def _uses_cuda(accelerator: str) -> bool:
 def _check_devices(devices: int, accelerator: str) -> None:
     if _uses_cuda(accelerator) and devices > torch.cuda.device_count():
         raise ConfigError(
-            f"trainer.devices: expected at most the {torch.cuda.device_count()} that this process sees, got {devices}; "
-            "under Slurm give every task all devices of its machine (--gres, not --gpus-per-task)"
+            "trainer.devices is larger than the number of GPUs that this process can use.",
+            expected=f"at most {torch.cuda.device_count()}",
+            got=str(devices),
+            to_do="lower trainer.devices; under Slurm give every task all GPUs of its machine (--gres, not "
+            "--gpus-per-task)",
         )
 
 
-def _let_the_first_speak(error: BaseException) -> None:
-    """Mostly the same has happened there, and this process is ended before it could repeat it."""
+def _leave_the_report_to_rank_0(error: BaseException) -> None:
+    """Wait for rank 0, where the same error has usually occurred: it ends this process before a second report."""
     if isinstance(error, Interrupted):
         sys.exit(error.exit_code)
     if isinstance(error, Exception):
@@ -230,7 +235,7 @@ def _environment_restored() -> Iterator[None]:
 
 
 def _open_store(place: Place) -> dist.TCPStore:
-    """Where the processes meet. Leaves in the environment what Lightning and the other processes read."""
+    """Open the job's key-value store; set the environment variables that Lightning and other processes read."""
     is_host = place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     with _ended_processes_explained():
         store = dist.TCPStore(place.address, place.port, place.world, is_host, JOINING, wait_for_workers=False)
@@ -241,7 +246,7 @@ def _open_store(place: Place) -> dist.TCPStore:
 @contextmanager
 def _process_group(place: Place, store: dist.Store, accelerator: str) -> Iterator[None]:
     os.environ["LOCAL_RANK"] = str(place.local)
-    rank_zero_only.rank = place.rank  # type: ignore[attr-defined]  # before Lightning knows it
+    rank_zero_only.rank = place.rank  # type: ignore[attr-defined]  # before Lightning sets it
     device = torch.device("cuda", place.local) if _uses_cuda(accelerator) else None
     backend = "nccl" if device else "gloo"
     with _ended_processes_explained():
@@ -252,28 +257,3 @@ def _process_group(place: Place, store: dist.Store, accelerator: str) -> Iterato
         yield
     finally:
         dist.destroy_process_group()
-
-
-def everyones(value: T) -> list[T]:
-    """During the training: the value of every process, in the order of ranks."""
-    if not dist.is_initialized():
-        return [value]
-    values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
-
-
-def check_equal_weights(model: torch.nn.Module) -> None:
-    """What distributed training rests on: all processes hold the same weights, to the last bit.
-
-    Raises:
-        TrainingError: they do not.
-    """
-    bits = [parameter.detach().view(torch.int32).sum() for parameter in model.parameters()]
-    sums = everyones(int(torch.stack(bits).sum()))  # of int64, which wraps
-    if len(set(sums)) > 1:
-        raise TrainingError(
-            "The processes of this run have come to hold different weights.\nexpected: equal ones on all devices\n"
-            f"got: checksums {', '.join(f'{number:x}' for number in sums)}\n"
-            "what to do: go on from an older checkpoint (delete the newest); a device may be faulty"
-        )

@@ -1,14 +1,14 @@
-"""What a checked configuration is turned into: the data, the Trainer, and the table that tells it all at the start."""
+"""Building the parts of a run from its configuration, and printing the summary at the start."""
 
 from __future__ import annotations
 
 import errno
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
@@ -45,21 +45,22 @@ from lic_train.training.callbacks.rows import Rows
 from lic_train.training.environment import about_this_process, record
 from lic_train.training.loggers import build_loggers, finish
 from lic_train.training.module import LitCodec
+from lic_train.training.precision import precision
 from lic_train.training.ranks import joined
 
 
 @contextmanager
 def claim_directory(config: RunConfig, data: Photographs) -> Iterator[ResumeState]:
-    """Bring the processes of the run together; the first one takes the directory and notes what the run is made of.
+    """Connect the processes of the run; the first one claims the run directory and records data and environment.
 
     Raises:
-        ConfigError: the directory is not writable, in use, or holds a run with another configuration.
-        DataError: it holds a run on other photographs.
+        ConfigError: the directory is not writable, in use, or contains a run with another configuration.
+        DataError: it contains a run on other photographs.
         TrainingError: another process of the run ended.
     """
-    overrides = list(HydraConfig.get().overrides.task)  # of this job; the command line may be a whole sweep
+    overrides = list(HydraConfig.get().overrides.task)  # of this job; the command line may define a sweep
     trainer = config.trainer
-    stopped, full = stopping_at_once(), _full_disk_told(Path(config.output))
+    stopped, full = stopping_at_once(), _full_disk_reported(Path(config.output))
     with stopped, full, joined(trainer.devices, trainer.num_nodes, trainer.accelerator, overrides) as ranks:
         _check_that_all_are_equal(ranks.gather("configuration", config.plain()))
         processes = ranks.gather("process", about_this_process(ranks.rank, overrides))
@@ -75,11 +76,11 @@ def claim_directory(config: RunConfig, data: Photographs) -> Iterator[ResumeStat
 
 
 @contextmanager
-def _full_disk_told(run_dir: Path) -> Iterator[None]:
-    """Whatever was being written when the disk was full: files are replaced whole, so the run can go on from them.
+def _full_disk_reported(run_dir: Path) -> Iterator[None]:
+    """Turn the OSError of a full disk into a TrainingError; files are replaced atomically, so the run can be resumed.
 
     Raises:
-        TrainingError: the disk is full, or the file larger than this process may write.
+        TrainingError: the disk or the quota is full, or the file exceeds the size limit of the process.
     """
     try:
         yield
@@ -87,26 +88,36 @@ def _full_disk_told(run_dir: Path) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise TrainingError(
-            f"A file of {run_dir} could not be written.\nexpected: a disk with free space\ngot: {reason(error)}\n"
-            "what to do: make room and run the same command again, which continues from the newest checkpoint"
+            f"A file of {run_dir} could not be written.",
+            expected="a disk with free space",
+            got=reason(error),
+            to_do="free disk space and run the same command again, which continues from the newest checkpoint",
         ) from error
 
 
 def _check_that_all_are_equal(configurations: list[dict[str, Any]]) -> None:
-    """No process may ever train another lambda, whoever started it."""
+    """Check that all processes have the same configuration.
+
+    Raises:
+        ConfigError: a process has another one.
+    """
     first = configurations[0]
     for rank, other in enumerate(configurations):
         if found := differences(first, other):
             raise ConfigError(
-                f"Process {rank} was started with another configuration.\nexpected: that of process 0\n"
-                "got (process 0 -> this one):\n  "
-                + "\n  ".join(map(str, found))
-                + "\nwhat to do: start all with one command"
+                f"Process {rank} was started with another configuration.",
+                expected="the configuration of process 0",
+                got=f"(process 0 -> process {rank})\n" + "\n".join(map(str, found)),
+                to_do="start all processes with the same command",
             )
 
 
 def keep_manifest(run: ResumeState, data: Photographs) -> None:
-    """Note what the photographs are; a run that goes on must go on with those that it began with."""
+    """Write the manifest of the photographs; a resumed run must have the same ones.
+
+    Raises:
+        DataError: they differ.
+    """
     path = run.run_dir / manifest.NAME
     if run.checkpoint is not None and path.exists():
         manifest.require_same(path, data.manifest())
@@ -116,7 +127,7 @@ def keep_manifest(run: ResumeState, data: Photographs) -> None:
 
 @contextmanager
 def loggers(config: RunConfig, run: ResumeState) -> Iterator[list[Logger]]:
-    """The run's loggers, closed with an exit code that tells a crash from a success; the first process has them all."""
+    """Yield the run's loggers, only in the first process; close them with exit code 0, or 1 after an error."""
     if not is_first_process():
         yield []
         return
@@ -134,27 +145,32 @@ def loggers(config: RunConfig, run: ResumeState) -> Iterator[list[Logger]]:
 
 
 def make_model(config: RunConfig) -> Codec:
-    """The codec with weights drawn from the seed, or taken from ``init_from``.
+    """Return the codec with random weights of the seed, or with the weights of ``init_from``.
 
     Raises:
-        ConfigError: the model refuses its arguments, or ``init_from`` holds another network.
+        ConfigError: the model's arguments are invalid, or ``init_from`` contains another network.
     """
     torch.manual_seed(config.seed)
     try:
         model = build(config.model)
     except ValueError as error:
-        raise ConfigError(f"model: {error}") from error
+        raise ConfigError(f"model: {error}", to_do="change the model.* values") from error
     if config.init_from is not None:
         donor, _ = load_run(Path(config.init_from))
         try:
             model.load_state_dict(donor.state_dict())
         except RuntimeError as error:
-            raise ConfigError(f"init_from: {config.init_from} holds another network: {error}") from error
+            raise ConfigError(
+                f"init_from={config.init_from} contains another network.",
+                expected=f"the weights of {config.model_name} with the model.* values of this run",
+                got=str(error),
+                to_do="use the model and the model.* values of that run",
+            ) from error
     return model
 
 
 def make_module(config: RunConfig, model: Codec) -> LitCodec:
-    """The LightningModule around ``model``."""
+    """Return the LightningModule of ``model``."""
     return LitCodec(
         model,
         config.make_recipe(),
@@ -167,7 +183,11 @@ def make_module(config: RunConfig, model: Codec) -> LitCodec:
 
 
 def make_data(config: RunConfig) -> Photographs:
-    """The photographs; a missing or empty data set is reported here, before anything is written."""
+    """Return the data module, set up: a missing or empty data set is reported before anything is written.
+
+    Raises:
+        DataError: the data set is missing or empty.
+    """
     data = instantiate(
         config.data, crop=config.crop, batch_size=config.batch_size, accumulate=config.accumulate, seed=config.seed
     )
@@ -177,13 +197,11 @@ def make_data(config: RunConfig) -> Photographs:
 
 
 def make_trainer(config: RunConfig, run: ResumeState, active: list[Logger], data: Photographs) -> L.Trainer:
-    """A Trainer that counts steps, not epochs: the training stream is endless."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the start table says it better
-    for told in (
-        ".*sync_dist=True",
-        "The `srun` command",
-    ):  # what is logged is of all processes; srun may but need not be
-        warnings.filterwarnings("ignore", message=told)
+    """Return a Trainer that counts steps, not epochs: the training stream is endless."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # `show_start` prints a better summary
+    # Logged values are already means over all processes, and srun is optional.
+    for message in (".*sync_dist=True", "The `srun` command"):
+        warnings.filterwarnings("ignore", message=message)
     run_dir = run.run_dir
     every = min(config.validate_.every, config.steps)
     callbacks: list[L.Callback] = [
@@ -218,7 +236,7 @@ def make_trainer(config: RunConfig, run: ResumeState, active: list[Logger], data
         log_every_n_steps=min(config.trainer.log_every, config.steps),
         logger=active,
         callbacks=callbacks,
-        # The processes are there, see `joined`; and Lightning's own requeueing by Slurm would write other checkpoints.
+        # `joined` has started the processes, and Lightning's Slurm plugin would requeue with checkpoints of its own.
         plugins=[AtomicCheckpointIO(), LightningEnvironment()],
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -232,39 +250,23 @@ def make_trainer(config: RunConfig, run: ResumeState, active: list[Logger], data
 
 
 def _distributed() -> DDPStrategy:
-    """Every parameter of every model gets a gradient in every step of every stage, so nothing need be searched for.
+    """Return DDP without a search for unused parameters: every parameter gets a gradient in every step of every stage.
 
-    Where a stage drops a loss term, as IB-LIC's does, the layers of that term still are on the way to x_hat. Buffers
-    follow the first process: batch statistics are what it saves. A static graph would not bear a change of the loss.
+    If a stage drops a loss term, as in IB-LIC, the layers of that term still contribute to x_hat. Buffers are broadcast
+    from the first process, which saves them. static_graph is off because the loss changes between stages.
     """
     return DDPStrategy(find_unused_parameters=False, gradient_as_bucket_view=True)
 
 
-def precision(option: str, accelerator: str) -> Literal["32-true", "bf16-mixed"]:
-    """Lightning's name for ``option``; "auto" takes bf16-mixed where the hardware computes in it."""
-    if option != "auto":
-        return "bf16-mixed" if option == "bf16-mixed" else "32-true"
-    if accelerator != "cpu" and torch.cuda.is_available():
-        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        has_bf16 = _computes_in_bf16(torch.cpu.get_capabilities())
-    return "bf16-mixed" if has_bf16 else "32-true"
-
-
-def _computes_in_bf16(cpu: Mapping[str, Any]) -> bool:
-    """Whether bf16 convolutions are the faster ones: measured 2 times fp32 on AMD's AVX512-BF16, 0.5 on Intel's."""
-    return bool(cpu.get("amx_bf16")) or (bool(cpu.get("avx512_bf16")) and "AMD" in cpu.get("cpu_name", ""))
-
-
 def _split(batch: int, devices: int, accumulate: int) -> str:
-    """How the batch of a step is made up, for example " = 2 devices x 3 micro-batches x 4"; nothing if it is whole."""
+    """Return the parts of a step's batch, for example " = 2 devices x 3 micro-batches x 4"; "" if it has one part."""
     parts = {"devices": devices, "micro-batches": accumulate}
-    told = [f"{number} {what}" for what, number in parts.items() if number > 1]
-    return " = " + " x ".join([*told, str(batch // (devices * accumulate))]) if told else ""
+    factors = [f"{number} {what}" for what, number in parts.items() if number > 1]
+    return " = " + " x ".join([*factors, str(batch // (devices * accumulate))]) if factors else ""
 
 
 def show_start(config: RunConfig, model: Codec, trainer: L.Trainer, data: Photographs) -> None:
-    """Print what will be trained, on what, for how long, and where it goes; in the first process."""
+    """Print model, data, device, output directory and stages, in the first process."""
     if not is_first_process():
         return
     about = Table(show_header=False, box=None, padding=(0, 1))
@@ -291,6 +293,6 @@ def show_start(config: RunConfig, model: Codec, trainer: L.Trainer, data: Photog
     console.print(about, stages)
     if config.steps < config.recipe.steps / 100:
         console.print(
-            f"[bold yellow]Smoke run:[/] {config.steps:,} of the recipe's {config.recipe.steps:,} steps show that "
-            "everything works and train nothing worth using. The recipe in full: data=imagenet data.root=..."
+            f"[bold yellow]Smoke run:[/] {config.steps:,} of the recipe's {config.recipe.steps:,} steps test the setup "
+            "but do not train a usable model. Full recipe: data=imagenet data.root=..."
         )

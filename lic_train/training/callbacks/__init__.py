@@ -1,11 +1,14 @@
-"""What surrounds the training step, one subject a file.
+"""Callbacks of a training run, one subject per file.
 
-Lightning calls the hooks in the order of the trainer's list, and the order matters: ``DataWatch``, ``DeviceHours``,
-``NonFiniteGuard``, ``Pictures``, ``RateDistortion``, ``Rows``, ``Checkpoints``, ``WeightAveraging``, ``ProgressBar``,
-``GracefulStop``. A step's row is written before its checkpoint, so that a kill between the two loses nothing. What
-exports or draws the model after a validation stands before the averaging, which puts the trained weights back; what
-saves or draws stands before the bar, which takes the time between batches that is left for a wait for data; and the
-stop comes when all others are done with the step.
+Lightning calls the hooks in the order of the trainer's list: ``DataWatch``, ``DeviceHours``, ``NonFiniteGuard``,
+``Pictures``, ``RateDistortion``, ``Rows``, ``Checkpoints``, ``WeightAveraging``, ``ProgressBar``, ``GracefulStop``. The
+order matters:
+
+- ``Rows`` before ``Checkpoints``: a step's row is written before its checkpoint, so a kill in between loses nothing.
+- ``Pictures`` and ``Checkpoints`` before ``WeightAveraging``, which restores the trained weights after a validation.
+- Everything that saves or draws before ``ProgressBar``, which counts the remaining time between batches as waiting for
+  data.
+- ``GracefulStop`` last: it stops when all other callbacks have finished the step.
 """
 
 from lic_train.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints

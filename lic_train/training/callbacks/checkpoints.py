@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill at any moment, a full disk and a cut file; and the best model."""
+"""Atomic checkpoints, and the export of the best model."""
 
 import io
 import math
@@ -19,13 +19,14 @@ from lic_train.runs.layout import BEST, LAST
 from lic_train.system import atomic
 from lic_train.system.screen import reason
 from lic_train.training.callbacks.position import step_ended, validation_follows
+from lic_train.training.module import VAL_LOSS
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoint files, written atomically and read without running any code found in them."""
+    """Lightning checkpoint files, written atomically and read without executing code from them."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write ``checkpoint`` to ``path``; a failure leaves the file that was there.
+        """Write ``checkpoint`` to ``path``; on failure an existing file stays unchanged.
 
         Raises:
             TrainingError: the disk is full or the directory is not writable.
@@ -35,22 +36,26 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             atomic.replace(Path(path), lambda temporary: temporary.write_bytes(buffer.getbuffer()))
         except OSError as error:
-            raise TrainingError(_not_written(Path(path), error)) from error
+            raise _not_written(Path(path), error) from error
 
     def load_checkpoint(
         self, path: Any, map_location: Callable | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read a checkpoint, always with ``weights_only=True``. Raises CheckpointError, see ``read_checkpoint``."""
+        """Read a checkpoint, always with ``weights_only=True``.
+
+        Raises:
+            CheckpointError: see `read_checkpoint`.
+        """
         return read_checkpoint(Path(path))
 
 
-def _not_written(path: Path, error: BaseException) -> str:
-    return (
-        f"{path} could not be written.\n"
-        "expected: a writable directory with room for it\n"
-        f"got: {reason(error)}\n"
-        "what to do: make room (checkpoint.keep=1 keeps the fewest) or mend the permissions; what was written before "
-        "is whole, and the same command continues from it."
+def _not_written(path: Path, error: BaseException) -> TrainingError:
+    return TrainingError(
+        f"{path} could not be written.",
+        expected="a writable directory with enough free space",
+        got=reason(error),
+        to_do="free disk space (checkpoint.keep=1 keeps the fewest files) or fix the permissions, then run the same "
+        "command again, which continues from the last intact checkpoint",
     )
 
 
@@ -64,22 +69,22 @@ def _link_or_copy(path: Path, other: Path) -> None:
 class Checkpoints(Callback):
     """Saves ``step_%08d.ckpt`` every ``every`` optimizer steps and at the end, ``last.ckpt``, and the best model.
 
-    Where a validation follows the step, the checkpoint is written after it, so that a resumed run neither repeats nor
-    misses a validation. The best model is the one with the lowest ``val/loss``; its value travels in the checkpoint.
+    If a validation follows the step, the checkpoint is written after it, so that a resumed run neither repeats nor
+    misses a validation. The best model has the lowest ``val/loss``; every checkpoint contains its value and step.
 
     Args:
-        directory: where the files go.
+        directory: folder of the files.
         every: optimizer steps between two checkpoints.
-        keep: how many numbered checkpoints stay; None keeps all.
-        run_config: the resolved configuration as a plain dictionary; it is put into every checkpoint, beside the
-            network's own (``pl_module.model_config``).
+        keep: number of numbered checkpoints to keep; None keeps all.
+        run_config: the resolved configuration as a plain dictionary; every checkpoint contains it and the network's
+            configuration (``pl_module.model_config``).
     """
 
     def __init__(
         self, directory: Path, every: int, keep: int | None = 2, run_config: dict[str, Any] | None = None
     ) -> None:
         if every < 1 or (keep is not None and keep < 1):
-            raise ValueError(f"expected every >= 1 and keep >= 1 or None, got every={every}, keep={keep}")
+            raise ValueError(f"checkpoint: expected every >= 1 and keep >= 1 or None, got every={every}, keep={keep}")
         self.directory = Path(directory)
         self.every = every
         self.keep = keep
@@ -89,16 +94,16 @@ class Checkpoints(Callback):
         self._saved_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin at the step that was resumed."""
+        """Start from the resumed step."""
         self._saved_step = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Save when a step is due, unless a validation of this very step still follows."""
+        """Save if a checkpoint is due, unless a validation of the same step follows."""
         if step_ended(trainer) and self._is_due(trainer) and not validation_follows(trainer):
             self.save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Export the model if it is the best so far, then save when a step is due."""
+        """Export the model if it is the best so far, then save if a checkpoint is due."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         self._export_if_best(trainer, pl_module)
@@ -110,16 +115,16 @@ class Checkpoints(Callback):
         self.save(trainer)
 
     def save(self, trainer: Trainer) -> Path:
-        """Save the current step, if that has not been done, and return the checkpoint's path. All ranks must call it.
+        """Save the current step unless it is already saved; return the checkpoint's path. All ranks must call it.
 
         Raises:
-            TrainingError: the disk is full; the older checkpoints stay whole.
+            TrainingError: the disk is full; older checkpoints stay intact.
         """
         step = trainer.global_step
         path = step_file(self.directory, step)
         if step != self._saved_step:
             for logger in trainer.loggers:
-                logger.save()  # a power cut must not leave the checkpoint without the rows up to it
+                logger.save()  # after a power cut the rows up to the checkpoint must exist
             trainer.save_checkpoint(path, weights_only=False)
             self._saved_step = step
             if trainer.is_global_zero:
@@ -128,15 +133,15 @@ class Checkpoints(Callback):
         return path
 
     def state_dict(self) -> dict[str, Any]:
-        """The best value so far and its step."""
+        """Return the best value so far and its step."""
         return {"best_value": self.best_value, "best_step": self.best_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the best value of the run that is continued."""
+        """Restore the best value and its step."""
         self.best_value, self.best_step = state_dict["best_value"], state_dict["best_step"]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Put the network's and the run's configuration beside the weights, as plain containers."""
+        """Add the configurations of the network and of the run to the checkpoint, as plain containers."""
         checkpoint["model_config"] = getattr(pl_module, "model_config", {})
         checkpoint["run_config"] = self.run_config
 
@@ -145,7 +150,7 @@ class Checkpoints(Callback):
         return step != self._saved_step and (step % self.every == 0 or step == trainer.max_steps)
 
     def _export_if_best(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        value = float(trainer.callback_metrics.get("val/loss", math.nan))
+        value = float(trainer.callback_metrics.get(VAL_LOSS, math.nan))
         if not value < self.best_value:  # also for nan
             return
         self.best_value, self.best_step = value, trainer.global_step
@@ -154,17 +159,17 @@ class Checkpoints(Callback):
             try:
                 save_model(self.directory / BEST, pl_module.model, pl_module.model_config, extra)  # type: ignore[arg-type]
             except CheckpointError as error:
-                raise TrainingError(_not_written(self.directory / BEST, error.__cause__ or error)) from error
+                raise _not_written(self.directory / BEST, error.__cause__ or error) from error
 
     def _point_last_to(self, path: Path) -> None:
-        """Make ``last.ckpt`` the same file as ``path`` without a moment in which there is none."""
+        """Make ``last.ckpt`` the same file as ``path``; ``last.ckpt`` exists at every moment."""
         try:
             atomic.replace(self.directory / LAST, lambda temporary: _link_or_copy(path, temporary))
         except OSError as error:
-            raise TrainingError(_not_written(self.directory / LAST, error)) from error
+            raise _not_written(self.directory / LAST, error) from error
 
     def _remove_old(self, step: int) -> None:
-        """Drop the oldest numbered checkpoints; files of later steps, left by a run before, do not count."""
+        """Delete the oldest numbered checkpoints; files of later steps, from an earlier run, do not count."""
         if self.keep is not None:
             done = [path for path in step_files(self.directory) if step_number(path) <= step]
             for path in done[: -self.keep]:

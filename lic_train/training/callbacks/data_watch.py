@@ -1,4 +1,4 @@
-"""Tells of damaged photographs while training goes on."""
+"""Reports damaged photographs during the training."""
 
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,10 @@ from lic_train.data.damage import DataReport
 
 
 class DataWatch(Callback):
-    """Hands every batch to the run's `DataReport`, which names damaged files once and stops when there are too many.
+    """Adds every batch to the run's `DataReport`, which names each damaged file once and stops if there are too many.
 
     Args:
-        run_dir: where ``data_report.json`` goes.
+        run_dir: folder of ``data_report.json``.
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -20,25 +20,33 @@ class DataWatch(Callback):
         self.report: DataReport | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Open the report of the data module, which knows its root, its size and the rank."""
+        """Create the report, using the root, size and rank of the data module."""
         self.report = trainer.datamodule.report(self.run_dir)  # type: ignore[attr-defined]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Note what the training batch met. Raises DataError, see `DataReport.add`."""
+        """Add a training batch.
+
+        Raises:
+            DataError: see `DataReport.add`.
+        """
         assert self.report is not None
         self.report.add(batch)
 
     def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:
-        """Note what the validation batch met. Raises DataError, see `DataReport.add`."""
+        """Add a validation batch.
+
+        Raises:
+            DataError: see `DataReport.add`.
+        """
         assert self.report is not None
         self.report.add(batch)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring the counts to the disk."""
+        """Write the counts to disk."""
         assert self.report is not None
         self.report.write()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Bring the counts to the disk."""
+        """Write the counts to disk."""
         if self.report is not None:
             self.report.write()

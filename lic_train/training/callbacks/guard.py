@@ -1,4 +1,4 @@
-"""Stops before a loss or gradient that is not finite reaches the weights, and keeps what explains it."""
+"""Stops before a non-finite loss or gradient changes the weights, and saves the batch that caused it."""
 
 import json
 import math
@@ -15,14 +15,14 @@ from lic_train.errors import TrainingError
 from lic_train.runs.layout import FAILING_BATCH
 from lic_train.training.callbacks.rows import as_floats, numbers_of_the_step
 
-NAMED = 20  # parameters without a finite gradient that the report names
+NAMED = 20  # maximum number of parameter names in the report
 
 
 class NonFiniteGuard(Callback):
-    """Raises TrainingError when the loss or the norm of the gradient is NaN or infinite, before the optimizer steps.
+    """Raises TrainingError if the loss or the gradient norm is NaN or infinite, before the optimizer steps.
 
-    The check follows the backward pass of every micro-batch, so that the batch at hand is the one to blame. It costs
-    one pass over the gradients and one synchronisation with the device.
+    The check runs after the backward pass of every micro-batch, so the current batch is the cause. It costs one pass
+    over the gradients and one synchronisation with the device.
 
     Writes ``failing_batch/``: ``batch.safetensors`` ("x": uint8 (B, 3, H, W)), one PNG per crop, ``report.json``.
 
@@ -36,15 +36,15 @@ class NonFiniteGuard(Callback):
         self._loss: Tensor | None = None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Remember the batch."""
+        """Keep a reference to the batch."""
         self._batch = batch
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Remember the loss."""
+        """Keep the loss."""
         self._loss = loss.detach()
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check both numbers.
+        """Check loss and gradient norm.
 
         Raises:
             TrainingError: one of them is not finite; the weights are those of the step before.
@@ -62,11 +62,11 @@ class NonFiniteGuard(Callback):
         }
         directory = self.directory / f"rank_{trainer.global_rank}" if trainer.world_size > 1 else self.directory
         saved = _save(directory, self._batch, report)
-        raise TrainingError(_message(report, saved))
+        raise _not_finite(report, saved)
 
 
 def _gradient_norm(pl_module: LightningModule) -> Tensor:
-    """L2 norm over all gradients, a scalar on their device."""
+    """Return the L2 norm over all gradients, a scalar on their device."""
     gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
     return torch.nn.utils.get_total_norm(gradients)
 
@@ -80,7 +80,7 @@ def _broken_parameters(pl_module: LightningModule) -> list[str]:
 
 
 def _save(directory: Path, batch: Any, report: dict[str, Any]) -> str:
-    """Write everything to ``directory`` and tell where it lies, or why it does not."""
+    """Write batch, crops and report to ``directory``; return a sentence with their place, or why they are missing."""
     crops = _to_uint8(batch["x"])
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -89,31 +89,31 @@ def _save(directory: Path, batch: Any, report: dict[str, Any]) -> str:
             Image.fromarray(crop).save(directory / f"crop_{number:03d}.png")
         (directory / "report.json").write_text(json.dumps(_printable(report), indent=1) + "\n")
     except OSError as error:
-        return f"the batch could not be saved in {directory}: {error}"
-    return f"the batch, its {len(crops)} crops as PNG and all terms lie in {directory}"
+        return f"the batch could not be saved to {directory}: {error}"
+    return f"the batch, its {len(crops)} crops as PNG and all terms are saved in {directory}"
 
 
 def _to_uint8(x: Tensor) -> Tensor:
-    """(B, 3, H, W) as uint8 on the CPU; float pictures are taken as [0, 1]."""
+    """Convert (B, 3, H, W) to uint8 on the CPU; float images are in [0, 1]."""
     if x.is_floating_point():
         x = x.detach().float().nan_to_num(0).mul(255).round().clamp(0, 255).to(torch.uint8)
     return x.cpu().contiguous()
 
 
 def _printable(report: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN: such numbers become the strings "nan", "inf" and "-inf"."""
+    """Replace non-finite terms by the strings "nan", "inf" and "-inf", which JSON cannot represent as numbers."""
     terms = {name: value if math.isfinite(value) else str(value) for name, value in report["terms"].items()}
     return {**report, "terms": terms}
 
 
-def _message(report: dict[str, Any], saved: str) -> str:
+def _not_finite(report: dict[str, Any], saved: str) -> TrainingError:
     terms = ", ".join(f"{name} {value:.6g}" for name, value in report["terms"].items())
     first = next(iter(report["parameters_without_finite_gradient"]), None)
-    return (
-        f"Training stopped at step {report['step']}: the loss or its gradient is not finite.\n"
-        "expected: finite numbers\n"
-        f"got: {terms}" + (f"; first parameter without a finite gradient: {first}" if first else "") + "\n"
-        f"saved: {saved}; the weights were not touched, so the last checkpoint is good\n"
-        "what to do: start another run from that checkpoint (init_from=<run>/checkpoints/last.ckpt name=retry) with a "
-        "lower learning rate in recipe.stages, a stronger clip (smaller recipe.optimizer.clip_norm), or precision=32"
+    return TrainingError(
+        f"Training stopped at step {report['step']}: the loss or its gradient is not finite.",
+        expected="finite numbers",
+        got=terms + (f"\nfirst parameter with a non-finite gradient: {first}" if first else "") + f"\n{saved}",
+        to_do="start another run from the last checkpoint, which is intact (init_from=<run>/checkpoints/last.ckpt "
+        "name=retry), with a lower learning rate in recipe.stages, a stronger clip (smaller "
+        "recipe.optimizer.clip_norm) or precision=32",
     )

@@ -1,4 +1,4 @@
-"""What a run costs: the hours of its devices, over all of its starts."""
+"""The cost of a run: device hours over all of its starts."""
 
 import time
 from collections.abc import Callable
@@ -11,12 +11,12 @@ from lic_train.training.callbacks.rows import numbers_of_the_step
 
 
 class DeviceHours(Callback):
-    """Notes the time since the run began, validations included, times the number of devices.
+    """Counts the time since the run began, validations included, times the number of devices.
 
-    What a killed process did after its last checkpoint is trained again and counts once.
+    Work of a killed process after its last checkpoint is repeated and counts once.
 
     Args:
-        clock: seconds from any start.
+        clock: a function that returns seconds from an arbitrary start.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -26,20 +26,20 @@ class DeviceHours(Callback):
         self._devices = 1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count, from what the checkpoint brought."""
+        """Start the clock."""
         self._started, self._devices = self.clock(), trainer.world_size
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """A value for the step's row."""
+        """Add the hours to the step's row."""
         name = HOURS["gpu" if pl_module.device.type == "cuda" else "cpu"]
         numbers_of_the_step(pl_module)[name] = self._hours()
 
     def state_dict(self) -> dict[str, float]:
-        """The hours so far."""
+        """Return the hours so far."""
         return {"hours": self._hours()}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        """Take over the hours of the run that is continued."""
+        """Restore the hours of the resumed run."""
         self._before = state_dict["hours"]
 
     def _hours(self) -> float:

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGUSR1: finish the optimizer step, save, and say how to continue."""
+"""Ctrl-C, SIGTERM and SIGUSR1: finish the optimizer step, save a checkpoint and report how to continue."""
 
 import signal
 import sys
@@ -17,35 +17,35 @@ from lic_train.system.screen import say
 from lic_train.training.callbacks.checkpoints import Checkpoints
 from lic_train.training.callbacks.position import step_ended, validation_follows
 
-INTERRUPTED = 130  # as a shell reports Ctrl-C
-REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: a scheduler that sent SIGUSR1 shall start the same command again
+INTERRUPTED = 130  # the exit code of a shell after Ctrl-C
+REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: the scheduler that sent SIGUSR1 should run the same command again
 EXIT_CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: INTERRUPTED, signal.SIGUSR1: REQUEUE}
 
 
 class Interrupted(LicError):
-    """Training was asked to stop and did so after a whole step, with a checkpoint behind it.
+    """Training stopped after a signal, at the end of a step, with a checkpoint of that step.
 
     Args:
-        number: the signal, which gives the exit code.
-        step: the last whole step.
-        checkpoint: of that step.
+        number: the signal, which determines the exit code.
+        step: the last completed step.
+        checkpoint: the checkpoint of that step.
     """
 
     def __init__(self, number: int, step: int, checkpoint: Path) -> None:
         self.exit_code = EXIT_CODES[signal.Signals(number)]
         self.step, self.checkpoint = step, checkpoint
         super().__init__(
-            f"Stopped after step {step} by {signal.Signals(number).name}; nothing is lost.\ncheckpoint: {checkpoint}\n"
-            "what to do: run the same command again, it continues from there."
+            f"Stopped after step {step} by {signal.Signals(number).name}; the checkpoint {checkpoint} is complete.",
+            to_do="run the same command again, which continues from this step",
         )
 
 
 @contextmanager
 def stopping_at_once() -> Iterator[None]:
-    """Before and after the training nothing need be saved: SIGTERM and SIGUSR1 end the program, as Ctrl-C does.
+    """End the program on SIGTERM and SIGUSR1, as Ctrl-C does: outside of the training there is nothing to save.
 
-    Not by an error, which somebody might take for one of a file that was just being read; and a handler prints nothing,
-    as it may interrupt a line half printed.
+    The handler raises SystemExit, not an error that a file reader might catch as one of its own. It prints nothing,
+    because it may interrupt a print.
     """
     got: list[str] = []
 
@@ -58,46 +58,46 @@ def stopping_at_once() -> Iterator[None]:
         yield
     finally:
         for name in got[:1]:
-            say(f"Stopped by {name}; the same command goes on.", style="yellow")
+            say(f"Stopped by {name}; the same command continues the run.", style="yellow")
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 class GracefulStop(Callback):
-    """On the first signal ends the running optimizer step, saves a checkpoint and raises ``Interrupted``.
+    """On the first signal finishes the current optimizer step, saves a checkpoint and raises ``Interrupted``.
 
-    A validation that is due at that step is still done, as without it the resumed run would miss it. Ctrl-C after that
-    aborts at once; other signals may be repeated, as schedulers do. Saves through the trainer's `Checkpoints`, and must
-    stand behind every other callback in its list.
+    A validation that is due at that step still runs, because the resumed run would not repeat it. A second Ctrl-C
+    aborts at once; other signals may be repeated, as schedulers do. Saves with the trainer's `Checkpoints`, and must be
+    the last callback in the trainer's list.
     """
 
     def __init__(self) -> None:
-        self.requested = 0  # the signal
+        self.requested = 0  # number of the signal
         self._old_handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over the signals; Lightning's own handler would stop without a checkpoint."""
+        """Install the signal handlers; Lightning's own handler stops without a checkpoint."""
         self.requested = 0
         for number in EXIT_CODES:
             self._old_handlers[number] = signal.signal(number, self._handle)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Stop between two optimizer steps, never between the micro-batches of one."""
+        """Stop between two optimizer steps, never between the micro-batches of a step."""
         if step_ended(trainer) and not validation_follows(trainer):
             self._stop_if_requested(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop after a validation that belongs to the step just done."""
+        """Stop after a validation of the step that just ended."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking and step_ended(trainer):
             self._stop_if_requested(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the signals back; a signal behind the last step stops the program too."""
+        """Restore the signal handlers; a signal during the last step also stops the program."""
         self._restore()
         self._stop_if_requested(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the signals back."""
+        """Restore the signal handlers."""
         self._restore()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -106,11 +106,12 @@ class GracefulStop(Callback):
             raise KeyboardInterrupt
         if not self.requested:
             self.requested = number
-            told = "\nStopping after this step and saving; Ctrl-C again aborts at once."
-            threading.Thread(target=say, args=(told, "yellow")).start()  # this one may just be printing
+            message = "\nStopping after this step and saving a checkpoint; Ctrl-C again aborts at once."
+            threading.Thread(target=say, args=(message, "yellow")).start()  # the main thread may be printing
 
     def _stop_if_requested(self, trainer: Trainer) -> None:
-        # One process of several may have got the signal: all must stop at the same step, or the others wait for ever.
+        # Only one of several processes may have received the signal. All must stop at the same step: the others would
+        # wait for it in a collective operation.
         own = torch.tensor(self.requested, device=trainer.strategy.root_device)
         if requested := int(trainer.strategy.reduce(own, reduce_op="max")):
             callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]

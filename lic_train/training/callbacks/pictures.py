@@ -1,4 +1,4 @@
-"""After every validation: what the codec does to one whole photograph, as a PNG and in the loggers."""
+"""After every validation: original and reconstruction of one whole photograph, as a PNG and in the loggers."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,13 +21,13 @@ KEY = "val/picture"
 
 
 class Pictures(Callback):
-    """Draws original, reconstruction, error and bits map of one photograph into ``directory/step_%08d.png``.
+    """Draws original, reconstruction, error and bits map of one photograph to ``directory/step_%08d.png``.
 
-    Must stand before `WeightAveraging` in the trainer's list, so that it sees the averaged weights.
+    Must precede `WeightAveraging` in the trainer's list, so that it draws with the averaged weights.
 
     Args:
-        directory: where the PNGs go.
-        images: gives (name, uint8 (3, H, W)) pairs, of which the first is drawn; asked once.
+        directory: folder of the PNGs.
+        images: returns (name, uint8 (3, H, W)) pairs, of which the first is drawn; called once.
     """
 
     def __init__(self, directory: Path, images: Callable[[], list[tuple[str, Tensor]]]) -> None:
@@ -36,7 +36,7 @@ class Pictures(Callback):
         self._image: tuple[str, Tensor] | None = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw on the first process; a picture that cannot be written is told of and does not stop the training."""
+        """Draw in the first process; if the PNG cannot be written, print a message and continue training."""
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         self._image = self._image or next(iter(self.images()), None)
@@ -54,7 +54,7 @@ class Pictures(Callback):
 
 @torch.no_grad()
 def _draw(path: Path, model: Codec, name: str, image: Tensor, device: torch.device) -> None:
-    """Code ``image`` with the bitstream's quantiser, in fp32, without writing a bitstream, and draw the panel."""
+    """Run ``image`` through the model with the bitstream's quantiser, in fp32, without a file, and draw the panel."""
     x = image.to(device).float() / 255
     height, width = x.shape[1:]
     bottom, right = padding(height, width, model.downsampling_factor)
@@ -76,7 +76,7 @@ def _draw(path: Path, model: Codec, name: str, image: Tensor, device: torch.devi
 
 
 def log_picture(trainer: Trainer, key: str, path: Path) -> None:
-    """Hand a PNG to the loggers that show pictures."""
+    """Log a PNG to the loggers that support images."""
     step = trainer.global_step
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):

@@ -1,4 +1,4 @@
-"""The progress bar of a training run, and plain lines where there is no terminal."""
+"""The progress bar of a training run; plain lines without a terminal."""
 
 import statistics
 import time
@@ -15,7 +15,9 @@ from torch import Tensor
 
 from lic_train.training.callbacks.position import step_ended
 from lic_train.training.callbacks.rows import as_floats, numbers_of_the_step
+from lic_train.training.module import TRAIN, VAL
 
+IMAGES_PER_SECOND, WAITING_SHARE = "train/images_per_second", "train/waiting_share"  # logged by `ProgressBar`
 SMOOTHED = 20  # optimizer steps over which the numbers are averaged
 BAR_SECONDS = 0.25
 LINE_SECONDS = 10.0
@@ -25,13 +27,13 @@ VALIDATION_LABELS = TRAINING_LABELS | {"bpp_file": "bpp_file {:.3f}"}
 
 
 class Pace:
-    """Time from the end of one batch to the end of the next, and how much of it was waiting for data.
+    """Time from the end of one batch to the end of the next, and the part of it spent waiting for data.
 
-    Waiting is all that lies between two batches: fetching, decoding where there are no workers, the way to the device.
-    A GPU may still compute meanwhile, so that it is idle for less than that.
+    Waiting is all the time between two batches: fetching, decoding without workers, transfer to the device. A GPU may
+    still be computing meanwhile, so its idle time is shorter.
 
     Args:
-        clock: seconds from any start.
+        clock: a function that returns seconds from an arbitrary start.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -43,15 +45,15 @@ class Pace:
         self._mark = clock()
 
     def restart(self) -> None:
-        """What happened since the last batch (a validation) is neither training nor waiting."""
+        """Ignore the time since the last batch: a validation is neither training nor waiting."""
         self._mark = self.clock()
 
     def data_arrived(self) -> None:
-        """The next batch is there."""
+        """Record that the next batch is available."""
         self.waited += self.clock() - self._mark
 
     def batch_done(self, step_ended: bool) -> None:
-        """A micro-batch is through, perhaps the last one of its step."""
+        """Record the end of a micro-batch, and of its optimizer step if ``step_ended``."""
         now = self.clock()
         self._step += now - self._mark
         self._mark = now
@@ -63,13 +65,13 @@ class Pace:
 
     @property
     def steps_per_second(self) -> float:
-        """Over the last steps, 0 before the first one."""
+        """Mean speed of the last `SMOOTHED` steps, 0 before the first one."""
         seconds = sum(self._recent)
         return len(self._recent) / seconds if seconds else 0.0
 
     @property
     def waiting_share(self) -> float:
-        """Part of the training time in which no batch was there, in [0, 1]."""
+        """Share of the training time spent waiting for data, in [0, 1]."""
         return min(self.waited / self.trained, 1.0) if self.trained else 0.0
 
 
@@ -84,16 +86,16 @@ class _TwoLines(Progress):
 
 
 class ProgressBar(Callback):
-    """Shows steps, speed, loss, bpp, PSNR and time left; a line per validation; and at the end the wait for data.
+    """Shows steps, speed, loss, bpp, PSNR and remaining time; a line per validation; a summary with the wait for data.
 
-    Reads ``train/loss``, ``train/bpp``, ``train/psnr`` (or ``train/ms_ssim``) among the numbers of the step, adds the
-    speed of the steps before, and reads the same below ``val/`` with ``val/bpp_file``. Stands behind the callbacks that
-    save or draw, whose time would else be taken for waiting.
+    Reads ``train/loss``, ``train/bpp``, ``train/psnr`` (or ``train/ms_ssim``) from the metrics of the step, adds the
+    speed of the previous steps to them, and reads the same names under ``val/`` with ``val/bpp_file``. Must follow the
+    callbacks that save or draw, whose time would otherwise count as waiting.
 
     Args:
         batch_size: images of one optimizer step over all devices.
-        console: where to draw; rich's shared one by default.
-        clock: seconds from any start.
+        console: the console to draw on; rich's shared one by default.
+        clock: a function that returns seconds from an arbitrary start.
     """
 
     def __init__(
@@ -108,7 +110,7 @@ class ProgressBar(Callback):
         self._started = self._shown = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin at the step that was resumed."""
+        """Start from the resumed step."""
         self.pace = Pace(self.clock)
         self._values = deque(maxlen=SMOOTHED * trainer.accumulate_grad_batches)
         self._started, self._shown = self.clock(), float("-inf")
@@ -119,21 +121,20 @@ class ProgressBar(Callback):
             self._bar.start()
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        """The wait for the batch is over."""
+        """End the wait for the batch."""
         self.pace.data_arrived()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Note the speed so far; of this step it is known only when its row has been written."""
+        """Log the speed so far; the speed of this step is known only after its row has been written."""
         if self.pace.steps:
             speed = self.pace.steps_per_second * self.batch_size
-            told = {"train/images_per_second": speed, "train/waiting_share": self.pace.waiting_share}
-            numbers_of_the_step(pl_module).update(told)
+            numbers_of_the_step(pl_module).update({IMAGES_PER_SECOND: speed, WAITING_SHARE: self.pace.waiting_share})
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Show the new numbers, if the last ones have stood long enough."""
+        """Show the new numbers if the last ones have been shown long enough."""
         ended = step_ended(trainer)
         self.pace.batch_done(ended)
-        self._values.append(_pick(numbers_of_the_step(pl_module), "train/", TRAINING_LABELS))
+        self._values.append(_pick(numbers_of_the_step(pl_module), TRAIN, TRAINING_LABELS))
         pause = BAR_SECONDS if self._bar else LINE_SECONDS
         is_last = trainer.global_step == trainer.max_steps
         if ended and trainer.is_global_zero and (is_last or self.clock() - self._shown >= pause):
@@ -141,20 +142,20 @@ class ProgressBar(Callback):
             self._show(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say what the bar waits for."""
+        """Show that a validation is running."""
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=trainer.global_step)
             self._bar.numbers = f"validating at step {trainer.global_step} ..."
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """One line of results above the bar."""
+        """Print a line of results above the bar."""
         self.pace.restart()
         if trainer.is_global_zero and not trainer.sanity_checking:
-            values = as_floats(_pick(trainer.callback_metrics, "val/", VALIDATION_LABELS))
-            self._print(f"validation at step {trainer.global_step}: {_told(values, VALIDATION_LABELS)}")
+            values = as_floats(_pick(trainer.callback_metrics, VAL, VALIDATION_LABELS))
+            self._print(f"validation at step {trainer.global_step}: {_formatted(values, VALIDATION_LABELS)}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close the bar and sum up."""
+        """Close the bar and print a summary."""
         self._stop()
         if not trainer.is_global_zero or not self.pace.steps:
             return
@@ -167,13 +168,13 @@ class ProgressBar(Callback):
         )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave the terminal in order."""
+        """Close the bar, which restores the terminal."""
         self._stop()
 
     def _show(self, trainer: Trainer) -> None:
         speed = self.pace.steps_per_second
         numbers = [f"{_short(speed)} steps/s", f"{_short(speed * self.batch_size)} images/s"]
-        numbers.append(_told(_mean(self._values), TRAINING_LABELS))
+        numbers.append(_formatted(_mean(self._values), TRAINING_LABELS))
         step, total = trainer.global_step, trainer.max_steps
         left = _clock_face((total - step) / speed) if speed else "?"
         wait = f"{self.pace.waiting_share:.1%}"
@@ -213,7 +214,7 @@ def _pick(metrics: Mapping[str, Tensor | float], prefix: str, labels: dict[str, 
 
 
 def _mean(values: Iterable[dict[str, Tensor | float]]) -> dict[str, float]:
-    """Mean of each number over the steps that have it; waits for the device."""
+    """Return the mean of each metric over the steps that have it; synchronises with the device."""
     columns: dict[str, list[float]] = {}
     for row in values:
         for name, value in as_floats(row).items():
@@ -221,12 +222,12 @@ def _mean(values: Iterable[dict[str, Tensor | float]]) -> dict[str, float]:
     return {name: statistics.fmean(column) for name, column in columns.items()}
 
 
-def _told(values: dict[str, float], labels: dict[str, str]) -> str:
+def _formatted(values: dict[str, float], labels: dict[str, str]) -> str:
     return "  ".join(label.format(values[name]) for name, label in labels.items() if name in values)
 
 
 def _short(number: float) -> str:
-    """Three significant digits, without an exponent."""
+    """Format with three significant digits, without an exponent."""
     return f"{number:.3g}" if number < 100 else f"{number:.0f}"
 
 

@@ -1,4 +1,4 @@
-"""After every validation: the run's rate-distortion points, beside the stored curves of classical codecs."""
+"""After every validation: the run's rate-distortion points, with the stored curves of classical codecs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +14,14 @@ from lic_train.rd.curves import Curve
 from lic_train.rd.style import METRIC_LABELS
 from lic_train.system.screen import reason, say
 from lic_train.training.callbacks.pictures import log_picture
+from lic_train.training.module import BPP_FILE, MS_SSIM_DB_FILE, PSNR_FILE
 
 KEY = "val/rate_distortion"
 NAME = "rate_distortion.png"
 
 
 class RatePoint(NamedTuple):
-    """One validation: means over the whole pictures that it coded."""
+    """Means over the whole images that one validation coded."""
 
     step: int
     bpp: float
@@ -29,15 +30,15 @@ class RatePoint(NamedTuple):
 
 
 class RateDistortion(Callback):
-    """Draws ``rate_distortion.png`` into a directory: all validations of this run, and the anchors of a picture set.
+    """Draws ``rate_distortion.png``: all validations of this run, and the anchors of an image set.
 
-    The anchors are of the set that will be evaluated at the end, the points of the run's validation pictures; both are
-    named so. Must stand before `Checkpoints`, as the points travel in the checkpoints.
+    The anchors are measured on the set of the final evaluation, the points on the run's validation images; the legend
+    names both. Must precede `Checkpoints`, because the checkpoints contain the points.
 
     Args:
-        directory: where the PNG goes.
-        name: of the run, for its line.
-        set_name: of the pictures whose anchors are drawn.
+        directory: folder of the PNG.
+        name: name of the run in the legend.
+        set_name: image set of the anchors.
     """
 
     def __init__(self, directory: Path, name: str, set_name: str) -> None:
@@ -46,12 +47,12 @@ class RateDistortion(Callback):
         self.points: list[RatePoint] = []
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add a point and draw, in the first process; a picture that cannot be written does not stop the training."""
+        """Add a point, and draw in the first process; if the PNG cannot be written, print a message and continue."""
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        if trainer.sanity_checking or "val/bpp_file" not in values:
+        if trainer.sanity_checking or BPP_FILE not in values:
             return
-        quality = values["val/psnr_file"], values.get("val/ms_ssim_db_file")
-        self.points.append(RatePoint(trainer.global_step, values["val/bpp_file"], *quality))
+        quality = values[PSNR_FILE], values.get(MS_SSIM_DB_FILE)
+        self.points.append(RatePoint(trainer.global_step, values[BPP_FILE], *quality))
         if trainer.is_global_zero:
             path = self.directory / NAME
             try:
@@ -63,22 +64,22 @@ class RateDistortion(Callback):
             log_picture(trainer, KEY, path)
 
     def state_dict(self) -> dict[str, Any]:
-        """The points so far."""
+        """Return the points so far."""
         return {"points": [tuple(point) for point in self.points]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the points of the run that is continued."""
+        """Restore the points of the resumed run."""
         self.points = [RatePoint(*point) for point in state_dict["points"]]
 
 
 def draw(path: Path, name: str, points: Sequence[RatePoint], anchors: Sequence[Curve]) -> None:
-    """Write the chart, with a second one for MS-SSIM where the points have it.
+    """Write the PSNR chart, and an MS-SSIM chart next to it if the points have MS-SSIM.
 
     Args:
-        path: a ``.png``; its directory must exist.
-        name: of the run.
+        path: a ``.png`` in an existing directory.
+        name: name of the run.
         points: at least one, in the order of steps.
-        anchors: dashed lines.
+        anchors: curves drawn as dashed lines.
     """
     metrics = [metric for metric in METRIC_LABELS if getattr(points[-1], metric) is not None]
     figure = Figure(figsize=(5.5 * len(metrics), 4.6), dpi=110, layout="constrained")
@@ -87,8 +88,8 @@ def draw(path: Path, name: str, points: Sequence[RatePoint], anchors: Sequence[C
         _draw_metric(figure.add_subplot(1, len(metrics), number), metric, name, points, anchors)
     if anchors:
         figure.suptitle(
-            f"The run is measured on its own validation pictures, the anchors on {anchors[0].set}: to see where it "
-            "stands, not to compare",
+            f"The run is measured on its own validation images, the anchors on {anchors[0].set}: for orientation, not "
+            "for comparison",
             fontsize=8,
             wrap=True,
         )
@@ -101,7 +102,7 @@ def _draw_metric(axes: Axes, metric: str, name: str, points: Sequence[RatePoint]
             axes.plot(*zip(*pairs, strict=True), "--", linewidth=1, label=f"{curve.name} ({curve.set})")
     pairs = [(point.bpp, getattr(point, metric)) for point in points]
     axes.plot(*zip(*pairs, strict=True), ".-", color="0.4", linewidth=0.8, markersize=4)
-    axes.plot(*pairs[-1], "o", color="black", label=f"{name}, step {points[-1].step} (validation pictures)")
+    axes.plot(*pairs[-1], "o", color="black", label=f"{name}, step {points[-1].step} (validation images)")
     axes.set_xlabel("bits per pixel of the files")
     axes.set_ylabel(METRIC_LABELS[metric])
     axes.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""One row of numbers per optimizer step, in every logger."""
+"""One row of metrics per optimizer step, in every logger."""
 
 from typing import Any
 
@@ -10,23 +10,23 @@ from lic_train.training.callbacks.position import step_ended
 
 
 def numbers_of_the_step(pl_module: LightningModule) -> dict[str, Tensor | float]:
-    """What the module and the callbacks note of the running step; callbacks may add to it."""
+    """Return the metrics of the current step, from the module and the callbacks; callbacks may add to it."""
     return pl_module.step_metrics  # type: ignore[return-value]
 
 
 def as_floats(values: dict[str, Tensor | float]) -> dict[str, float]:
-    """The numbers and scalar tensors of a step as numbers, waiting for the device once."""
+    """Convert numbers and scalar tensors to floats with a single synchronisation with the device."""
     tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
     floats = torch.stack([value.detach().float() for value in tensors.values()]).tolist() if tensors else []
     return {**values, **dict(zip(tensors, floats, strict=True))}
 
 
 class Rows(Callback):
-    """Brings the numbers of a step to the loggers every ``log_every_n_steps`` steps.
+    """Writes the metrics of a step to the loggers every ``log_every_n_steps`` steps.
 
-    Lightning's own ``log`` costs a third of a millisecond a number on every step, and writes only behind all
-    callbacks: a kill between a checkpoint and its row would lose the row, as the resumed run begins behind it. Stands
-    behind the callbacks that have a number for the row, and before `Checkpoints`.
+    Lightning's own ``log`` costs a third of a millisecond per metric on every step, and writes after all callbacks: a
+    kill between a checkpoint and its row would lose the row, because the resumed run starts after it. Must follow the
+    callbacks that add metrics to the row, and precede `Checkpoints`.
     """
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
