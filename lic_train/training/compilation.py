@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from lic_train.errors import in_one_line
 from lic_train.models.base import Codec
-from lic_train.system.screen import say
+from lic_train.system.screen import reason, say
 
 
 class BiasApart(TorchFunctionMode):
@@ -55,7 +54,7 @@ def compiled(model: Codec) -> Callable[[Tensor], dict[str, Any]]:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             state["eager"] = True
-            why = in_one_line(error)
+            why = reason(error)
             say(f"compile=true failed, training continues in eager mode: {why}", style="yellow")
             return model(x)
 
