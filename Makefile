@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+WITH_DOCS := .venv/.installed_docs
 
-.PHONY: setup train test lint bench clean
+.PHONY: setup train test lint docs bench clean
 
 setup: $(INSTALLED)
 
@@ -26,9 +27,16 @@ lint: setup
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
+docs: $(WITH_DOCS)
+	$(BIN)/python -m mkdocs build --strict
+
+$(WITH_DOCS): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
+	@touch $@
+
 bench: setup
 	$(BIN)/python benchmarks/train_step.py
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
