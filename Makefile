@@ -2,7 +2,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-WITH_DOCS := .venv/.installed_docs
 
 .PHONY: setup train test lint docs bench clean
 
@@ -27,12 +26,8 @@ lint: setup
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-docs: $(WITH_DOCS)
+docs: setup
 	$(BIN)/python -m mkdocs build --strict
-
-$(WITH_DOCS): $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
-	@touch $@
 
 bench: setup
 	$(BIN)/python benchmarks/train_step.py

@@ -1,7 +1,7 @@
 """Hook of MkDocs: pages from files outside docs/, the tutorial notebook as a page, and links between them.
 
-The Markdown files are written for a repository browser, where links out of docs/ work. On the site, a link to a file that
-is a page leads to the page; the text of any other link out of docs/ is kept without the link.
+The Markdown files are written for a repository browser, where links out of docs/ work. On the site, a link to a file
+that is a page leads to the page; of any other link out of docs/, only the text is kept.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from pygments.formatters import HtmlFormatter
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = "docs/tutorial.ipynb"
@@ -40,6 +41,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     files.append(File.generated(config, PAGES[NOTEBOOK], content=text))
     for name, content in pictures.items():
         files.append(File.generated(config, name, content=content))
+    files.append(File.generated(config, "highlight.css", content=_colours()))
     return files
 
 
@@ -85,3 +87,10 @@ def _section(readme: str) -> str:
     """The models and the state of their reproduction, as a page."""
     models = readme.split("## Models\n", 1)[1].split("\n## ", 1)[0]
     return f"# Models and papers\n{models}"
+
+
+def _colours() -> str:
+    """Style sheet of highlighted code, for light and dark pages."""
+    light = HtmlFormatter(style="default").get_style_defs(".highlight")
+    dark = HtmlFormatter(style="monokai").get_style_defs("[data-bs-theme=dark] .highlight")
+    return f"{light}\n{dark}\n"
