@@ -52,8 +52,9 @@ def test_tutorial_runs(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
-    assert (tmp_path / "coffee.lic").read_bytes().startswith(b"LIC1")
-    original, decoded = pixels(tmp_path / "coffee.png"), pixels(tmp_path / "decoded.png")
+    folder = tmp_path / "outputs/tutorial"
+    assert (folder / "coffee.lic").read_bytes().startswith(b"LIC1")
+    original, decoded = pixels(folder / "coffee.png"), pixels(folder / "decoded.png")
     assert original.shape == decoded.shape
     assert np.corrcoef(original.ravel(), decoded.ravel())[0, 1] > 0.7
 
