@@ -70,7 +70,7 @@ KNOWN = {
 }
 
 
-def test_documented_bd_rates_of_low_and_high_rates():
+def test_readme_distances_at_low_and_high_rates():
     anchor = CURVES["hevc"].with_quality("psnr")
     parts = []
     for name, key in (("JPEG 2000", "jpeg2000"), ("AVIF", "avif"), ("VVC", "vvc")):
@@ -86,7 +86,7 @@ def test_codecs_lie_where_they_are_known_to(key):
     assert low < bd.bd_rate_of_curves(CURVES["hevc"], CURVES[key], "psnr") < high
 
 
-def test_documented_bd_rates():
+def test_readme_table_matches_the_curves():
     section = (ROOT / "docs/anchors.md").read_text()
     shown = dict(re.findall(r"^\| `(\w+)`: [^|]+\| (.+) \|$", section, re.MULTILINE))
     assert set(shown) == set(CURVES)
