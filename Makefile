@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: setup train test lint bench clean
+.PHONY: setup train test lint docs bench clean
 
 setup: $(INSTALLED)
 
@@ -26,9 +26,12 @@ lint: setup
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
+docs: setup
+	$(BIN)/python -m mkdocs build --strict
+
 bench: setup
 	$(BIN)/python benchmarks/train_step.py
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
