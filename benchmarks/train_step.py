@@ -40,8 +40,9 @@ from lic_train.config.compose import compose
 from lic_train.config.run import RunConfig, checked
 from lic_train.data.stream.on_device import to_floats
 from lic_train.runs.claim import ResumeState
+from lic_train.runs.metric_names import TRAIN
 from lic_train.training import setup
-from lic_train.training.module import TRAIN, LitCodec, noise_seed
+from lic_train.training.module import LitCodec, noise_seed
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenet_sample"
 WARM_UP = 2

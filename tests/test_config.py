@@ -6,6 +6,8 @@ import itertools
 from pathlib import Path
 
 import pytest
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 
 from lic_train.config.compose import compose
 from lic_train.config.names import CONF_DIR
@@ -122,3 +124,22 @@ def test_no_module_outside_models_contains_a_model_name():
 
 def _code(path: Path) -> str:
     return "\n".join(line.split("#")[0] for line in path.read_text().splitlines())
+
+
+def test_missing_extra_names_the_extra(monkeypatch):
+    Plugins.instance()  # registers the configurations of all plugins
+    monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["sweeper"], "optuna.yaml")
+    with pytest.raises(ConfigError, match=r"hydra/sweeper/optuna.*\n.*\n.*\nto do: pip install 'lic-train\[optuna\]'"):
+        compose(["model=cwam", "sweep=search"])
+
+
+def test_missing_configuration_names_the_file_and_the_nearest(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "cwamm.yaml").write_text("_target_: lic_train.models.cwam.CWAM\nN: 16\n")
+    monkeypatch.setattr("lic_train.system.relaunch.COMMON", [f"hydra.searchpath=['file://{tmp_path}']"])
+    with pytest.raises(ConfigError) as refusal:  # its recipe of the same name does not exist
+        compose(["model=cwamm"])
+    assert "There is no configuration recipe/cwamm." in str(refusal.value)
+    assert "conf/recipe/cwamm.yaml" in str(refusal.value)
+    assert "did you mean cwam" in str(refusal.value)
+    assert "optuna" not in str(refusal.value)

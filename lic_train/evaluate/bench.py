@@ -24,6 +24,7 @@ from lic_train.evaluate.measure import Measured, measure
 from lic_train.evaluate.pictures import panel, save_bits_map, save_error_map
 from lic_train.files.checkpoint import load_file, move
 from lic_train.models.base import Codec
+from lic_train.runs import layout
 from lic_train.system import atomic
 from lic_train.system.memory import keep_freed_memory
 
@@ -86,7 +87,7 @@ class Bench:
         record, key = self._folder / f"{task.stem}.json", self._key(task)
         if not self._settings.fresh and (row := self._earlier(record, key, task)) is not None:
             return row
-        path = self._folder / f"{task.stem}.lic"
+        path = self._folder / f"{task.stem}{layout.LIC}"
         fingerprint = bytes.fromhex(self._info["fingerprint"])
         picture = torch.from_numpy(task.picture)
         measured = measure(self._encoder, self._decoder, task.stem, picture, fingerprint, path, self._settings.repeats)
@@ -117,21 +118,21 @@ class Bench:
             return None  # missing, or not completely written
         wanted = [task.panel, *self._pictures(task.stem).values()]
         complete = all(path is None or path.exists() for path in wanted)
-        path = self._folder / f"{task.stem}.lic"
+        path = self._folder / f"{task.stem}{layout.LIC}"
         return row if row and complete and path.exists() and path.stat().st_size == row["bytes"] else None
 
     def _pictures(self, stem: str) -> dict[str, Path]:
         """Paths of the images that ``settings`` requests, by kind; each kind has its own folder."""
-        kinds = ["decoded"] * self._settings.save_images + ["error", "bits"] * self._settings.quality_map
+        kinds = [layout.DECODED] * self._settings.save_images + list(layout.MAPS) * self._settings.quality_map
         return {kind: self._folder / kind / f"{stem}.png" for kind in kinds}
 
     def _keep_pictures(self, task: Task, measured: Measured) -> None:
         paths = self._pictures(task.stem)
-        if "decoded" in paths:
-            save_png(paths["decoded"], measured.x_hat)
-        if "error" in paths:
-            save_error_map(paths["error"], measured.x, measured.x_hat)
-            save_bits_map(paths["bits"], measured.bits)
+        if layout.DECODED in paths:
+            save_png(paths[layout.DECODED], measured.x_hat)
+        if layout.ERROR in paths:
+            save_error_map(paths[layout.ERROR], measured.x, measured.x_hat)
+            save_bits_map(paths[layout.BITS], measured.bits)
         if task.panel is not None:
             self._draw(task.panel, measured)
 

@@ -102,7 +102,7 @@ def show(result: dict[str, Any], out_dir: Path, console: Console | None = None) 
     name = result["set"]
     console.print(table(result))
     pictures = f"{name}_*.png"
-    places = [("results", layout.result(out_dir, name)), ("files", layout.coded(out_dir, name) / "*.lic")]
+    places = [("results", layout.result(out_dir, name)), ("files", layout.coded(out_dir, name) / f"*{layout.LIC}")]
     if any((out_dir / layout.PICTURES).glob(pictures)):
         places.append(("pictures", out_dir / layout.PICTURES / pictures))
     for what, place in places:

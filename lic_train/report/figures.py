@@ -7,6 +7,7 @@ from lic_train.rd.style import METRIC_LABELS, METRIC_NAMES, RATE_LABEL
 from lic_train.report.elements import Figure, Line, usual_rates
 from lic_train.report.gather import Gathered
 from lic_train.runs.layout import METRICS as LOG
+from lic_train.runs.metric_names import TRAIN_BPP, TRAIN_LOSS, TRAIN_PSNR
 from lic_train.runs.training_log import read_log
 
 DEFINITIONS = {
@@ -17,7 +18,7 @@ KINDS = (
     "Solid: models trained here. Dashed: classical codecs, measured here on the same pictures. "
     "Dotted: cited results, with the rate and the pictures of their source."
 )
-LOGGED = {"train/loss": "loss", "train/bpp": RATE_LABEL, "train/psnr": METRIC_LABELS["psnr"]}
+LOGGED = {TRAIN_LOSS: "loss", TRAIN_BPP: RATE_LABEL, TRAIN_PSNR: METRIC_LABELS["psnr"]}
 _POINTS = 200  # of a training curve
 
 

@@ -101,15 +101,15 @@ class Reconstructions:
     def _find(self, run: Run, row: Row) -> Reconstruction:
         original = self.original(row.name)
         folder = layout.coded(run.path, self._set)
-        saved = {kind: folder / kind / f"{row.name}.png" for kind in ("decoded", "error", "bits")}
+        saved = {kind: folder / kind / f"{row.name}.png" for kind in (layout.DECODED, *layout.MAPS)}
         found = {kind: path for kind, path in saved.items() if path.is_file()}
-        if "decoded" not in found:
+        if layout.DECODED not in found:
             return self._decoded(run, row, original)
-        _check(read_image(original), read_image(found["decoded"]), row)
-        return Reconstruction(found["decoded"], found.get("error"), found.get("bits"))
+        _check(read_image(original), read_image(found[layout.DECODED]), row)
+        return Reconstruction(found[layout.DECODED], found.get(layout.ERROR), found.get(layout.BITS))
 
     def _decoded(self, run: Run, row: Row, original: Path) -> Reconstruction:
-        data = read_bytes(layout.coded(run.path, self._set) / f"{row.name}.lic")
+        data = read_bytes(layout.coded(run.path, self._set) / f"{row.name}{layout.LIC}")
         name = f"{slug(run.model)}_{hashlib.sha256(data + read_bytes(original)).hexdigest()[:16]}"
         paths = [self._folder / slug(row.name) / f"{name}{kind}.png" for kind in ("", "_error", "_bits")]
         if not all(path.is_file() for path in paths):

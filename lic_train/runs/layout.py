@@ -17,17 +17,16 @@ LAST = "last.ckpt"
 METRICS = "metrics.csv"
 ENVIRONMENT = "environment.json"
 DIFF = "dirty.diff"
-DATA_REPORT = "data_report.json"
 CARD = "card.md"
 PICTURES = "pictures"
 EVAL = "eval"
+LIC = ".lic"
+DECODED, ERROR, BITS = "decoded", "error", "bits"  # folders of pictures below eval/<set>/
+MAPS = (ERROR, BITS)
 FAILING_BATCH = "failing_batch"
 WANDB = "wandb"
 LOG = "log.txt"  # output of a run that a launcher started without a terminal
 SLURM_JOB = "slurm_job.txt"
-
-# Columns of metrics.csv with the hours of a run, by kind of device.
-HOURS = {"gpu": "train/gpu_hours", "cpu": "train/cpu_hours"}
 
 
 def best_model(run: Path) -> Path:

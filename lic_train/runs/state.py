@@ -11,7 +11,8 @@ from pydantic import BaseModel, NonNegativeInt, TypeAdapter, ValidationError
 
 from lic_train.errors import CheckpointError
 from lic_train.files.checkpoint import read_metadata
-from lic_train.runs.layout import CHECKPOINTS, CONFIG, FINISHED, HOURS, METRICS, best_model
+from lic_train.runs.layout import CHECKPOINTS, CONFIG, FINISHED, METRICS, best_model
+from lic_train.runs.metric_names import HOURS
 from lic_train.runs.training_log import last_values
 from lic_train.system.reading import Unreadable, mistakes, read_json, read_yaml
 

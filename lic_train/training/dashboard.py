@@ -19,17 +19,12 @@ from rich.console import Console
 from rich.text import Text
 
 from lic_train.errors import ConfigError
-from lic_train.system import atomic
-from lic_train.system.screen import errors_without_traceback, reason
-from lic_train.training.arguments import dashboard_parser
-from lic_train.training.callbacks import pictures, rate_distortion
-from lic_train.training.callbacks.progress import IMAGES_PER_SECOND, WAITING_SHARE
-from lic_train.training.loggers import STEP_AXIS, has_credentials
-from lic_train.training.module import (
+from lic_train.runs.metric_names import (
     BPP_ESTIMATE,
     BPP_FILE,
     BPP_GAP,
     GRAD_NORM,
+    IMAGES_PER_SECOND,
     LEARNING_RATE,
     MS_SSIM_DB_FILE,
     PSNR_FILE,
@@ -37,7 +32,13 @@ from lic_train.training.module import (
     STAGE,
     TRAIN,
     VAL,
+    WAITING_SHARE,
 )
+from lic_train.system import atomic
+from lic_train.system.screen import errors_without_traceback, reason
+from lic_train.training.arguments import dashboard_parser
+from lic_train.training.callbacks import pictures, rate_distortion
+from lic_train.training.loggers import STEP_AXIS, has_credentials
 
 with errors_without_traceback():
     try:

@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +15,7 @@ import lic_train
 from lic_train.runs import layout
 from lic_train.system import atomic
 from lic_train.system.machine import cpu_model
+from lic_train.system.relaunch import typed_command
 
 MAX_DIFF_BYTES = 1_000_000
 GIT_SECONDS = 20
@@ -44,7 +44,7 @@ def record(run_dir: Path, processes: list[dict[str, Any]]) -> dict[str, Any]:
     path = Path(run_dir) / layout.ENVIRONMENT
     content: dict[str, Any] = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": [sys.executable, *sys.argv],
+        "command": typed_command(),
         "processes": processes,
         "code": code,
         "python": platform.python_version(),

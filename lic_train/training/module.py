@@ -23,19 +23,24 @@ from lic_train.files import bitstream
 from lic_train.models.base import Codec
 from lic_train.rd import metrics
 from lic_train.recipes.recipe import Recipe
+from lic_train.runs.metric_names import (
+    BPP_ESTIMATE,
+    BPP_FILE,
+    BPP_GAP,
+    GRAD_NORM,
+    LEARNING_RATE,
+    MS_SSIM_DB_FILE,
+    MS_SSIM_FILE,
+    PSNR_FILE,
+    SECONDS_PER_IMAGE,
+    STAGE,
+    TRAIN,
+    VAL,
+)
 from lic_train.training.compilation import compiled
 from lic_train.training.optim import clip_net, make_optimizer, set_learning_rate
 
 Batch = dict[str, Any]
-
-# Names of the logged metrics. Each term of the recipe is logged as train/<term> and, over centre crops, val/<term>.
-TRAIN, VAL = "train/", "val/"
-LEARNING_RATE, STAGE, GRAD_NORM = "train/lr", "train/stage", "train/grad_norm"
-VAL_LOSS = "val/loss"
-# Over whole validation images that are coded to a file; "_file" where a crop has a metric of the same name.
-BPP_FILE, BPP_ESTIMATE, BPP_GAP = "val/bpp_file", "val/bpp_estimate", "val/bpp_gap"
-PSNR_FILE, MS_SSIM_FILE, MS_SSIM_DB_FILE = "val/psnr_file", "val/ms_ssim_file", "val/ms_ssim_db_file"
-SECONDS_PER_IMAGE = "val/seconds_per_image"
 
 
 def noise_seed(*key: int) -> int:

@@ -60,6 +60,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 from lic_train.report.elements import Crop
+from lic_train.runs.metric_names import TRAIN_LOSS
 
 HERE = Path(__file__).parent
 MetricName = Literal["psnr", "ms_ssim_db"]
@@ -177,7 +178,7 @@ class TrainingFacts(Fact):
     key: str
     title: str
     set: str = "kodak"
-    log: str = "train/loss"
+    log: str = TRAIN_LOSS
     lmbda: Annotated[PositiveFloat, Field(alias="lambda")]
     codecs: tuple[str, ...]
     note: str = ""

@@ -14,10 +14,10 @@ from lic_train.report.papers.facts import Column, Row
 from lic_train.report.papers.selection import Evidence, Selection, same_lambda
 from lic_train.report.runs import Run
 from lic_train.runs.layout import METRICS
+from lic_train.runs.metric_names import TRAIN_LOSS
 from lic_train.runs.training_log import read_log
 
 Measure = Callable[["Query"], float | None]
-_LOSS = "train/loss"
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def last_loss(query: Query) -> float | None:
     """Mean of the last tenth of the training loss, of the run at the row's lambda, evaluated or not."""
     assert query.row.lmbda is not None
     run = query.selection.trained(query.row.codec, query.row.lmbda)
-    _, values = read_log(run.path / METRICS, [_LOSS]).get(_LOSS, ([], [])) if run else ([], [])
+    _, values = read_log(run.path / METRICS, [TRAIN_LOSS]).get(TRAIN_LOSS, ([], [])) if run else ([], [])
     tail = values[-max(1, len(values) // 10) :]
     return sum(tail) / len(tail) if tail else None
 

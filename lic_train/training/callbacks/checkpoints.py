@@ -16,10 +16,10 @@ from lic_train.errors import CheckpointError, TrainingError
 from lic_train.files.checkpoint import save_model
 from lic_train.runs.checkpoints import read_checkpoint, step_file, step_files, step_number
 from lic_train.runs.layout import BEST, LAST
+from lic_train.runs.metric_names import VAL_LOSS
 from lic_train.system import atomic
 from lic_train.system.screen import reason
 from lic_train.training.callbacks.position import step_ended, validation_follows
-from lic_train.training.module import VAL_LOSS
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

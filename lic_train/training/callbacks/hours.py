@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lic_train.runs.layout import HOURS
+from lic_train.runs.metric_names import HOURS
 from lic_train.training.callbacks.rows import numbers_of_the_step
 
 

@@ -13,11 +13,10 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 from torch import Tensor
 
+from lic_train.runs.metric_names import IMAGES_PER_SECOND, TRAIN, VAL, WAITING_SHARE
 from lic_train.training.callbacks.position import step_ended
 from lic_train.training.callbacks.rows import as_floats, numbers_of_the_step
-from lic_train.training.module import TRAIN, VAL
 
-IMAGES_PER_SECOND, WAITING_SHARE = "train/images_per_second", "train/waiting_share"  # logged by `ProgressBar`
 SMOOTHED = 20  # optimizer steps over which the numbers are averaged
 BAR_SECONDS = 0.25
 LINE_SECONDS = 10.0

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from lic_train.anchors.stored import stored_anchors
 from lic_train.rd.curves import Curve
 from lic_train.rd.style import METRIC_LABELS
+from lic_train.runs.metric_names import BPP_FILE, MS_SSIM_DB_FILE, PSNR_FILE
 from lic_train.system.screen import reason, say
 from lic_train.training.callbacks.pictures import log_picture
-from lic_train.training.module import BPP_FILE, MS_SSIM_DB_FILE, PSNR_FILE
 
 KEY = "val/rate_distortion"
 NAME = "rate_distortion.png"
