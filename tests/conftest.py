@@ -38,6 +38,11 @@ SMALL: dict[str, dict[str, object]] = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the longest test first, so that no process is left with it alone at the end."""
+    items.sort(key=lambda item: "test_tutorial_runs" not in item.nodeid)
+
+
 def small_config(name: str) -> dict[str, object]:
     """Return the model's shipped configuration at its small widths."""
     return {**_shipped_config(name), **SMALL[name]}

@@ -87,7 +87,7 @@ def test_exit_code_of_a_command_is_that_of_lic(tmp_path, capsys):
     assert "none" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("module", ["lic_train", *MOVED])
+@pytest.mark.parametrize("module", ["lic_train", *MOVED])  # the former names
 def test_python_m_runs_the_command(module):
     done = subprocess.run([sys.executable, "-W", "error", "-m", module, "--help"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -79,7 +79,7 @@ def test_file_of_another_model_raises(run, source, tmp_path, capsys):
     main(["compress", str(source), str(target), "--run", str(run)])
     status = main(["decompress", str(target), str(tmp_path / "x.png"), "--run", str(tmp_path / "runs" / "b")])
     assert status == 2
-    assert "got one of the model" in capsys.readouterr().err
+    assert "The .lic file is from another model" in capsys.readouterr().err
     assert not (tmp_path / "x.png").exists()
 
 
@@ -92,7 +92,7 @@ def test_invalid_input_exits_with_one_error(run, source, tmp_path, capsys):
         (["compress", str(tmp_path / "none.png"), f"{target}.lic", *model], "none.png"),
         (["compress", str(source), f"{target}.lic", "--run", str(tmp_path / "none")], "does not exist"),
         (["compress", str(source), f"{target}.lic", *model, "--max-pixels", "100"], "at most 100 pixels"),
-        (["decompress", str(source), f"{target}.png", *model], "got a PNG picture"),
+        (["decompress", str(source), f"{target}.png", *model], "got: a PNG picture"),
         (["decompress", str(text), f"{target}.png"], "begins with b'no pictu'"),
         (["decompress", str(tmp_path / "none.lic"), f"{target}.png"], "none.lic"),
         (["decompress", str(text), f"{target}.jpg", *model], "ends in .png"),

@@ -259,7 +259,7 @@ def test_counting_does_not_change_the_density():
     ("overrides", "words"),
     [
         ("model=cwan", ["cwan", "cwam"]),
-        ("model=cwam,mbt2018", ["expected one", "'cwam,mbt2018'"]),
+        ("model=cwam,mbt2018", ["expected: one model", "cwam,mbt2018"]),
         ("model.n=3", ["model.n", "model.N"]),
         ("variants=iblic_module", ["iblic_modules"]),
         ("size=768", ["size", "such as 768x512", "768"]),
@@ -271,7 +271,7 @@ def test_counting_does_not_change_the_density():
         ("lambda=0", ["lambda", "above 0"]),
         ("name=a/b", ["name", "'a/b'"]),
         ("+speed=1", ["speed", "no such key"]),
-        ("model.N=[", ["cannot compose"]),
+        ("model.N=[", ["cannot be composed"]),
         ("cwam", ["KEY=VALUE", "'cwam'"]),
     ],
 )

@@ -197,7 +197,7 @@ def test_tree_of_runs_on_two_sets(tmp_path, capsys):
             assert [row["name"] for row in stored["rows"]] == ["x_same_name", "y_same_name"]
     assert not (tmp_path / "outputs" / "b/r/lambda_0.03.old-1" / "eval").exists()
     printed = capsys.readouterr()
-    assert printed.err.count("lambda_0.04: expected a checkpoint") == 2
+    assert printed.err.count("lambda_0.04: There is no intact checkpoint") == 2
     lines = [line for line in printed.out.splitlines() if line.lstrip().startswith(("a/r", "b/r"))]
     assert [line.split()[1] for line in lines] == ["kodak", "folder"] * 2
     assert max(map(len, printed.out.splitlines())) <= 80

@@ -190,7 +190,7 @@ def test_missing_weights_raise_before_any_image_is_coded(run, tmp_path, capsys, 
     folder = tmp_path / "torch" / "hub" / "checkpoints"
     assert f"metrics: the weights of {name} cannot be loaded." in error
     assert f"expected: {file} in {folder}" in error
-    assert "got: URLError" in error
+    assert "urlopen error" in error
     assert f"/{file} on another machine and copy it to that folder" in error
     assert not (run / "eval" / name).exists()
 

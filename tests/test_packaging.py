@@ -50,19 +50,24 @@ def test_wheel_has_every_configuration_and_template(installed):
     assert "lic = lic_train.cli:main" in next(installed.glob("*.dist-info/entry_points.txt")).read_text()
 
 
-def test_sweep_trains_from_the_installed_copy_in_any_folder(installed, tmp_path):
+def test_sweep_of_an_outside_model_trains_from_the_installed_copy(installed, tmp_path):
     command = [
-        "-m", "model=bmshj2018_factorized", "model.N=8", "model.M=8", "lambda=0.01,0.02", "steps=2", "batch_size=2",
+        "model=thin", "-m", "lambda=0.01", "hydra.searchpath=[pkg://lic_outside.conf]", "steps=2", "batch_size=2",
         "crop=64", "validate.crops=1", "validate.bitstreams=0", "eval.limit=1", "logger=csv", "precision=32",
         "trainer.accelerator=cpu",
     ]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(installed), str(ROOT / "tests" / "outside_package")])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     where = [sys.executable, "-c", "import lic_train, lic_train.conf as c; print(lic_train.__file__, c.__file__)"]
     found = subprocess.run(where, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
     assert found.count(str(installed)) == 2
     run = [sys.executable, "-W", "ignore", "-m", "lic_train", "train", *command]
     done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    for lmbda in ("0.01", "0.02"):
-        folder = tmp_path / "outputs/bmshj2018_factorized/bmshj2018_factorized" / f"lambda_{lmbda}"
-        assert yaml.safe_load((folder / "finished.json").read_text())["step"] == 2
+    folder = tmp_path / "outputs" / "thin" / "thin" / "lambda_0.01"
+    assert yaml.safe_load((folder / "finished.json").read_text())["step"] == 2
+    assert yaml.safe_load((folder / ".hydra" / "config.yaml").read_text())["choice"] == {
+        "model": "thin",
+        "recipe": "thin",
+    }
+    assert (folder / "eval" / "heldout.json").is_file()

@@ -127,7 +127,7 @@ def test_override_of_a_key_of_the_sweep_raises():
 
 def test_sweep_and_launcher_require_multirun():
     for argument in ("sweep=rd_curve", "launcher=slurm", "launcher.hours=3"):
-        with pytest.raises(ConfigError, match=r"train.py -m model=cwam "):
+        with pytest.raises(ConfigError, match=r"to do: lic train -m model=cwam "):
             prepare(["model=cwam", argument])
         assert prepare(["-m", "model=cwam", *(["launcher=slurm"] if "." in argument else []), argument])
 

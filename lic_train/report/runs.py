@@ -37,8 +37,8 @@ class Run:
     Attributes:
         path: run directory.
         where: the directory relative to outputs/, printable.
-        model: name of the model, "cwam".
-        recipe: name of the recipe, "cwam".
+        model: name of the file in conf/model.
+        recipe: name of the file in conf/recipe.
         lmbda: weight of the distortion.
         distortion: "mse" or "ms_ssim".
         name: name that separates runs of other configurations, or None.
