@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
@@ -87,8 +88,16 @@ def test_exit_code_of_a_command_is_that_of_lic(tmp_path, capsys):
     assert "none" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("module", ["lic_train", *MOVED])  # the former names
+@pytest.mark.parametrize("module", ["lic_train", "lic_train.checkpoint"])
 def test_python_m_runs_the_command(module):
     done = subprocess.run([sys.executable, "-W", "error", "-m", module, "--help"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "usage:" in done.stdout
+
+
+@pytest.mark.parametrize("module", MOVED)
+def test_former_names_are_the_moved_modules(module):
+    former, moved = find_spec(module), find_spec(MOVED[module])
+    assert former is not None
+    assert moved is not None
+    assert former.origin == moved.origin
