@@ -33,7 +33,7 @@ def test_flags_may_stand_anywhere_and_folders_reach_every_process(words):
 
 
 def test_names_of_the_search_path_are_suggested():
-    with pytest.raises(ConfigError, match=r"did you mean thin\?"):
+    with pytest.raises(ConfigError, match="did you mean thin"):
         prepare(["--config-dir", FOLDER, "model=thinn"])
 
 
