@@ -9,7 +9,7 @@ import hydra
 from omegaconf import DictConfig
 
 from lic_train.config.compose import prepare
-from lic_train.config.names import CONF_DIR
+from lic_train.config.folder import CONF_DIR
 from lic_train.config.run import RunConfig, checked
 from lic_train.report import card
 from lic_train.system.screen import errors_without_traceback

@@ -10,7 +10,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 
 from lic_train.config.compose import compose
-from lic_train.config.names import CONF_DIR
+from lic_train.config.folder import CONF_DIR
 from lic_train.config.resolvers import by_quality, quality
 from lic_train.config.run import checked
 from lic_train.errors import ConfigError

@@ -24,6 +24,15 @@ def test_listed_packages_are_those_of_the_tree():
     assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == expected
 
 
+def test_clone_that_is_not_the_installed_package_uses_its_own_configuration():
+    code = (
+        "import sys; sys.meta_path = [finder for finder in sys.meta_path if 'editable' not in repr(finder).lower()]; "
+        "from lic_train.config.folder import CONF_DIR; print(CONF_DIR)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(ROOT / "conf")
+
+
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory) -> Path:
     """The content of a wheel that was built from a copy of the repository."""

@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from lic_train.config.compose import compose
-from lic_train.config.names import CONF_DIR
+from lic_train.config.folder import CONF_DIR
 from lic_train.errors import ConfigError
 from lic_train.rd.curves import Curve, Point
 from lic_train.report import cited, papers

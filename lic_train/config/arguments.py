@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from importlib import resources
 
+from lic_train.config.folder import CONF_DIR
 from lic_train.system.arguments import command_parser
 
 EXAMPLES = """lic train model=cwam lambda=0.0067
@@ -32,11 +32,10 @@ def train_parser() -> argparse.ArgumentParser:
 
 def _configuration() -> str:
     """The options of every group, and the keys of conf/config.yaml with their comments."""
-    conf = resources.files("lic_train.conf")
-    config = conf.joinpath("config.yaml").read_text(encoding="utf-8")
+    config = (CONF_DIR / "config.yaml").read_text(encoding="utf-8")
     groups = []
-    for folder in sorted((entry for entry in conf.iterdir() if entry.is_dir()), key=lambda entry: entry.name):
-        options = sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+    for folder in sorted((entry for entry in CONF_DIR.iterdir() if entry.is_dir()), key=lambda entry: entry.name):
+        options = sorted(file.stem for file in folder.glob("*.yaml"))
         if f"- {folder.name}:" in config:
             text = f"{folder.name}=" + " | ".join(options)
             groups.append(textwrap.fill(text, 78, initial_indent="  ", subsequent_indent="      "))

@@ -8,8 +8,6 @@ import functools
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -19,10 +17,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
+from lic_train.config.folder import CONF_DIR
 from lic_train.errors import ConfigError
 from lic_train.system import relaunch
 
-CONF_DIR = Path(str(resources.files("lic_train.conf")))
 SWEEP_SECTIONS = ("sweep", "launcher")  # sections that describe what -m starts; they are not part of a run
 SEARCH_PATH = "hydra.searchpath"
 # Hydra's own sections of conf/ that need an optional package, and the extra that installs it.

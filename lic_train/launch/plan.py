@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, PositiveFloat, model_validator
 
 from lic_train.config.compose import Section, compose, validated
-from lic_train.config.names import CONF_DIR, SWEEP_SECTIONS, key_of
+from lic_train.config.names import SWEEP_SECTIONS, group_options, key_of
 from lic_train.config.run import RunConfig, checked
 from lic_train.errors import ConfigError
 from lic_train.runs.claim import refuse_another_run
@@ -175,7 +175,7 @@ def _jobs(base: _Base, points: list[list[str]], name: str, problems: list[str]) 
 def _split(points: list[list[str]], warm_start: WarmStart) -> tuple[list[str], list[list[str]]]:
     """Return the point with the parent's lambda, and the other points."""
     recipe = next((text.partition("=")[2] for text in warm_start.overrides if key_of(text) == "recipe"), None)
-    if recipe is not None and not (CONF_DIR / "recipe" / f"{recipe}.yaml").exists():
+    if recipe is not None and recipe not in group_options("recipe"):
         raise ConfigError(
             f"sweep=warm_start: there is no recipe {recipe}.",
             expected=f"conf/recipe/{recipe}.yaml, the recipe of the runs that start from the first one",
