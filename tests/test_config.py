@@ -128,7 +128,7 @@ def _code(path: Path) -> str:
 
 def test_missing_extra_names_the_extra(monkeypatch):
     Plugins.instance()  # registers the configurations of all plugins
-    monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["sweeper"], "optuna.yaml")
+    monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["sweeper"], "optuna.yaml", raising=False)
     with pytest.raises(ConfigError, match=r"hydra/sweeper/optuna.*\n.*\n.*\nto do: pip install 'lic-train\[optuna\]'"):
         compose(["model=cwam", "sweep=search"])
 
