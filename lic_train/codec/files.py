@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rich.table import Table
 
-from lic_train.codec.image_codec import ImageCodec
+from lic_train.codec.image_codec import ImageCodec, to_tensor
 from lic_train.codec.load import find_model, load
-from lic_train.data.decode.images import read_image, save_png
+from lic_train.data.decode.images import save_png
 from lic_train.errors import BitstreamError, ConfigError
 from lic_train.files.bitstream import MAX_PIXELS, decode, encode, unpack
 from lic_train.system import atomic
@@ -30,9 +30,9 @@ def compress_file(arguments: argparse.Namespace) -> Table:
         ValueError: it has too many pixels.
     """
     codec = _codec(arguments.run, arguments.checkpoint, arguments.device)
-    x = read_image(arguments.source).to(codec.device).float().div(255)
+    x = to_tensor(arguments.source).to(codec.device)
     began = time.perf_counter()
-    data = encode(codec.model, x, codec.metadata.fingerprint, arguments.max_pixels or MAX_PIXELS)
+    data = encode(codec.model, x, codec.metadata.fingerprint, _max_pixels(arguments))
     seconds = time.perf_counter() - began
     atomic.replace_bytes(arguments.target, data)
     height, width = x.shape[1:]
@@ -50,7 +50,7 @@ def decompress_file(arguments: argparse.Namespace) -> Table:
         CheckpointError: there is no intact model.
         ConfigError: ``target`` has another suffix, or this machine has no such device.
     """
-    target, max_pixels = arguments.target, arguments.max_pixels or MAX_PIXELS
+    target, max_pixels = arguments.target, _max_pixels(arguments)
     if target.suffix.lower() != ".png":
         raise ConfigError(
             f"{target} is not the name of a PNG file.", expected="a name that ends in .png", got=target.name
@@ -76,6 +76,10 @@ def read_lic(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise BitstreamError(f"{path} cannot be read.", expected="a .lic file", got=error.strerror or "") from error
+
+
+def _max_pixels(arguments: argparse.Namespace) -> int:
+    return MAX_PIXELS if arguments.max_pixels is None else arguments.max_pixels
 
 
 def _codec(run: Path, checkpoint: str, device: str) -> ImageCodec:

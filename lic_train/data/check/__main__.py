@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     options = check_parser().parse_args(arguments)
     with errors_without_traceback():
-        result = check(options.root, options.crop, max(options.jobs or available_cores(), 1))
+        result = check(options.root, options.crop, available_cores() if options.jobs is None else max(options.jobs, 1))
         folder = options.to / (Path(options.root.rstrip("/")).name or "root")
         write(result, folder)
     show(result)

@@ -95,11 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.verify:
             console.print(f"{verify(arguments.out):,} files verified", highlight=False)
             return 0
-        _show(
-            prepare(arguments.root, arguments.out, how, arguments.jobs or available_cores(), console),
-            arguments.out,
-            console,
-        )
+        jobs = available_cores() if arguments.jobs is None else arguments.jobs
+        result = prepare(arguments.root, arguments.out, how, jobs, console)
+        _show(result, arguments.out, console)
     except (LicError, OSError) as error:
         say_error(error)
         return 2
