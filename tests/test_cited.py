@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import itertools
 import re
+from pathlib import Path
 
 import pytest
 
+from lic_train.errors import DataError
 from lic_train.rd.bd import bd_rate
-from lic_train.rd.curves import Curve
+from lic_train.rd.curves import Curve, load
 from lic_train.report import cited
+from lic_train.report.cited.table import COLUMNS, read_table, write_curves
+from tests.conftest import SHARED
 
-SETS = ("clic", "kodak", "tecnick")
+SETS = ("clic", "clic2022_test", "kodak", "tecnick")
 ALL = [curve for name in SETS for curve in cited.curves(name)]
 
 
@@ -182,5 +186,84 @@ def test_rates_and_qualities_match_specification(spec, key, set_name, name, head
 )
 def test_qres_vae_matches_specification(spec, set_name, heading):
     found, name = curve("qres_vae", set_name), heading.removesuffix(" 1200").removesuffix(" test")
-    assert rates(found) == table_row(spec("qres_vae"), f"{heading} bpp")
-    assert qualities(found) == table_row(spec("qres_vae"), f"{name} PSNR")
+    assert [round(rate, 4) for rate in rates(found)] == table_row(spec("qres_vae"), f"{heading} bpp")
+    assert [round(quality, 3) for quality in qualities(found)] == table_row(spec("qres_vae"), f"{name} PSNR")
+
+
+@pytest.mark.parametrize(("set_name", "expected"), [("kodak", -15.26), ("clic", -15.41), ("tecnick", -17.63)])
+def test_lalic_over_vtm_has_the_published_bd_rate(set_name, expected):
+    vtm, lalic = curve("vtm91", set_name), curve("lalic", set_name)
+    assert bd_rate(vtm.with_quality("psnr"), lalic.with_quality("psnr")) == pytest.approx(expected, abs=0.006)
+
+
+# ---- tables of published points ----
+
+
+def test_stored_curves_equal_the_published_table():
+    table = SHARED / "cited_curves.tsv"
+    if not table.is_file():
+        pytest.skip("the table of published curves is not next to the repository")
+    found = read_table(table)
+    assert len(found) == 47
+    assert sum(len(curve.points) for curve in found) == 400
+    assert all(published == curve(published.key, published.set) for published in found)
+
+
+HEADER = "\t".join(COLUMNS)
+LINE = {
+    "set": "kodak", "key": "mine", "name": "Mine", "trained_for": "mse", "point": "1", "lambda": "0.0067",
+    "bpp": "0.3", "psnr_db": "32.5", "ms_ssim_db": "", "source": "a paper", "note": "",
+}  # fmt: skip
+
+
+def written(path: Path, *changes: dict[str, str], header: str = HEADER) -> Path:
+    """Write a table with one line for each change of `LINE`."""
+    lines = [{**LINE, **change} for change in changes]
+    path.write_text("\n".join([header, *("\t".join(line[column] for column in COLUMNS) for line in lines)]) + "\n")
+    return path
+
+
+def test_table_is_read_and_stored(tmp_path):
+    table = written(
+        tmp_path / "t.tsv",
+        {"point": "2", "bpp": "0.6", "psnr_db": "35", "lambda": "0.025"},
+        {},
+        {"key": "cwam_ms_ssim", "trained_for": "ms_ssim", "psnr_db": "", "ms_ssim_db": "14", "lambda": ""},
+    )
+    mine, other = read_table(table)
+    assert mine.with_quality("psnr") == [(0.3, 32.5), (0.6, 35)]
+    assert [point.parameter for point in mine.points] == ["λ 0.0067", "λ 0.025"]
+    assert (mine.about["lambdas"], mine.about["model"]) == ([0.0067, 0.025], None)
+    assert (other.about["model"], other.about["distortion"]) == ("cwam", "ms_ssim")
+    assert "lambdas" not in other.about
+    assert [load(path) for path in write_curves([mine, other], tmp_path)] == [mine, other]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"bpp": ""}, "a number in bpp"),
+        ({"bpp": "-1"}, "a positive number in bpp"),
+        ({"psnr_db": "nan"}, "a positive number in psnr_db"),
+        ({"ms_ssim_db": "1e999"}, "a positive number in ms_ssim_db"),
+        ({"lambda": "small"}, "a positive number in lambda"),
+        ({"set": "../kodak"}, "letters, digits, _, . and - as set"),
+        ({"key": ""}, "letters, digits, _, . and - as key"),
+        ({"source": ""}, "a name and a source"),
+    ],
+)
+def test_invalid_cell_is_refused_with_its_line(tmp_path, change, expected):
+    with pytest.raises(DataError) as caught:
+        read_table(written(tmp_path / "t.tsv", {}, {"key": "next", **change}))
+    assert "Line 3 of" in caught.value.what
+    assert expected in caught.value.expected
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"set\tkey\nkodak\tmine\n", HEADER.encode()])
+def test_invalid_table_is_refused(tmp_path, content):
+    path = tmp_path / "t.tsv"
+    path.write_bytes(content)
+    with pytest.raises(DataError):
+        read_table(path)
+    with pytest.raises(DataError):
+        read_table(tmp_path / "missing.tsv")

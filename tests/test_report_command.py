@@ -117,3 +117,17 @@ def test_unwritable_folder_has_no_traceback(made, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main([str(made), "--pictures", "0", "--out", str(tmp_path / "file" / "below")]) == 2
     assert "Not a directory" in capsys.readouterr().err
+
+
+def test_cited_table_is_drawn_and_kept(outputs, tmp_path, capsys, page_alone):
+    header = "set\tkey\tname\ttrained_for\tpoint\tlambda\tbpp\tpsnr_db\tms_ssim_db\tsource\tnote"
+    points = [f"kodak\tmine\tMy codec\tmse\t{i}\t\t{0.1 * 2**i}\t{27 + 2 * i}\t\ta paper\t" for i in range(5)]
+    table = tmp_path / "mine.tsv"
+    table.write_text("\n".join([header, *points]))
+    assert main([str(outputs), "--pictures", "0", "--cite", str(table)]) == 0
+    assert "My codec" in (outputs / "report/index.html").read_text()
+    assert main([str(outputs), "--pictures", "0", "--anchor", "mine"]) == 0
+    assert "BD-rate over My codec" in (outputs / "report/index.html").read_text()
+    table.write_text(header)
+    assert main([str(outputs), "--pictures", "0", "--cite", str(table)]) == 2
+    assert "is not valid in a table of published curves" in capsys.readouterr().err

@@ -165,6 +165,15 @@ def test_missing_originals_are_listed_once(tree):
     assert "give the folder with --root" in missing.reason
 
 
+def test_originals_are_found_by_the_root_of_the_runs(tree):
+    for run in gathered(tree).runs:
+        config = yaml.safe_load((run.path / ".hydra/config.yaml").read_text())
+        config["eval"] = {"name": "photos", "root": str(tree / "photos")}
+        put(run.path / ".hydra/config.yaml", yaml.safe_dump(config))
+    written = build(Options(tree / "outputs", tree / "report", set="photos"))
+    assert not [item for item in written.left_out if "photographs" in item.what]
+
+
 def test_page_and_files_contain_crops_of_report_and_paper(tree, monkeypatch):
     def sections(name, gather, compare):
         found = compare("photos", "b_c", gather("photos").curves, (8, 4, 32, 24))

@@ -1,4 +1,4 @@
-"""``lic report OUTPUTS [--set kodak] [--anchor vvc] [--paper NAME] [--root FOLDER] [--out FOLDER]``."""
+"""``lic report OUTPUTS [--set kodak] [--anchor vvc] [--paper NAME] [--cite TABLE] [--out FOLDER]``."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def main(argv: list[str] | None = None) -> int:
         set=arguments.set,
         anchor=arguments.anchor,
         paper=arguments.paper,
+        cite=arguments.cite,
         root=arguments.root,
         pictures=arguments.pictures,
     )

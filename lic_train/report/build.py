@@ -13,15 +13,17 @@ from rich.console import Console
 from rich.progress import track
 
 from lic_train import __version__
+from lic_train.config.names import group_options
 from lic_train.errors import ConfigError
 from lic_train.evaluate.sets import read_options
 from lic_train.rd.curves import Curve
 from lic_train.report import card, page, papers
+from lic_train.report.cited.table import read_table, write_curves
 from lic_train.report.comparisons import Comparer, typical
 from lic_train.report.elements import Comparison, Crop
 from lic_train.report.export import export
 from lic_train.report.figures import models
-from lic_train.report.gather import Gathered, gather
+from lic_train.report.gather import CITED, Gathered, gather
 from lic_train.report.reconstructions import Reconstructions, find_originals
 from lic_train.report.runs import LeftOut, read_runs
 from lic_train.report.sections import choose_anchor, facts, sections, without_anchor
@@ -42,7 +44,8 @@ class Options:
         set: name of the picture set; None chooses one.
         anchor: key of the reference curve of BD-rates; None chooses VVC if it is available.
         paper: name of the paper whose tables and figures are added; None adds none.
-        root: folder of the original photographs; None uses the folder of conf/eval.
+        cite: table of published points, whose curves are stored in ``outputs/cited/``; None adds none.
+        root: folder of the original photographs; None uses the folder of conf/eval, or else that of the runs.
         pictures: number of photographs to compare.
     """
 
@@ -51,6 +54,7 @@ class Options:
     set: str | None = None
     anchor: str | None = None
     paper: str | None = None
+    cite: Path | None = None
     root: Path | None = None
     pictures: int = 3
 
@@ -68,7 +72,7 @@ def build(options: Options) -> Written:
 
     Raises:
         ConfigError: there is no such tree or paper.
-        DataError: there is no such anchor.
+        DataError: there is no such anchor, or the table of published points is not valid.
         OSError: ``options.out`` cannot be written.
     """
     if not options.outputs.is_dir():
@@ -78,6 +82,8 @@ def build(options: Options) -> Written:
             got="no such folder",
             to_do="train first: lic train",
         )
+    if options.cite:
+        write_curves(read_table(options.cite), options.outputs / CITED)
     material = _Material(options)
     gathered = material.on(options.set)
     anchor = choose_anchor(gathered, options.anchor)
@@ -131,30 +137,38 @@ class _Material:
             gathered = self.on(set_name)
             names = {image.name for curve in gathered.curves for point in curve.points for image in point.images}
             folder = self._options.out / "pictures" / gathered.set
-            originals = partial(_originals, self._options, gathered.set, names)
+            originals = partial(_originals, self._options.root, gathered, names)
             self._comparers[set_name] = Comparer(gathered, Reconstructions(gathered.set, originals, folder))
         return self._comparers[set_name]
 
 
-def _originals(options: Options, set_name: str, names: set[str]) -> dict[str, Path]:
-    return find_originals(_root(options, set_name), names)
+def _originals(root: Path | None, gathered: Gathered, names: set[str]) -> dict[str, Path]:
+    return find_originals(_root(root, gathered), names)
 
 
-def _root(options: Options, set_name: str) -> Path:
-    """Return the folder of the original photographs.
+def _root(given: Path | None, gathered: Gathered) -> Path:
+    """Return the folder of the original photographs: ``given``, that of conf/eval, or the ``eval.root`` of a run.
 
     Raises:
-        ConfigError: the folder does not exist, or ``set_name`` is not in conf/eval and no folder is given.
+        ConfigError: no folder is known, or none exists.
     """
-    root = options.root or read_options([f"eval={set_name}"]).eval.root
-    if not isinstance(root, str | Path) or not Path(root).expanduser().is_dir():
-        raise ConfigError(
-            f"The original photographs of {set_name} are missing.",
-            expected="a folder with the photographs",
-            got="no folder" if root is None else f"{root}, which does not exist",
-            to_do="give the folder with --root FOLDER",
-        )
-    return Path(root).expanduser()
+    folders = [given] if given else _known_roots(gathered)
+    for folder in folders:
+        if folder.is_dir():
+            return folder
+    raise ConfigError(
+        f"The original photographs of {gathered.set} are missing.",
+        expected="a folder with the photographs",
+        got=f"{printable(folders[0])}, which does not exist" if folders else "no folder",
+        to_do="give the folder with --root FOLDER",
+    )
+
+
+def _known_roots(gathered: Gathered) -> list[Path]:
+    sections = [run.config.get("eval") for run in gathered.runs]
+    roots = [read_options([f"eval={gathered.set}"]).eval.root] if gathered.set in group_options("eval") else []
+    roots += [s.get("root") for s in sections if isinstance(s, dict) and s.get("name") == gathered.set]
+    return [Path(root).expanduser() for root in roots if isinstance(root, str | Path)]
 
 
 def _progress(what: str, items: Sequence[_Item]) -> Iterator[_Item]:

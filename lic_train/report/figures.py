@@ -37,7 +37,11 @@ def drawn(gathered: Gathered, metric: str) -> list[Curve]:
     """Return the curves of a figure. Models trained for MS-SSIM are compared in MS-SSIM only."""
     mine = [curve for curve in models(gathered) if metric == "ms_ssim_db" or curve.about["distortion"] == "mse"]
     trained = {(curve.about["model"], curve.about["distortion"]) for curve in mine}
-    cited = [curve for curve in gathered.cited if (curve.about.get("model"), curve.about.get("distortion")) in trained]
+    cited = [
+        curve
+        for curve in gathered.cited
+        if curve.key in gathered.added or (curve.about.get("model"), curve.about.get("distortion")) in trained
+    ]
     return [curve for curve in (*mine, *gathered.anchors, *cited) if curve.with_quality(metric)]
 
 

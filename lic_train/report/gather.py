@@ -15,11 +15,12 @@ from lic_train.errors import DataError
 from lic_train.rd import curves
 from lic_train.rd.curves import Curve, Kind
 from lic_train.rd.style import METRIC_NAMES, METRIC_OF
-from lic_train.report.cited import HERE as CITED
+from lic_train.report.cited import HERE as STORED_CITED
 from lic_train.report.runs import LeftOut, Run, one_line
 from lic_train.system.reading import Unreadable, mistakes, printable, read_json, slug
 
 PREFERRED_SET = "kodak"
+CITED = "cited"  # folder below outputs/ with the curves of the user's own tables
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Gathered:
         members: the runs of each curve by its key, sorted by lambda; all have a result on ``set``.
         anchors: classical codecs on the same pictures.
         cited: published curves, on the pictures that their sources name.
+        added: keys of the cited curves from the user's own tables, which figures always show.
         complexity: parameters, multiply-adds and times by name of the model.
         finished: all finished runs, including those that are in no curve.
         left_out: what is not in the report, with the reason.
@@ -46,6 +48,7 @@ class Gathered:
     members: Mapping[str, tuple[Run, ...]] = field(default_factory=dict)
     anchors: tuple[Curve, ...] = ()
     cited: tuple[Curve, ...] = ()
+    added: frozenset[str] = frozenset()
     complexity: Mapping[str, Complexity] = field(default_factory=dict)
     finished: tuple[Run, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
@@ -86,7 +89,8 @@ def gather(
     """Combine the runs of `lic_train.report.runs.read_runs` with the stored curves.
 
     Args:
-        outputs: the tree of run directories; ``complexity/<model>.json`` and ``anchors/<set>/`` are read below it.
+        outputs: the tree of run directories; ``complexity/<model>.json``, ``anchors/<set>/`` and ``cited/<set>/`` are
+            read below it.
         runs: finished runs.
         left_out: what is left out already.
         set_name: name of the picture set; None chooses Kodak, or else the set of most evaluations.
@@ -94,10 +98,11 @@ def gather(
     """
     set_name = set_name or _common_set(runs)
     refused = list(left_out)
-    stored = (package / "anchors", package / "cited") if package else (ANCHORS, CITED)
+    stored = (package / "anchors", package / "cited") if package else (ANCHORS, STORED_CITED)
     folders = [stored[0] / set_name, outputs / "anchors" / set_name]  # a curve below outputs/ replaces a stored one
     anchors = list({c.key: c for folder in folders for c in _curves_in(folder, "anchor", refused)}.values())
-    cited = _curves_in(stored[1] / set_name, "cited", refused)
+    added = _curves_in(outputs / CITED / set_name, "cited", refused)
+    cited = {curve.key: curve for curve in (*_curves_in(stored[1] / set_name, "cited", refused), *added)}
     evaluated = _evaluated(runs, set_name, refused)
     pictures = _common_list(evaluated, anchors, set_name)
     anchors = [curve for curve in anchors if _of_list(curve, pictures, refused)]
@@ -110,7 +115,8 @@ def gather(
         curves=tuple(_curve(key, group, set_name, group[0].model in several) for key, group in members.items()),
         members=members,
         anchors=tuple(anchors),
-        cited=tuple(cited),
+        cited=tuple(cited.values()),
+        added=frozenset(curve.key for curve in added),
         complexity=_complexity(outputs / "complexity", refused),
         finished=tuple(runs),
         left_out=tuple(refused),
