@@ -111,7 +111,7 @@ def test_deviations_of_the_common_recipe_and_the_command(tmp_path):
 @pytest.mark.parametrize("model", ["cwam", "gaacnn", "gcab_gmm", "iblic", "tinylic"])
 def test_readings_from_the_docstring_of_the_module(model):
     readings = card.readings(Path(card.models.__file__).parent / f"{model}.py")
-    assert len(readings) >= 4
+    assert len(readings) >= 3
     assert all("\n" not in reading and "Legend" not in reading for reading in readings)
 
 
@@ -136,10 +136,10 @@ def test_one_card_over_all_lambdas(tmp_path):
 
 def test_card_without_a_paper(tmp_path):
     assert facts.of_model("elic2022") is None
-    made_up_runs.write(tmp_path, "elic2022", 0.0067)
+    made_up_runs.write(tmp_path, "elic2022", 0.0067, set="holiday")
     found = only(tmp_path)
     assert "share of the paper's" not in found["What was trained"].columns
-    assert found["kodak: points"].columns == ["λ", "pictures", "bpp of the files", "PSNR [dB]", "MS-SSIM [dB]"]
+    assert found["holiday: points"].columns == ["λ", "pictures", "bpp of the files", "PSNR [dB]", "MS-SSIM [dB]"]
     assert "Deviations from the paper" not in found
 
 

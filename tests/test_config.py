@@ -70,6 +70,13 @@ def test_widths_follow_lambda_and_can_be_overridden():
     assert by_quality(9.0, "mse", {4: 128, 8: 192}) == 192
 
 
+@pytest.mark.parametrize("data", ["demo", "imagenet", "folder", "flickr"])
+def test_recipe_decides_whether_crops_are_flipped(data):
+    assert compose(["model=tinylic", f"data={data}", "data.root=x"]).data.flip is False
+    assert compose(["model=tinylic", "recipe=common", f"data={data}", "data.root=x"]).data.flip is True
+    assert compose(["model=tinylic", f"data={data}", "data.root=x", "data.flip=true"]).data.flip is True
+
+
 def test_output_path_contains_model_recipe_and_lambda():
     assert compose(["model=mbt2018", "recipe=common"]).output == "outputs/mbt2018/common/lambda_0.0067"
     assert compose(["model=cwam", "name=try2"]).output == "outputs/cwam/cwam/lambda_0.0067_try2"

@@ -29,7 +29,7 @@ from tests import made_up_runs, report_tree
 ANCHORS = {"jpeg", "jpeg2000", "webp", "avif", "jxl", "hevc", "av1", "vvc"}
 NOTHING: Compare = lambda *_: None  # noqa: E731
 WANTED = {
-    "cwam": ["Fig. 1", "Fig. 4", "Fig. 5"],
+    "cwam": ["Fig. 1", "Fig. 4", "Fig. 5: reconstructions"],
     "gaacnn": ["Table I:", "Table II:", "Fig. 4", "Fig. 5"],
     "gcab_gmm": ["Table 1", "Fig. 4", "Fig. 5", "Fig. 6", "Fig. 7"],
     "iblic": [
@@ -291,7 +291,7 @@ def test_ms_ssim_models_are_separate(tmp_path):
 def test_points_at_equal_lambda(tmp_path):
     made_up_runs.write(tmp_path, "cwam", 0.0175, 0.5, 34.0, config={"N": 320})
     made_up_runs.write(tmp_path, "cwam", 0.0067, 0.27419, 31.0, config={"N": 320})
-    rows = element("cwam", "cwam_fig_4_points", tmp_path).rows
+    rows = element("cwam", "cwam_fig_4_kodak_points", tmp_path).rows
     assert [row[0] for row in rows] == [0.0045, 0.0067, 0.00975, 0.0175, 0.0483, 0.09, 0.14]
     # 0.5 bpp is log2(0.5 / 0.4886) / log2(0.8283 / 0.4886) = 0.043698 of the way from 34.257 to 37.331 dB.
     assert rows[3] == pytest.approx([0.0175, 0.4886, 0.5, 0.0114, 34.257, 34.0, -0.257, -0.391328], abs=1e-5)

@@ -43,6 +43,7 @@ class RecipeSection(Section):
     steps: PositiveInt
     batch_size: PositiveInt
     crop: PositiveInt
+    flip: bool = True
     optimizer: OptimizerSection
     ladder: dict[Literal["mse", "ms_ssim"], list[PositiveFloat]]
     quantizer: str | None = None  # default of the stages

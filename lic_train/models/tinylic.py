@@ -9,7 +9,6 @@ Differences from the authors' code
 - Masks are applied to weights at every use, so the weights in a checkpoint are not overwritten.
 - The paper mentions additive noise. As in the code, noise is only in the likelihood, and everything else uses rounded
   values.
-- There is one string for y and one for z; symbols outside a table are escape-coded.
 
 Legend: B batch, H W image, N M channels; y (B, M, H/16, W/16), z (B, 3N/2, H/64, W/64), psi (B, 2M, H/16, W/16).
 """

@@ -127,7 +127,7 @@ def _points(runs: Sequence[Run], paper: Paper | None) -> Iterator[Content]:
 def _cited(run: Run, set_name: str) -> Curve | None:
     wanted = (run.model, run.distortion)
     curves = cited.curves(set_name)
-    return next((c for c in curves if (c.about["model"], c.about["distortion"]) == wanted), None)
+    return next((c for c in curves if (c.about.get("model"), c.about.get("distortion")) == wanted), None)
 
 
 def _other_pictures(runs: Sequence[Run], set_name: str, paper: Paper | None) -> str:

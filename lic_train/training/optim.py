@@ -1,7 +1,8 @@
 """One Adam with two parameter groups: the network, and the quantiles of the factorised densities.
 
-The quantiles get a gradient from the auxiliary loss only, and the network gets none from it. One backward pass and one
-optimiser therefore equal the two optimisers of CompressAI's example, as long as the clip excludes the quantiles.
+The quantiles get a gradient from the auxiliary loss only, and the network gets none from it. CompressAI's example and
+the scripts derived from it clip before the auxiliary backward pass, when only the network has gradients. One backward
+pass, a clip of the network's gradients and one optimiser therefore equal their two optimisers.
 """
 
 from __future__ import annotations
