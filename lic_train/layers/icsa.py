@@ -11,41 +11,18 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from lic_train.entropy.noise import uniform
 from lic_train.layers.neighborhood_attention import HEAD_CHANNELS, NeighborhoodAttention
-
-
-def drop_path(x: Tensor, rate: float) -> Tensor:
-    """Zero whole samples of (B, ...) with probability ``rate`` and scale the others by 1 / (1 - rate)."""
-    if rate == 0:
-        return x
-    keep = uniform(x.new_empty(x.shape[0], *(1,) * (x.dim() - 1))) >= rate
-    return x * keep / (1 - rate)
-
-
-class AttentionBlock(nn.Module):
-    """Pre-norm transformer block: neighbourhood attention and an MLP of ratio 2, each on a residual branch."""
-
-    def __init__(self, channels: int, window: int, drop_rate: float) -> None:
-        super().__init__()
-        self.drop_rate = drop_rate
-        self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
-        self.attention = NeighborhoodAttention(channels, window)
-        self.mlp = nn.Sequential(nn.Linear(channels, 2 * channels), nn.GELU(), nn.Linear(2 * channels, channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, C) to (B, H, W, C)."""
-        rate = self.drop_rate if self.training else 0.0
-        x = x + drop_path(self.attention(self.norm1(x)), rate)
-        return x + drop_path(self.mlp(self.norm2(x)), rate)
+from lic_train.layers.transformer import TransformerBlock
 
 
 class RNAB(nn.Module):
-    """Residual neighbourhood attention blocks: a skip connection around a group of ``len(drop_rates)`` blocks."""
+    """Residual neighbourhood attention blocks: a skip connection around ``len(drop_rates)`` blocks of MLP ratio 2."""
 
     def __init__(self, channels: int, window: int, drop_rates: Sequence[float]) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(*(AttentionBlock(channels, window, rate) for rate in drop_rates))
+        self.blocks = nn.Sequential(
+            *(TransformerBlock(channels, NeighborhoodAttention(channels, window), 2, rate) for rate in drop_rates)
+        )
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
