@@ -7,8 +7,9 @@ Legend: B batch, h w size of y, M channels of y, N channels of z.
 
 from __future__ import annotations
 
+import torch
 from compressai.layers import conv3x3, subpel_conv3x3
-from torch import nn
+from torch import Tensor, nn
 
 
 def cheng_h_a(M: int, N: int) -> nn.Sequential:
@@ -39,3 +40,15 @@ def cheng_h_s(M: int, N: int) -> nn.Sequential:
         nn.LeakyReLU(inplace=True),
         conv3x3(N * 3 // 2, 2 * M),
     )
+
+
+class ScalesAndMeans(nn.Module):
+    """Two separate hyper decoders, whose maps (B, M, h, w) form psi (B, 2M, h, w): scales, then means."""
+
+    def __init__(self, scale: nn.Module, mean: nn.Module) -> None:
+        super().__init__()
+        self.scale, self.mean = scale, mean
+
+    def forward(self, z_hat: Tensor) -> Tensor:
+        """Map z_hat (B, Z, h/4, w/4) to psi (B, 2M, h, w)."""
+        return torch.cat([self.scale(z_hat), self.mean(z_hat)], dim=1)

@@ -6,6 +6,8 @@ windows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -56,24 +58,25 @@ class WindowAttention(nn.Module):
     """Multi-head self-attention inside windows, with a relative position bias and logits scaled by d^-1/2.
 
     A map that is not a multiple of the window is padded with zeros at the bottom and on the right before the projection
-    to queries, keys and values. Padded tokens are keys like all others.
+    to queries, keys and values. Padded tokens are keys like all others, unless ``mask_padding`` is set.
 
     Args:
         channels: C, a multiple of ``heads``.
         heads: h.
         window: w.
         shifted: shift the windows by w // 2 in both axes.
+        mask_padding: tokens of the map do not see padded tokens. For maps whose sides are multiples of w / 2.
 
     Raises:
         ValueError: channels do not divide into heads.
     """
 
-    def __init__(self, channels: int, heads: int, window: int, shifted: bool) -> None:
+    def __init__(self, channels: int, heads: int, window: int, shifted: bool, mask_padding: bool = False) -> None:
         super().__init__()
         if channels <= 0 or channels % heads:
             raise ValueError(f"channels: expected a positive multiple of {heads} (heads), got {channels}")
         self.heads, self.window = heads, window
-        self.shift = window // 2 if shifted else 0
+        self.shift, self.mask_padding = window // 2 if shifted else 0, mask_padding
         self.qkv = nn.Linear(channels, 3 * channels)
         self.bias = RelativePositionBias(window, heads)
         self.projection = nn.Linear(channels, channels)
@@ -83,26 +86,38 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C), for any H and W."""
         height, width = x.shape[1:3]
-        x = F.pad(x, (0, 0, 0, -width % self.window, 0, -height % self.window))
+        bottom, right = -height % self.window, -width % self.window
+        # After the roll, padding by half a window is the first half of the last windows, which the shift masks hide.
+        masked = [self.shift > 0 or (self.mask_padding and padding > 0) for padding in (bottom, right)]
+        x = F.pad(x, (0, 0, 0, right, 0, bottom))
         if self.shift:
             x = x.roll((-self.shift, -self.shift), (1, 2))
         windows = tiles(self.qkv(x), self.window).unflatten(-1, (3, self.heads, -1))
         q, k, v = windows.permute(5, 0, 1, 2, 6, 3, 4, 7).flatten(5, 6).unbind(0)  # (B, R, S, h, T, d)
-        out = self._shifted(q, k, v) if self.shift else _attend(q, k, v, self.bias())
+        out = self._masked(q, k, v, masked) if any(masked) else _attend(q, k, v, self.bias())
         x = out.unflatten(4, (self.window, -1)).permute(0, 1, 4, 2, 5, 3, 6).reshape(x.shape)
         if self.shift:
             x = x.roll((self.shift, self.shift), (1, 2))
         return self.projection(x[:, :height, :width])
 
-    def _shifted(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attend in the windows (B, R, S, h, T, d) of the rolled map; only the last ones of an axis have a mask."""
+    def _masked(self, q: Tensor, k: Tensor, v: Tensor, masked: Sequence[bool]) -> Tensor:
+        """Attend in windows (B, R, S, h, T, d); the last ones of an axis that is ``masked`` have a mask."""
         biases = self.bias().masked_fill(self.masks[:, :, None], float("-inf"))
-        rows, columns = ([(0, slice(n - 1)), (1, slice(n - 1, n))][n == 1 :] for n in q.shape[1:3])
+        rows, columns = (_parts(n, last) for n, last in zip(q.shape[1:3], masked, strict=True))
         strips = []
         for i, row in rows:
-            parts = [_attend(*(x[:, row, column] for x in (q, k, v)), biases[i, j]) for j, column in columns]
+            parts = [
+                _attend(q[:, row, column], k[:, row, column], v[:, row, column], biases[i, j]) for j, column in columns
+            ]
             strips.append(torch.cat(parts, dim=2))
         return torch.cat(strips, dim=1)
+
+
+def _parts(n: int, masked: bool) -> list[tuple[int, slice]]:
+    """Return the parts of an axis of n windows as (index of the mask, windows); ``masked`` separates the last."""
+    if not masked:
+        return [(0, slice(n))]
+    return [(0, slice(n - 1)), (1, slice(n - 1, n))][n == 1 :]
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
