@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.entropy.slices import SliceContext
 from lic_train.layers.hyper import ScalesAndMeans
+from lic_train.layers.subsampled import SubsampledConv2d
 from lic_train.layers.transformer import TransformerBlock
 from lic_train.layers.window_attention import WindowAttention
 from lic_train.models.base import HyperpriorCodec
@@ -87,6 +88,13 @@ class SwinGate(AttentionBlock):
         u = self.in_conv(x)
         gate = torch.sigmoid(self.conv_b(self.non_local_block(u)))
         return self.out_conv(u + self.conv_a(u) * gate)
+
+
+def halve(inputs: int, outputs: int) -> ResidualBlockWithStride:
+    """Build CompressAI's residual block of stride 2, whose skip can train in every memory format."""
+    block = ResidualBlockWithStride(inputs, outputs)
+    block.skip = SubsampledConv2d.like(block.skip)
+    return block
 
 
 def stage(resize: nn.Module, channels: int, head_channels: int, window: int = WINDOW) -> list[nn.Module]:
@@ -164,9 +172,9 @@ class TCM(HyperpriorCodec):
                 raise ValueError(f"{name}: expected a positive multiple of {unit}, got {value}; try {nearest}")
         C = 2 * N
         self.g_a = nn.Sequential(
-            *stage(ResidualBlockWithStride(3, C), C, 8),
-            *stage(ResidualBlockWithStride(C, C), C, 16),
-            *stage(ResidualBlockWithStride(C, C), C, 32),
+            *stage(halve(3, C), C, 8),
+            *stage(halve(C, C), C, 16),
+            *stage(halve(C, C), C, 32),
             conv3x3(C, M, stride=2),
         )
         self.g_s = nn.Sequential(
@@ -175,7 +183,7 @@ class TCM(HyperpriorCodec):
             *stage(ResidualBlockUpsample(C, C), C, 8),
             subpel_conv3x3(C, 3, 2),
         )
-        self.h_a = nn.Sequential(*stage(ResidualBlockWithStride(M, C), C, 32, HYPER_WINDOW), conv3x3(C, Z, stride=2))
+        self.h_a = nn.Sequential(*stage(halve(M, C), C, 32, HYPER_WINDOW), conv3x3(C, Z, stride=2))
         self.h_s = ScalesAndMeans(hyper_synthesis(Z, C, M), hyper_synthesis(Z, C, M))
         self.entropy_bottleneck = EntropyBottleneck(Z, straight_through=True)
         self.context = SwinSliceContext(M, attention, widths)
