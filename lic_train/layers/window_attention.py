@@ -100,7 +100,7 @@ class WindowAttention(nn.Module):
         rows, columns = ([(0, slice(n - 1)), (1, slice(n - 1, n))][n == 1 :] for n in q.shape[1:3])
         strips = []
         for i, row in rows:
-            parts = [_attend(*(x[:, row, column] for x in (q, k, v)), biases[i, j]) for j, column in columns]
+            parts = [_attend(q[:, row, at], k[:, row, at], v[:, row, at], biases[i, j]) for j, at in columns]
             strips.append(torch.cat(parts, dim=2))
         return torch.cat(strips, dim=1)
 
