@@ -20,6 +20,17 @@ from lic_train.entropy.passes import LatentPass, PassContext
 from lic_train.entropy.precision import planar
 
 
+def slice_size(M: int, num_slices: int) -> int:
+    """Return the channels of one of ``num_slices`` equal slices of M channels.
+
+    Raises:
+        ValueError: M does not divide into equal slices.
+    """
+    if num_slices < 1 or M % num_slices:
+        raise ValueError(f"slices: expected a divisor of the {M} channels of y, got {num_slices}")
+    return M // num_slices
+
+
 def slice_network(in_channels: int, widths: Sequence[int], out_channels: int) -> nn.Sequential:
     """Build 3x3 convolutions with the hidden ``widths`` and GELU between them. Preserves height and width."""
     layers: list[nn.Module] = []

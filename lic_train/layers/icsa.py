@@ -57,7 +57,7 @@ def _unit(**parts: nn.Module | None) -> nn.Sequential:
     return nn.Sequential(OrderedDict((name, part) for name, part in parts.items() if part is not None))
 
 
-def _shared_out(depths: Sequence[int], drop_rates: Sequence[float]) -> list[Sequence[float]]:
+def shared_out(depths: Sequence[int], drop_rates: Sequence[float]) -> list[Sequence[float]]:
     """Distribute ``drop_rates`` over groups of ``depths`` blocks."""
     assert sum(depths) == len(drop_rates)
     stops = [sum(depths[: i + 1]) for i in range(len(depths))]
@@ -85,7 +85,7 @@ def analysis(
         refine: builds the module between convolution and RNAB.
     """
     units = []
-    for i, rates in enumerate(_shared_out(depths, drop_rates)):
+    for i, rates in enumerate(shared_out(depths, drop_rates)):
         conv = nn.Conv2d(channels[i], channels[i + 1], kernels[i], strides[i], padding=kernels[i] // 2)
         extra = refine(channels[i + 1]) if refine else None
         units.append(_unit(conv=conv, refine=extra, rnab=RNAB(channels[i + 1], window, rates)))
@@ -103,7 +103,7 @@ def synthesis(
 ) -> nn.Sequential:
     """Build the ICSA units of a decoder, the mirror image of `analysis`: RNAB, ``refine``, transposed convolution."""
     units = []
-    for i, rates in enumerate(_shared_out(depths, drop_rates)):
+    for i, rates in enumerate(shared_out(depths, drop_rates)):
         padding, missing = kernels[i] // 2, strides[i] - 1
         conv = nn.ConvTranspose2d(channels[i], channels[i + 1], kernels[i], strides[i], padding, missing)
         extra = refine(channels[i]) if refine else None

@@ -106,9 +106,7 @@ class WindowAttention(nn.Module):
         rows, columns = (_parts(n, last) for n, last in zip(q.shape[1:3], masked, strict=True))
         strips = []
         for i, row in rows:
-            parts = [
-                _attend(q[:, row, column], k[:, row, column], v[:, row, column], biases[i, j]) for j, column in columns
-            ]
+            parts = [_attend(q[:, row, at], k[:, row, at], v[:, row, at], biases[i, j]) for j, at in columns]
             strips.append(torch.cat(parts, dim=2))
         return torch.cat(strips, dim=1)
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.entropy.slices import SliceContext
-from lic_train.layers.hyper import ScalesAndMeans
+from lic_train.layers.hyper import ScaleMeanSynthesis
 from lic_train.layers.window_attention import WindowAttention
 from lic_train.models.base import HyperpriorCodec
 
@@ -293,6 +293,6 @@ class DCAE(HyperpriorCodec):
             *(layer for a, b, head, depth in rows[::-1] for layer in (Stage(b, head, WINDOW, depth), up(b, a))),
         )
         self.h_a = nn.Sequential(down(M, Z), Stage(Z, HEAD_CHANNELS, HYPER_WINDOW, 1), conv(Z, Z, kernel_size=3))
-        self.h_s = ScalesAndMeans(hyper_synthesis(Z, M), hyper_synthesis(Z, M))
+        self.h_s = ScaleMeanSynthesis(hyper_synthesis(Z, M), hyper_synthesis(Z, M))
         self.entropy_bottleneck = EntropyBottleneck(Z, straight_through=True)
         self.context = DictionaryContext(M, entries, widths)

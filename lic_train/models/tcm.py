@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.entropy.slices import SliceContext
-from lic_train.layers.hyper import ScalesAndMeans
+from lic_train.layers.hyper import ScaleMeanSynthesis
 from lic_train.layers.subsampled import SubsampledConv2d
 from lic_train.layers.transformer import TransformerBlock
 from lic_train.layers.window_attention import WindowAttention
@@ -184,6 +184,6 @@ class TCM(HyperpriorCodec):
             subpel_conv3x3(C, 3, 2),
         )
         self.h_a = nn.Sequential(*stage(halve(M, C), C, 32, HYPER_WINDOW), conv3x3(C, Z, stride=2))
-        self.h_s = ScalesAndMeans(hyper_synthesis(Z, C, M), hyper_synthesis(Z, C, M))
+        self.h_s = ScaleMeanSynthesis(hyper_synthesis(Z, C, M), hyper_synthesis(Z, C, M))
         self.entropy_bottleneck = EntropyBottleneck(Z, straight_through=True)
         self.context = SwinSliceContext(M, attention, widths)
