@@ -35,6 +35,8 @@ SMALL: dict[str, dict[str, object]] = {
     "iblic_tiny": {"N": 32, "M": 80},
     "gaacnn": {"M": 8, "N": 6, "widths": [6, 8]},
     "gcab_gmm": {"N": 16, "M": 12, "ratio": 4, "head_widths": [24, 20]},
+    "tcm": {"N": 32, "M": 40, "Z": 16, "attention": 16, "widths": [24, 16]},
+    "dcae": {"stages": [8, 16, 32], "depths": [1, 2, 2], "M": 80, "Z": 32, "entries": 8, "widths": [24, 16]},
 }
 
 

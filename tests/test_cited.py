@@ -69,6 +69,7 @@ def test_quality_increases_with_rate(curve):
         ("wacnn", "vtm", -4.6),
         ("wacnn", "bpg", -24.5),
         ("balle2018", "bpg", 6.6),
+        ("dcae_cited", "vtm", -17.0),
     ],
 )
 def test_bd_rates_match_independent_computations(key, over, expected):
@@ -124,6 +125,13 @@ def test_tinylic_matches_specification(spec):
     ]
     similarity = [1 - 10 ** (-quality / 10) for quality in qualities(kodak, "ms_ssim_db")]
     assert similarity == pytest.approx([row[2] for row in cells], abs=1e-6)
+
+
+def test_dcae_matches_specification(spec):
+    found = [curve("dcae_cited", name).points for name in ("kodak", "clic", "tecnick")]
+    for i, lmbda in enumerate(curve("dcae_cited").about["lambdas"]):
+        row = table_row(spec("dcae").partition("## 8.")[2], str(lmbda))
+        assert row[:6] == [number for points in found for number in (points[i].bpp, points[i].psnr)]
 
 
 def test_compressai_models_match_specification(spec):

@@ -16,7 +16,9 @@ from lic_train.recipes import losses
 from tests.conftest import SMALL, small_config
 
 # Networks with attention, and those that predict a mixture, need smaller steps than the others.
-LEARNING_RATE = {"cwam": 3e-4, "tinylic": 3e-4, "iblic": 3e-4, "iblic_tiny": 3e-4, "gcab_gmm": 1e-3}
+LEARNING_RATE = {
+    "cwam": 3e-4, "tinylic": 3e-4, "iblic": 3e-4, "iblic_tiny": 3e-4, "gcab_gmm": 1e-3, "tcm": 3e-4, "dcae": 3e-4,
+}  # fmt: skip
 
 every_model = pytest.mark.parametrize("name", SMALL)
 

@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lic_train.layers.icsa import RNAB, analysis, drop_path, synthesis
+from lic_train.layers.icsa import RNAB, analysis, synthesis
 from lic_train.layers.neighborhood_attention import NeighborhoodAttention, neighborhood_attention
+from lic_train.layers.transformer import drop_path
 
 pytestmark = pytest.mark.usefixtures("seeded_on_one_thread")
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lic_train.layers.window_attention import tiles
 from lic_train.models.cwam import (
     HEADS,
     CrossScaleWindowAttention,
     CrossWindowAttention,
     cached_window_masks,
     neighbourhoods,
-    tiles,
     window_masks,
 )
 

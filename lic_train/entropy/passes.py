@@ -25,22 +25,27 @@ class LatentPass(Protocol):
 
 
 class Estimate:
-    """Pass that quantises y (B, M, h, w), straight-through, and stores the parameters for `likelihoods`."""
+    """Pass that quantises y (B, M, h, w), straight-through, and stores values and parameters for `likelihoods`."""
 
     def __init__(self, gaussian: GaussianConditional, y: Tensor) -> None:
         self._gaussian, self._y = gaussian, y.float()
-        self._params: dict[int, tuple[Tensor, Tensor]] = {}
+        self._coded: dict[int, tuple[Tensor, ...]] = {}
 
     def __call__(self, channels: slice, mask: Tensor, scales: Tensor, means: Tensor) -> Tensor:
         """See `LatentPass`."""
         scales, means = scales.float(), means.float()
-        earlier = self._params.get(channels.start, (scales, means))
-        self._params[channels.start] = (torch.where(mask, scales, earlier[0]), torch.where(mask, means, earlier[1]))
-        return round_ste(self._y[:, channels], means)
+        y_hat = round_ste(self._y[:, channels], means)
+        now = (y_hat, scales, means)
+        earlier = self._coded.get(channels.start, now)
+        self._coded[channels.start] = tuple(torch.where(mask, a, b) for a, b in zip(now, earlier, strict=True))
+        return y_hat
 
-    def likelihoods(self, y_hat: Tensor) -> Tensor:
-        """Return likelihoods (B, M, h, w): of y with noise in training, of ``y_hat`` otherwise."""
-        scales, means = (torch.cat(maps, dim=1) for maps in zip(*self._params.values(), strict=True))
+    def likelihoods(self) -> Tensor:
+        """Return likelihoods (B, M, h, w): of y with noise in training, of the coded values otherwise.
+
+        The coded values are those that the passes returned; a context can correct y_hat afterwards.
+        """
+        y_hat, scales, means = (torch.cat(maps, dim=1) for maps in zip(*self._coded.values(), strict=True))
         values = add_noise(self._y) if self._gaussian.training else y_hat
         return self._gaussian.likelihood(values, scales, means)
 
@@ -103,7 +108,7 @@ class PassContext(nn.Module):
         """Return y_hat (straight-through in training) and its likelihoods, both (B, M, h, w)."""
         estimate = Estimate(self.gaussian_conditional, y)
         y_hat = self._walk(psi, estimate)
-        return y_hat, estimate.likelihoods(y_hat)
+        return y_hat, estimate.likelihoods()
 
     @torch.no_grad()
     def compress(self, y: Tensor, psi: Tensor) -> bytes:

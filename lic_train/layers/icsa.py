@@ -11,41 +11,18 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from lic_train.entropy.noise import uniform
 from lic_train.layers.neighborhood_attention import HEAD_CHANNELS, NeighborhoodAttention
-
-
-def drop_path(x: Tensor, rate: float) -> Tensor:
-    """Zero whole samples of (B, ...) with probability ``rate`` and scale the others by 1 / (1 - rate)."""
-    if rate == 0:
-        return x
-    keep = uniform(x.new_empty(x.shape[0], *(1,) * (x.dim() - 1))) >= rate
-    return x * keep / (1 - rate)
-
-
-class AttentionBlock(nn.Module):
-    """Pre-norm transformer block: neighbourhood attention and an MLP of ratio 2, each on a residual branch."""
-
-    def __init__(self, channels: int, window: int, drop_rate: float) -> None:
-        super().__init__()
-        self.drop_rate = drop_rate
-        self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
-        self.attention = NeighborhoodAttention(channels, window)
-        self.mlp = nn.Sequential(nn.Linear(channels, 2 * channels), nn.GELU(), nn.Linear(2 * channels, channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, C) to (B, H, W, C)."""
-        rate = self.drop_rate if self.training else 0.0
-        x = x + drop_path(self.attention(self.norm1(x)), rate)
-        return x + drop_path(self.mlp(self.norm2(x)), rate)
+from lic_train.layers.transformer import TransformerBlock
 
 
 class RNAB(nn.Module):
-    """Residual neighbourhood attention blocks: a skip connection around a group of ``len(drop_rates)`` blocks."""
+    """Residual neighbourhood attention blocks: a skip connection around ``len(drop_rates)`` blocks of MLP ratio 2."""
 
     def __init__(self, channels: int, window: int, drop_rates: Sequence[float]) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(*(AttentionBlock(channels, window, rate) for rate in drop_rates))
+        self.blocks = nn.Sequential(
+            *(TransformerBlock(channels, NeighborhoodAttention(channels, window), 2, rate) for rate in drop_rates)
+        )
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -80,7 +57,7 @@ def _unit(**parts: nn.Module | None) -> nn.Sequential:
     return nn.Sequential(OrderedDict((name, part) for name, part in parts.items() if part is not None))
 
 
-def _shared_out(depths: Sequence[int], drop_rates: Sequence[float]) -> list[Sequence[float]]:
+def shared_out(depths: Sequence[int], drop_rates: Sequence[float]) -> list[Sequence[float]]:
     """Distribute ``drop_rates`` over groups of ``depths`` blocks."""
     assert sum(depths) == len(drop_rates)
     stops = [sum(depths[: i + 1]) for i in range(len(depths))]
@@ -108,7 +85,7 @@ def analysis(
         refine: builds the module between convolution and RNAB.
     """
     units = []
-    for i, rates in enumerate(_shared_out(depths, drop_rates)):
+    for i, rates in enumerate(shared_out(depths, drop_rates)):
         conv = nn.Conv2d(channels[i], channels[i + 1], kernels[i], strides[i], padding=kernels[i] // 2)
         extra = refine(channels[i + 1]) if refine else None
         units.append(_unit(conv=conv, refine=extra, rnab=RNAB(channels[i + 1], window, rates)))
@@ -126,7 +103,7 @@ def synthesis(
 ) -> nn.Sequential:
     """Build the ICSA units of a decoder, the mirror image of `analysis`: RNAB, ``refine``, transposed convolution."""
     units = []
-    for i, rates in enumerate(_shared_out(depths, drop_rates)):
+    for i, rates in enumerate(shared_out(depths, drop_rates)):
         padding, missing = kernels[i] // 2, strides[i] - 1
         conv = nn.ConvTranspose2d(channels[i], channels[i + 1], kernels[i], strides[i], padding, missing)
         extra = refine(channels[i]) if refine else None

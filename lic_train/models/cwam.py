@@ -36,7 +36,9 @@ from torch import Tensor, nn
 from lic_train.entropy.autoregressive import SerialContext
 from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.layers.enhancement import Enhancement
+from lic_train.layers.gated_attention import GatedAttention
 from lic_train.layers.hyper import cheng_h_a, cheng_h_s
+from lic_train.layers.window_attention import RelativePositionBias, tiles
 from lic_train.models.base import HyperpriorCodec
 
 Choice = TypeVar("Choice")
@@ -44,11 +46,6 @@ Choice = TypeVar("Choice")
 HEADS = 8
 # Large enough for a masked key's weight to underflow in every precision, and representable in bfloat16 and float16.
 MASKED = -100.0
-
-
-def tiles(x: Tensor, window: int) -> Tensor:
-    """Cut (B, H, W, C) into adjacent windows: (B, H/w, W/w, w, w, C)."""
-    return x.unflatten(2, (-1, window)).unflatten(1, (-1, window)).transpose(2, 3)
 
 
 def neighbourhoods(x: Tensor, window: int) -> Tensor:
@@ -82,28 +79,9 @@ def window_masks(height: int, width: int, window: int, device: torch.device) -> 
 cached_window_masks = functools.lru_cache(maxsize=32)(window_masks)
 
 
-def relative_position_index(window: int) -> Tensor:
-    """Return the bias table's row (T, T) for each query-key pair of a w x w grid (Swin, ICCV 2021, section 3.2)."""
-    axis = torch.arange(window)
-    row, column = (grid.flatten() for grid in torch.meshgrid(axis, axis, indexing="ij"))
-    offset_row, offset_column = (grid[:, None] - grid[None, :] + window - 1 for grid in (row, column))
-    return offset_row * (2 * window - 1) + offset_column
-
-
-class RelativePositionBias(nn.Module):
-    """Learned bias for each head and each offset between query and key."""
-
-    def __init__(self, window: int) -> None:
-        super().__init__()
-        self.table = nn.Parameter(torch.empty((2 * window - 1) ** 2, HEADS))
-        nn.init.trunc_normal_(self.table, std=0.02)
-        self.index: Tensor
-        self.register_buffer("index", relative_position_index(window), persistent=False)
-
-    def forward(self, mask: Tensor) -> Tensor:
-        """Add the bias to a mask (n, 1, T, T); returns (1, n * h, T, T)."""
-        bias = self.table[self.index].permute(2, 0, 1)
-        return (mask + bias).flatten(0, 1)[None]
+def _with_bias(mask: Tensor, bias: Tensor) -> Tensor:
+    """Add a bias (h, T, T) to a mask (n, 1, T, T); returns (1, n * h, T, T)."""
+    return (mask + bias).flatten(0, 1)[None]
 
 
 class CrossScaleWindowAttention(nn.Module):
@@ -114,7 +92,7 @@ class CrossScaleWindowAttention(nn.Module):
         self.window = window
         self.qkv = nn.Linear(N, 3 * N)
         self.kv_coarse = nn.Linear(N, 2 * N)
-        self.bias, self.bias_coarse = RelativePositionBias(window), RelativePositionBias(window)
+        self.bias, self.bias_coarse = (RelativePositionBias(window, HEADS) for _ in range(2))
         self.merge = nn.Sequential(nn.Linear(2 * N, N), nn.LeakyReLU(0.2), nn.Linear(N, N))
         self.projection = nn.Linear(N, N)
 
@@ -128,8 +106,8 @@ class CrossScaleWindowAttention(nn.Module):
         # In a compiled graph the masks are fused into their use, so a cache would only add work to tracing.
         make_masks = window_masks if torch.compiler.is_compiling() else cached_window_masks
         mask, mask_coarse = make_masks(height, width, self.window, x.device)
-        same = F.scaled_dot_product_attention(q, k, v, self.bias(mask))
-        cross = F.scaled_dot_product_attention(q, k_coarse, v_coarse, self.bias_coarse(mask_coarse))
+        same = F.scaled_dot_product_attention(q, k, v, _with_bias(mask, self.bias()))
+        cross = F.scaled_dot_product_attention(q, k_coarse, v_coarse, _with_bias(mask_coarse, self.bias_coarse()))
         same, cross = self._map(same, height, width), self._map(cross, height, width)
         out = self.projection(self.merge(torch.cat([same, cross], dim=-1)) + same)
         return x + out.roll((shift, shift), (1, 2)).permute(0, 3, 1, 2)
@@ -146,37 +124,11 @@ class CrossScaleWindowAttention(nn.Module):
         return windows.permute(0, 1, 4, 2, 5, 3, 6).reshape(-1, height, width, HEADS * tokens.shape[-1])
 
 
-class ResidualUnit(nn.Module):
-    """Residual unit with half the channels inside: ``GELU(u + 1x1(GELU(3x3(GELU(1x1(u))))))``."""
-
-    def __init__(self, N: int) -> None:
-        super().__init__()
-        self.branch = nn.Sequential(
-            nn.Conv2d(N, N // 2, kernel_size=1),
-            nn.GELU(),
-            nn.Conv2d(N // 2, N // 2, kernel_size=3, padding=1),
-            nn.GELU(),
-            nn.Conv2d(N // 2, N, kernel_size=1),
-        )
-
-    def forward(self, u: Tensor) -> Tensor:
-        """Map (B, N, H, W) to (B, N, H, W)."""
-        return F.gelu(u + self.branch(u))
-
-
-class CrossWindowAttention(nn.Module):
+class CrossWindowAttention(GatedAttention):
     """CWAM block: a trunk of residual units, gated by a mask computed from window attention."""
 
     def __init__(self, N: int, window: int) -> None:
-        super().__init__()
-        self.trunk = nn.Sequential(*(ResidualUnit(N) for _ in range(3)))
-        self.mask = nn.Sequential(
-            CrossScaleWindowAttention(N, window), *(ResidualUnit(N) for _ in range(3)), nn.Conv2d(N, N, kernel_size=1)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, N, H, W) to (B, N, H, W)."""
-        return x + self.trunk(x) * torch.sigmoid(self.mask(x))
+        super().__init__(N, lambda: CrossScaleWindowAttention(N, window))
 
 
 def minnen_h_a(N: int) -> nn.Sequential:

@@ -10,19 +10,10 @@ from torch import nn
 from lic_train.complexity.count import macs_by_module
 from lic_train.complexity.options import read_options
 from lic_train.complexity.variants import count_rows
+from lic_train.layers.error_compensation import ErrorCompensation, LaplaceNoise, rounding_error_series, splitmix64
+from lic_train.layers.interleaving import Enhancement, FeatureExtraction, FrameConv, deinterleave, interleave
 from lic_train.models.base import build
-from lic_train.models.iblic import (
-    IBLIC,
-    Enhancement,
-    ErrorCompensation,
-    FeatureExtraction,
-    FrameConv,
-    LaplaceNoise,
-    deinterleave,
-    interleave,
-    rounding_error_series,
-    splitmix64,
-)
+from lic_train.models.iblic import IBLIC
 from lic_train.models.tinylic import TinyLIC
 from lic_train.recipes.losses import bpp, mse
 from tests.models.test_tinylic import PICTURES, assert_decoder_equals_the_evaluation, picture, spread
