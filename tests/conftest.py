@@ -34,6 +34,8 @@ SMALL: dict[str, dict[str, object]] = {
     "iblic": {"N": 32, "M": 80},
     "iblic_tiny": {"N": 32, "M": 80},
     "gaacnn": {"M": 8, "N": 6, "widths": [6, 8]},
+    "invcompress": {"N": 16, "kernels": [3, 3], "enhancement_width": 8},
+    "qres_vae": {"N": 4, "depths": [1, 1, 1, 1, 1], "latents": [1, 1, 1, 1, 1]},
     "gcab_gmm": {"N": 16, "M": 12, "ratio": 4, "head_widths": [24, 20]},
 }
 
