@@ -35,7 +35,7 @@ SMALL: dict[str, dict[str, object]] = {
     "iblic_tiny": {"N": 32, "M": 80},
     "gaacnn": {"M": 8, "N": 6, "widths": [6, 8]},
     "invcompress": {"N": 16, "kernels": [3, 3], "enhancement_width": 8},
-    "qres_vae": {"N": 4, "depths": [1, 1, 1, 1, 1], "latents": [1, 1, 1, 1, 1]},
+    "qres_vae": {"N": 8, "depths": [1, 1, 1, 1, 1], "latents": [1, 1, 1, 1, 1]},
     "gcab_gmm": {"N": 16, "M": 12, "ratio": 4, "head_widths": [24, 20]},
 }
 
@@ -63,6 +63,10 @@ def make_small_codec(name: str, seed: int = 0) -> Codec:
         for weight in model.g_a.parameters():
             if weight.ndim == 4:
                 weight.mul_(2)
+        for key, weight in model.named_parameters():
+            # Before training the latents of a hierarchical model are almost 0, and their priors constant.
+            if weight.ndim == 4 and (".posterior." in key or ".prior." in key):
+                torch.nn.init.xavier_uniform_(weight, gain=1.7)
     return model
 
 

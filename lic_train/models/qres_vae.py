@@ -38,8 +38,9 @@ PIXEL_MEAN, PIXEL_GAIN = 0.4546259594901961, 3.67572653978347
 ENCODER_WIDTHS, ENCODER_KERNELS = (2, 4, 4, 4, 4), (7, 7, 5, 3, 1)
 # From 1/64 to 1/4: widths in units of N, kernel sizes, and channels of each latent.
 DECODER_WIDTHS, DECODER_KERNELS, LATENT_CHANNELS = (4, 4, 4, 4, 2), (1, 3, 5, 7, 7), (16, 14, 12, 10, 8)
-# Bound of the log scales: scales exceed exp(-2.3) = 0.1003.
-LOG_SCALE_MIN = -2.3
+# Bounds of the log scales. The lower one is the paper's, smooth: scales exceed exp(-2.3) = 0.1003. The upper one, far
+# beyond the coding tables, keeps their exponential finite after an exceptional latent.
+LOG_SCALE_MIN, LOG_SCALE_MAX = -2.3, 16.0
 TABLE_RANGE = (0.1, 20.0)
 # The training likelihood is the density where the probability mass is smaller.
 DENSITY_BELOW = 1e-6
@@ -140,7 +141,8 @@ class LatentBlock(nn.Module):
         """Map the feature (B, C, h, w) to the next one, (B, C, h, w)."""
         feature = self.front(feature)
         means, logits = self.prior(feature).chunk(2, dim=1)
-        scales = torch.exp(F.softplus(logits - LOG_SCALE_MIN) + LOG_SCALE_MIN)
+        log_scales = F.softplus(logits - LOG_SCALE_MIN) + LOG_SCALE_MIN
+        scales = torch.exp(log_scales.clamp(max=LOG_SCALE_MAX))
         z = planar(code(self, feature, scales, means)).to(feature)
         return self.end(feature + self.z_proj(z))
 
@@ -300,12 +302,12 @@ class QResVAE(Codec):
 
     def _decode_features(self, batch: int, shape: tuple[int, int], code: Code) -> Tensor:
         """Return the last feature of the decoder; in eval mode encoder and decoder compute it bit-identically."""
-        with repeatable(self):
+        with repeatable(self.top_down):
             return self.top_down(batch, shape, code)
 
     def _synthesise(self, batch: int, shape: tuple[int, int], code: Code) -> Tensor:
         """Return x_hat, not clamped; the output of g_s is in [-1, 1]."""
-        return (self.g_s(self._decode_features(batch, shape, code)) + 1) / 2
+        return (self.g_s(self._decode_features(batch, shape, code).float()) + 1) / 2
 
 
 def _check(N: int, depths: Sequence[int], latents: Sequence[int], projection_init: str) -> None:
