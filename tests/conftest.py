@@ -34,6 +34,8 @@ SMALL: dict[str, dict[str, object]] = {
     "iblic": {"N": 32, "M": 80},
     "iblic_tiny": {"N": 32, "M": 80},
     "gaacnn": {"M": 8, "N": 6, "widths": [6, 8]},
+    "invcompress": {"N": 16, "kernels": [3, 3], "enhancement_width": 8},
+    "qres_vae": {"N": 8, "depths": [1, 1, 1, 1, 1], "latents": [1, 1, 1, 1, 1]},
     "gcab_gmm": {"N": 16, "M": 12, "ratio": 4, "head_widths": [24, 20]},
     "tcm": {"N": 32, "M": 40, "Z": 16, "attention": 16, "widths": [24, 16]},
     "dcae": {"stages": [8, 16, 32], "depths": [1, 2, 2], "M": 80, "Z": 32, "entries": 8, "widths": [24, 16]},
@@ -63,6 +65,10 @@ def make_small_codec(name: str, seed: int = 0) -> Codec:
         for weight in model.g_a.parameters():
             if weight.ndim == 4:
                 weight.mul_(2)
+        for key, weight in model.named_parameters():
+            # Before training the latents of a hierarchical model are almost 0, and their priors constant.
+            if weight.ndim == 4 and (".posterior." in key or ".prior." in key):
+                torch.nn.init.xavier_uniform_(weight, gain=1.7)
     return model
 
 

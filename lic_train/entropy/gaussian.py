@@ -20,15 +20,15 @@ SCALE_MIN, SCALE_MAX, SCALE_LEVELS = 0.11, 256.0, 64
 TAIL_SIGMAS = 6.11
 
 
-def scale_table() -> np.ndarray:
+def scale_table(smallest: float = SCALE_MIN, largest: float = SCALE_MAX) -> np.ndarray:
     """Return 64 float64 scales with logarithmic spacing."""
-    return np.exp(np.linspace(math.log(SCALE_MIN), math.log(SCALE_MAX), SCALE_LEVELS))
+    return np.exp(np.linspace(math.log(smallest), math.log(largest), SCALE_LEVELS))
 
 
 @functools.cache
-def gaussian_tables() -> tuple[Table, ...]:
+def gaussian_tables(smallest: float = SCALE_MIN, largest: float = SCALE_MAX) -> tuple[Table, ...]:
     """Return one zero-mean coding table per entry of `scale_table`."""
-    return tuple(_gaussian_table(scale) for scale in scale_table())
+    return tuple(_gaussian_table(scale) for scale in scale_table(smallest, largest))
 
 
 def _gaussian_table(scale: float) -> Table:
@@ -56,13 +56,18 @@ def to_symbols(values: Tensor) -> np.ndarray:
 
 
 class GaussianConditional(nn.Module):
-    """Elements that are independent given their scale (bounded below by 0.11) and mean; all shapes are equal."""
+    """Elements that are independent given their scale (bounded below by 0.11) and mean; all shapes are equal.
 
-    def __init__(self) -> None:
+    Args:
+        table_range: smallest and largest scale of the coding tables.
+    """
+
+    def __init__(self, table_range: tuple[float, float] = (SCALE_MIN, SCALE_MAX)) -> None:
         super().__init__()
+        self.table_range = table_range
         self.lower_bound_scale = LowerBound(SCALE_MIN)
         self.likelihood_lower_bound = LowerBound(1e-9)
-        table = scale_table()
+        table = scale_table(*table_range)
         self._boundaries: Tensor
         self.register_buffer("_boundaries", torch.from_numpy(np.sqrt(table[1:] * table[:-1])).float(), persistent=False)
 
@@ -84,12 +89,12 @@ class GaussianConditional(nn.Module):
     def encode(self, encoder: SymbolEncoder, y: Tensor, scales: Tensor, means: Tensor) -> Tensor:
         """Append y to the string and return y_hat as the decoder computes it."""
         symbols = to_symbols(y - means)
-        encoder.encode(symbols, self._indexes(scales), gaussian_tables())
+        encoder.encode(symbols, self._indexes(scales), gaussian_tables(*self.table_range))
         return torch.from_numpy(symbols).view(y.shape).to(means) + means
 
     def decode(self, decoder: SymbolDecoder, scales: Tensor, means: Tensor) -> Tensor:
         """Decode y_hat for these parameters."""
-        symbols = decoder.decode(self._indexes(scales), gaussian_tables())
+        symbols = decoder.decode(self._indexes(scales), gaussian_tables(*self.table_range))
         return torch.from_numpy(symbols).view(means.shape).to(means) + means
 
     def compress(self, y: Tensor, scales: Tensor, means: Tensor | None = None) -> bytes:

@@ -23,9 +23,9 @@ ENTRY_POINTS = "lic_train.models"
 class CodecOutput(TypedDict):
     """Output of ``forward``.
 
-    ``x_hat`` is (B, 3, H, W) and is not clamped. ``likelihoods`` maps each latent ("y", "z") to the likelihoods of its
-    elements, in the shape of the latent. ``features`` are tensors for additional loss terms, for example "refined" and
-    "enhanced" of IB-LIC.
+    ``x_hat`` is (B, 3, H, W) and is not clamped. ``likelihoods`` maps each latent ("y" and "z", or "z0", "z1", ... of a
+    hierarchical model) to the likelihoods of its elements, in the shape of the latent. ``features`` are tensors for
+    additional loss terms, for example "refined" and "enhanced" of IB-LIC.
     """
 
     x_hat: Tensor
@@ -108,8 +108,12 @@ class Codec(nn.Module):
         return (module for module in self.modules() if isinstance(module, EntropyBottleneck))
 
     def aux_loss(self) -> Tensor:
-        """Return the distance of all quantiles from their targets, a scalar. Only the quantiles receive a gradient."""
-        return torch.stack([bottleneck.loss() for bottleneck in self.bottlenecks()]).sum()
+        """Return the distance of all quantiles from their targets, a scalar. Only the quantiles receive a gradient.
+
+        It is zero, without gradient, for a model without factorised density.
+        """
+        distances = [bottleneck.loss() for bottleneck in self.bottlenecks()]
+        return torch.stack(distances).sum() if distances else next(self.parameters()).new_zeros(())
 
     def aux_parameters(self) -> list[nn.Parameter]:
         """Return the quantiles: the second parameter group."""
