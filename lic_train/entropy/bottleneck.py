@@ -89,12 +89,15 @@ class EntropyBottleneck(nn.Module):
         return self.quantize(z) if self.straight_through else noisy, self.likelihood(noisy)
 
     def quantize(self, z: Tensor) -> Tensor:
-        """Return ``round(z - median) + median``, as in the bitstream, with a straight-through gradient.
+        """Return ``round(z - median) + median``, as in the bitstream: (B, C, h, w) in row-major order.
 
-        Maps (B, C, h, w) to (B, C, h, w). The memory layout is that of `decompress`, independent of the layout of z:
-        results computed from z_hat must be bit-identical in encoder and decoder.
+        In training it is float32 with a straight-through gradient. Otherwise it is float64, in which it is exact and in
+        which the networks that read it compute; see `lic_train.entropy.precision.repeatable`.
         """
-        return planar(round_ste(z.float(), self.medians))
+        z = z.float()
+        if self.training:
+            return planar(round_ste(z, self.medians))
+        return planar(torch.round(z - self.medians).double() + self.medians.double())
 
     @in_float32
     def likelihood(self, z_hat: Tensor) -> Tensor:
@@ -180,7 +183,7 @@ class EntropyBottleneck(nn.Module):
         symbols = decoder.decode(self._indexes(shape[0] * shape[1]), self._tables)
         decoder.finish()
         values = torch.from_numpy(symbols).view(1, self.channels, *shape)
-        return planar(values.to(self.medians) + self.medians)
+        return values.to(self.medians.device).double() + self.medians.double()
 
     def _indexes(self, positions: int) -> np.ndarray:
         if not self._tables:

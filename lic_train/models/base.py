@@ -199,8 +199,8 @@ class HyperpriorCodec(Codec):
         return y, self.h_a(y)
 
     def _psi(self, z_hat: Tensor) -> Tensor:
-        """Return psi; in eval mode encoder and decoder compute it bit-identically."""
-        with repeatable(self):
+        """Return psi; in eval mode z_hat is float64, and everything that computes psi from it must be `repeatable`."""
+        with repeatable(self.h_s):
             return self.h_s(z_hat)
 
     def _synthesise(self, y_hat: Tensor) -> Tensor:
