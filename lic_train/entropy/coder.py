@@ -5,7 +5,8 @@ wavefronts of context models need. Encoder and decoder use the same tables, inde
 
 - the record of close calls (see `lic_train.entropy.close_calls`), at least 1 byte,
 - the words of the range coder, 4 bytes each, little-endian,
-- the CRC-32 of all symbols and all rounded parameters, as 4-byte little-endian integers in the order of coding.
+- the CRC-32 of all symbols and all rounded parameters, in the order of coding, each as the lowest 4 bytes of
+  the integer, little-endian.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from functools import cached_property
 import constriction
 import numpy as np
 
-from lic_train.entropy.close_calls import CloseCallReader, CloseCallWriter
+from lic_train.entropy.close_calls import CloseCallReader, CloseCallWriter, Steps
 from lic_train.entropy.stopwatch import entropy_coding
 from lic_train.errors import BitstreamError
 
@@ -79,9 +80,9 @@ class SymbolEncoder:
         self._checksum = 0
 
     @entropy_coding
-    def round(self, values: np.ndarray) -> np.ndarray:
-        """Round finite float64 ``values`` (n,), each below 2^30, to integers that the decoder reproduces."""
-        integers = self._close_calls.round(values)
+    def round(self, values: np.ndarray, steps: Steps) -> np.ndarray:
+        """Round finite float64 ``values * steps`` (n,) to int64 (n,) that the decoder reproduces."""
+        integers = self._close_calls.round(values, steps)
         self._count(integers)
         return integers
 
@@ -139,13 +140,13 @@ class SymbolDecoder:
         self._checksum = 0
 
     @entropy_coding
-    def round(self, values: np.ndarray) -> np.ndarray:
-        """Round finite float64 ``values`` (n,) to the encoder's integers.
+    def round(self, values: np.ndarray, steps: Steps) -> np.ndarray:
+        """Round finite float64 ``values * steps`` (n,) to the encoder's int64 (n,).
 
         Raises:
             BitstreamError: the record of close calls does not fit the values.
         """
-        integers = self._close_calls.round(values)
+        integers = self._close_calls.round(values, steps)
         self._count(integers)
         return integers
 

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from lic_train.entropy.coder import MAX_SYMBOL, SymbolDecoder, SymbolEncoder, Table
 from lic_train.entropy.precision import in_float32, numbers
-from lic_train.entropy.quantize import MAX_MEAN, MEAN_STEP, add_noise, on_grid, round_to
+from lic_train.entropy.quantize import MAX_MEAN, STEPS_PER_UNIT, add_noise, on_grid, round_to
 from lic_train.errors import BitstreamError, LicError
 
 SCALE_MIN, SCALE_MAX, SCALE_LEVELS = 0.11, 256.0, 64
 # A two-sided tail mass of 1e-9 corresponds to 6.11 standard deviations.
 TAIL_SIGMAS = 6.11
 _LOG_MIN = math.log(SCALE_MIN)
-_LOG_STEP = (math.log(SCALE_MAX) - _LOG_MIN) / (SCALE_LEVELS - 1)
+_STEPS_PER_LOG = (SCALE_LEVELS - 1) / (math.log(SCALE_MAX) - _LOG_MIN)
 # CRC-32 of the integers in `gaussian_tables`.
 _TABLES_CRC = 0x6BF91099
 
@@ -148,11 +148,11 @@ class GaussianConditional(nn.Module):
     ) -> tuple[np.ndarray, Tensor]:
         """Return the index (n,) of the table whose scale is nearest in the logarithm, and the mean on its grid."""
         bounded = numbers("scales", scales).clip(SCALE_MIN, SCALE_MAX)
-        indexes = coder.round((np.log(bounded) - _LOG_MIN) / _LOG_STEP)
+        indexes = coder.round(np.log(bounded) - _LOG_MIN, _STEPS_PER_LOG)
         if means is None:
             return indexes, scales.new_zeros(())
-        steps = coder.round(numbers("means", means).clip(-MAX_MEAN, MAX_MEAN) / MEAN_STEP)
-        return indexes, torch.from_numpy(steps * MEAN_STEP).view(means.shape).to(means.device)
+        steps = coder.round(numbers("means", means).clip(-MAX_MEAN, MAX_MEAN), STEPS_PER_UNIT)
+        return indexes, torch.from_numpy(steps / STEPS_PER_UNIT).view(means.shape).to(means.device)
 
 
 class MeanScaleContext(nn.Module):

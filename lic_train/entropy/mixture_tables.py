@@ -14,17 +14,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lic_train.entropy.close_calls import Steps
 from lic_train.entropy.gaussian import check_tables
 from lic_train.errors import BitstreamError
 
-# Rounds float64 (n,) to int64 (n,).
-Round = Callable[[np.ndarray], np.ndarray]
+# Rounds float64 (n,), in steps per unit, to int64 (n,).
+Round = Callable[[np.ndarray, Steps], np.ndarray]
 
 # Probabilities of the coder have 24 bits. The last slot of a table, the escape, has what the symbols leave, at least
 # 2^-17. This costs 1e-5 bits per symbol and keeps outliers below 30 bits, the estimate from the likelihood's floor.
 TOTAL = 1 << 24
 MASS = TOTAL - (1 << 7)
-WEIGHT_BITS = 16
+WEIGHT_BITS = 12
 # Scales: 16 per octave, including 0.11, from 0.0069 to 268.
 LEVELS_PER_OCTAVE, LOWEST_LEVEL, HIGHEST_LEVEL = 16, -64, 180
 # Means: at least 16 steps per standard deviation, and never coarser than integers.
@@ -86,7 +87,7 @@ class Mixtures:
     its level. Symbols ``first .. first + width - 1`` have a slot each, the others are escaped.
     """
 
-    weight: np.ndarray  # (K, n), sums to 2^16 over k
+    weight: np.ndarray  # (K, n), sums to 2^12 over k
     shift: np.ndarray  # (K, n)
     level: np.ndarray  # (K, n)
     first: np.ndarray  # (n,)
@@ -133,9 +134,11 @@ def quantize_mixtures(round_: Round, weights: np.ndarray, means: np.ndarray, sca
     _check(weights)
     tables = normal_tables()
     ends = (0.11 * 2.0 ** (end / LEVELS_PER_OCTAVE) for end in (LOWEST_LEVEL, HIGHEST_LEVEL))
-    level = _rounded(round_, LEVELS_PER_OCTAVE * np.log2(np.clip(scales, *ends) / 0.11)) - LOWEST_LEVEL
+    octaves = np.log2(np.clip(scales, *ends) / 0.11)
+    level = round_(octaves.reshape(-1), LEVELS_PER_OCTAVE).reshape(scales.shape) - LOWEST_LEVEL
     bits = tables.bits[level]
-    shift = _rounded(round_, np.ldexp(np.clip(means, -MAX_MEAN, MAX_MEAN) + 0.5, bits))
+    centred = np.clip(means, -MAX_MEAN, MAX_MEAN) + 0.5
+    shift = round_(centred.reshape(-1), np.exp2(bits.reshape(-1))).reshape(means.shape)
     weight = _quantize_weights(round_, weights)
     return Mixtures(weight, shift, level, *_support(weight, shift, bits, tables.radius[level]))
 
@@ -150,14 +153,11 @@ def _check(weights: np.ndarray) -> None:
         )
 
 
-def _rounded(round_: Round, values: np.ndarray) -> np.ndarray:
-    return round_(values.reshape(-1)).reshape(values.shape)
-
-
 def _quantize_weights(round_: Round, weights: np.ndarray) -> np.ndarray:
-    """Return integers (K, n) that sum to 2^16 over K: differences of the rounded cumulative weights."""
+    """Return integers (K, n) that sum to 2^12 over K: differences of the rounded cumulative weights."""
     cumulative = np.cumsum(weights, axis=0)
-    below = _rounded(round_, cumulative[:-1] / cumulative[-1] * (1 << WEIGHT_BITS))
+    inner = cumulative[:-1] / cumulative[-1]
+    below = round_(inner.reshape(-1), 1 << WEIGHT_BITS).reshape(inner.shape)
     return np.diff(below, axis=0, prepend=0, append=1 << WEIGHT_BITS)
 
 

@@ -47,11 +47,8 @@ def repeatable(*modules: nn.Module) -> Iterator[None]:
     if modules[0].training:
         yield
         return
-    groups = [
-        group
-        for module in {id(part): part for root in modules for part in root.modules()}.values()
-        for group in (module._parameters, module._buffers)
-    ]
+    parts = {part for root in modules for part in root.modules()}
+    groups: list[dict[str, Any]] = [group for part in parts for group in (part._parameters, part._buffers)]
     saved = [dict(group) for group in groups]
     try:
         for group in groups:

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from lic_train.entropy.noise import uniform
 
-# Means outside training are multiples of the step, so that y_hat, a symbol plus a mean, is the same number everywhere.
-MEAN_STEP, MAX_MEAN = 2.0**-8, 2.0**20
+# Means outside training are on a grid, so that y_hat, a symbol plus a mean, is the same number everywhere.
+STEPS_PER_UNIT, MAX_MEAN = 2.0**8, 2.0**20
 
 
 def add_noise(values: Tensor, dim: int = 0) -> Tensor:
@@ -21,7 +21,7 @@ def add_noise(values: Tensor, dim: int = 0) -> Tensor:
 
 def on_grid(means: Tensor) -> Tensor:
     """Return the nearest multiples of 2^-8 within +-2^20."""
-    return torch.round(means.clamp(-MAX_MEAN, MAX_MEAN) / MEAN_STEP) * MEAN_STEP
+    return torch.round(means.clamp(-MAX_MEAN, MAX_MEAN) * STEPS_PER_UNIT) / STEPS_PER_UNIT
 
 
 def round_to(values: Tensor, means: Tensor) -> Tensor:
