@@ -52,8 +52,8 @@ def data(codec):
 
 
 def test_layout_matches_the_documentation():
-    data = pack(Header(FINGERPRINT, 97, 131, 31, 61, (2, 3)), [b"abc", b"", b"\xff"])
-    expected = b"LIC1" + b"\x01" + FINGERPRINT + struct.pack("<IIHHII", 97, 131, 31, 61, 2, 3)
+    data = pack(Header(FINGERPRINT, 97, 131, 31, 61, 2, 3), [b"abc", b"", b"\xff"])
+    expected = b"LIC1" + b"\x02" + FINGERPRINT + struct.pack("<IIHHII", 97, 131, 31, 61, 2, 3)
     expected += b"\x03" + struct.pack("<III", 3, 0, 1) + b"abc" + b"\xff"
     assert data == expected + struct.pack("<I", zlib.crc32(expected))
     header, sections = unpack(data)
@@ -121,7 +121,8 @@ def test_error_names_the_format_of_another_file(codec, content, message):
 
 def test_other_version_model_tail_and_byte_raise_different_errors(codec, data):
     for broken, message in (
-        (data[:4] + b"\x02" + data[5:], r"unknown version.\nexpected: version 1\ngot: version 2"),
+        (data[:4] + b"\x03" + data[5:], r"unknown version.\nexpected: version 2\ngot: version 3"),
+        (data[:4] + b"\x01" + data[5:], r"from release 0\.1.*\n.*\ngot: version 1\nto do: decode it with release 0\.1"),
         (data + b"\0", f"after its end.*\nexpected: {len(data)} bytes\ngot: {len(data) + 1} bytes"),
         (data[:-9], f"cut short.*\nexpected: {len(data)} bytes\ngot: {len(data) - 9} bytes"),
         (data[:-1] + bytes([data[-1] ^ 1]), "is damaged.\nexpected: CRC-32"),
@@ -159,7 +160,7 @@ def test_invalid_header_raises_before_decoding(codec, data, offset, layout, valu
 
 
 def test_file_without_sections_raises(codec):
-    empty = b"LIC1\x01" + FINGERPRINT + struct.pack("<IIHHIIB", 16, 16, 0, 0, 1, 1, 0)
+    empty = b"LIC1\x02" + FINGERPRINT + struct.pack("<IIHHIIB", 16, 16, 0, 0, 1, 1, 0)
     with pytest.raises(BitstreamError, match="at least one section"):
         decode(codec, with_crc(empty), FINGERPRINT)
 

@@ -55,11 +55,11 @@ def test_loaded_model_decodes_the_file_of_the_saved_model(saved):
     assert torch.equal(decode(loaded, data, metadata.fingerprint), decode(codec, data, identity))
 
 
-def test_fingerprint_is_sha256_of_configuration_and_named_weights():
+def test_fingerprint_is_sha256_of_configuration_named_weights_and_tables():
     codec = make_codec()
     digest = hashlib.sha256(json.dumps(FACTORIZED, sort_keys=True).encode())
-    for name, tensor in sorted(weights(codec).items()):
-        digest.update(f"{name} float32 {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+    for name, tensor in sorted({**weights(codec), **codec.coding_tables()}.items()):
+        digest.update(f"{name} {tensor.numpy().dtype} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
     assert fingerprint(codec, FACTORIZED) == digest.digest()[:8]
 
 

@@ -243,7 +243,7 @@ def test_decoder_with_other_predictions_raises(name, small_codec):
         if predictor is None:
             model.entropy_bottleneck.matrices[0].add_(0.1)
             model.update()
-        with pytest.raises(BitstreamError, match="decode where it was encoded"):
+        with pytest.raises(BitstreamError, match="decode it where it was encoded"):
             model.decompress(**coded)
 
 

@@ -127,6 +127,7 @@ def test_initialisation_equals_compressais():
 def test_gaussian_equals_compressais():
     torch.manual_seed(0)
     y, scales, means = 5 * torch.randn(2, 3, 4, 4), 4 * torch.rand(2, 3, 4, 4) - 0.5, torch.randn(2, 3, 4, 4)
+    means = (256 * means).round() / 256
     ours, theirs = GaussianConditional().eval(), compressai.entropy_models.GaussianConditional(None).eval()
     for actual, expected in zip(ours(y, scales, means), theirs(y, scales, means), strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-9)
@@ -139,7 +140,7 @@ def test_entropy_models_compute_in_float32_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         mixed = gaussian(y, y.abs(), y * 0.1), bottleneck(y)
     for a, b in zip((*plain[0], *plain[1]), (*mixed[0], *mixed[1]), strict=True):
-        assert b.dtype == torch.float32
+        assert b.dtype == a.dtype
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
@@ -151,7 +152,8 @@ def serial_reference(context: SerialContext, y: torch.Tensor, psi: torch.Tensor)
             phi = context.context_prediction(y_hat)
             _, means = context.entropy_parameters(torch.cat([psi, phi], dim=1)).chunk(2, dim=1)
             here = (..., row, column)
-            y_hat[here] = torch.round(y[here] - means[here]) + means[here]
+            mean = torch.round(256 * means[here]) / 256
+            y_hat[here] = torch.round(y[here] - mean) + mean
     return y_hat
 
 
@@ -161,11 +163,12 @@ def test_wavefront_equals_raster_order(size):
     context = SerialContext(6).eval()
     y, psi = 4 * torch.randn(2, 6, *size), torch.randn(2, 12, *size)
     with torch.no_grad():
-        y_hat, likelihoods = context(y, psi)
+        y_hat, likelihoods = context(y, psi.double())
         expected = serial_reference(context, y, psi)
         torch.testing.assert_close(y_hat, expected, rtol=1e-5, atol=1e-5)
         phi = context.context_prediction(expected)
         scales, means = context.entropy_parameters(torch.cat([psi, phi], dim=1)).chunk(2, dim=1)
+        means = (256 * means).round() / 256
         torch.testing.assert_close(
             likelihoods, context.gaussian_conditional.likelihood(expected, scales, means), rtol=1e-3, atol=1e-6
         )
@@ -174,7 +177,7 @@ def test_wavefront_equals_raster_order(size):
 def test_wavefront_decodes_bit_identically():
     torch.manual_seed(0)
     context = SerialContext(6).eval()
-    y, psi = 6 * torch.randn(1, 6, 8, 12), torch.randn(1, 12, 8, 12)
+    y, psi = 6 * torch.randn(1, 6, 8, 12), torch.randn(1, 12, 8, 12).double()
     with torch.no_grad():
         y_hat, _ = context(y, psi)
     torch.testing.assert_close(context.decompress(context.compress(y, psi), psi), y_hat, rtol=0, atol=0)
@@ -183,9 +186,9 @@ def test_wavefront_decodes_bit_identically():
 def test_decoder_with_other_parameters_raises():
     torch.manual_seed(0)
     context = SerialContext(6).eval()
-    y, psi = 6 * torch.randn(1, 6, 8, 12), torch.randn(1, 12, 8, 12)
+    y, psi = 6 * torch.randn(1, 6, 8, 12), torch.randn(1, 12, 8, 12).double()
     string = context.compress(y, psi)
-    with pytest.raises(BitstreamError, match="this device"):
+    with pytest.raises(BitstreamError, match="this machine"):
         context.decompress(string, 1.5 * psi)
 
 

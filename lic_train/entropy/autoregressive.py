@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from lic_train.entropy.coder import SymbolDecoder, SymbolEncoder
 from lic_train.entropy.gaussian import GaussianConditional
-from lic_train.entropy.precision import in_float32, one_thread
-from lic_train.entropy.quantize import add_noise, round_to
+from lic_train.entropy.precision import one_thread, repeatable
+from lic_train.entropy.quantize import add_noise, on_grid, round_to
 
 # (row, column) of the 12 visible taps of a 5x5 kernel with mask type A.
 TAPS = tuple((row, column) for row in range(3) for column in range(5) if row < 2 or column < 2)
@@ -82,13 +82,13 @@ class SerialContext(nn.Module):
         scales, means = params.chunk(2, dim=1)
         return y_hat, self.gaussian_conditional.likelihood(y_hat, scales, means)
 
-    @in_float32
     def _estimate(self, y: Tensor, psi: Tensor) -> tuple[Tensor, Tensor]:
-        flat = y.flatten(2).transpose(1, 2)
+        flat = y.float().flatten(2).transpose(1, 2)
         scales, means = torch.empty_like(flat), torch.empty_like(flat)
 
         def quantise(positions: Tensor, scales_hat: Tensor, means_hat: Tensor) -> Tensor:
-            scales[:, positions], means[:, positions] = scales_hat, means_hat
+            means_hat = on_grid(means_hat)
+            scales[:, positions], means[:, positions] = scales_hat.float(), means_hat.float()
             return round_to(flat[:, positions], means_hat)
 
         y_hat = self._wavefront(psi, quantise)
@@ -120,14 +120,11 @@ class SerialContext(nn.Module):
         return y_hat
 
     def _wavefront(self, psi: Tensor, code: Code) -> Tensor:
-        """Process all positions in coding order and return y_hat (B, M, h, w).
-
-        Encoder, decoder and estimate compute the same matrix products in the same order, so their parameters are
-        bit-identical.
-        """
+        """Process all positions in coding order, in float64, and return y_hat (B, M, h, w) in float32."""
         batch, _, height, width = psi.shape
         M = self.context_prediction.in_channels
-        context, first, *rest = self._matrices()
+        with repeatable(self):
+            context, first, *rest = self._matrices()
         split = 2 * M
         canvas = psi.new_zeros(batch, (height + 2) * (width + 4), M)  # two rows above, two columns on each side
         with one_thread():
@@ -140,7 +137,7 @@ class SerialContext(nn.Module):
                 scales, means = values.chunk(2, dim=2)
                 canvas[:, centres] = code(positions, scales, means)
         inner = canvas.view(batch, height + 2, width + 4, M)[:, 2:, 2:-2]
-        return inner.permute(0, 3, 1, 2).contiguous()
+        return inner.permute(0, 3, 1, 2).float().contiguous()
 
     def _matrices(self) -> list[tuple[Tensor, Tensor | None]]:
         """Return the convolutions as matrices: context (2M, 12M), then the 1x1 ones."""

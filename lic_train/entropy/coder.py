@@ -1,19 +1,24 @@
 """Range coding of integer symbols with shared tables, escapes and a checksum.
 
 The range coder is ``constriction``'s: memory-safe for any input, and equally fast for small and large calls, which the
-wavefronts of context models need. Encoder and decoder use the same tables, indexes and order; a string stores only the
-coded symbols and the checksum.
+wavefronts of context models need. Encoder and decoder use the same tables, indexes and order. A string consists of
+
+- the record of close calls (see `lic_train.entropy.close_calls`), at least 1 byte,
+- the words of the range coder, 4 bytes each, little-endian,
+- the CRC-32 of all symbols and all rounded parameters, in the order of coding, each as the lowest 4 bytes of
+  the integer, little-endian.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 
 import constriction
 import numpy as np
 
+from lic_train.entropy.close_calls import CloseCallReader, CloseCallWriter, Steps
 from lic_train.entropy.stopwatch import entropy_coding
 from lic_train.errors import BitstreamError
 
@@ -22,27 +27,39 @@ _LENGTH = constriction.stream.model.Uniform(32)
 _CHECKSUM_BYTES = 4
 # Larger symbols are refused, because float32 cannot represent larger integers exactly.
 MAX_SYMBOL = 2**24
+# Precision of the integers in a table: coarse enough that two mathematical libraries give the same ones.
+WEIGHT_BITS = 28
 
 
-@dataclass(frozen=True)
 class Table:
-    """Probability table over ``minimum .. minimum + size - 1``, with the escape as its last slot."""
+    """Probability table over ``minimum .. minimum + size - 1``, with the escape as its last slot.
 
-    minimum: int
-    size: int
-    model: object
+    Args:
+        minimum: smallest symbol.
+        weights: int32 (size + 1,), probabilities in units of 2^-28, the escape last; their sum is 1 or slightly more.
+    """
+
+    def __init__(self, minimum: int, weights: np.ndarray) -> None:
+        self.minimum, self.size, self.weights = minimum, len(weights) - 1, weights
 
     @classmethod
     def from_pmf(cls, pmf: np.ndarray, minimum: int) -> Table:
         """Build from float64 probabilities of consecutive integers; the escape has the remaining probability.
 
         The escape has at least 2^-14. This costs 1e-4 bits per symbol and keeps an outlier near 30 bits, the estimate
-        from the likelihood's lower bound of 1e-9. The probabilities are first rounded to multiples of 2^-40, so that
-        last-digit differences between mathematical libraries do not affect the coder.
+        from the likelihood's lower bound of 1e-9.
         """
         tail = max(1.0 - float(pmf.sum()), 2.0**-14)
-        weights = np.round(np.append(pmf, tail) * 2.0**40) * 2.0**-40
-        return cls(minimum, len(pmf), constriction.stream.model.Categorical(weights, perfect=False))
+        return cls(minimum, np.rint(np.append(pmf, tail) * 2.0**WEIGHT_BITS).astype(np.int32))
+
+    @cached_property
+    def model(self) -> object:
+        """Model of the range coder; every slot has at least 2^-24."""
+        return constriction.stream.model.Categorical(self.weights * 2.0**-WEIGHT_BITS, perfect=False)
+
+    def __reduce__(self) -> tuple[type[Table], tuple[int, np.ndarray]]:
+        """Copy and pickle without the model, which supports neither."""
+        return Table, (self.minimum, self.weights)
 
 
 def _groups(indexes: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -59,7 +76,15 @@ class SymbolEncoder:
 
     def __init__(self) -> None:
         self._coder = constriction.stream.queue.RangeEncoder()
+        self._close_calls = CloseCallWriter()
         self._checksum = 0
+
+    @entropy_coding
+    def round(self, values: np.ndarray, steps: Steps) -> np.ndarray:
+        """Round finite float64 ``values * steps`` (n,) to int64 (n,) that the decoder reproduces."""
+        integers = self._close_calls.round(values, steps)
+        self._count(integers)
+        return integers
 
     @entropy_coding
     def encode(self, symbols: np.ndarray, indexes: np.ndarray, tables: Sequence[Table]) -> None:
@@ -77,7 +102,7 @@ class SymbolEncoder:
 
     def _count(self, symbols: np.ndarray) -> None:
         """Update the checksum with ``symbols``."""
-        self._checksum = zlib.crc32(np.ascontiguousarray(symbols, dtype="<i4").tobytes(), self._checksum)
+        self._checksum = zlib.crc32(symbols.astype("<i4").tobytes(), self._checksum)
 
     def _encode_escapes(self, slots: np.ndarray, size: int) -> None:
         """Exp-Golomb code: odd below the table, even above; bit length first, then the bits below the leading one."""
@@ -92,25 +117,38 @@ class SymbolEncoder:
 
     @entropy_coding
     def finish(self) -> bytes:
-        """Return the string: range-coded words, then the CRC-32 of all symbols."""
+        """Return the string."""
         words = self._coder.get_compressed().astype("<u4").tobytes()
-        return words + self._checksum.to_bytes(_CHECKSUM_BYTES, "little")
+        return self._close_calls.finish() + words + self._checksum.to_bytes(_CHECKSUM_BYTES, "little")
 
 
 class SymbolDecoder:
     """Decoder of the strings of SymbolEncoder, given the same tables and indexes in the same order."""
 
     def __init__(self, string: bytes) -> None:
-        if len(string) < _CHECKSUM_BYTES or len(string) % 4:
+        self._close_calls = CloseCallReader(string)
+        code = string[self._close_calls.size :]
+        if len(code) < _CHECKSUM_BYTES or len(code) % 4:
             raise BitstreamError(
                 "An entropy-coded section has an invalid size.",
-                expected="a positive multiple of 4 bytes",
-                got=f"{len(string)} bytes",
+                expected="a positive multiple of 4 bytes after the record of close calls",
+                got=f"{len(code)} bytes",
             )
-        words = np.frombuffer(string[:-_CHECKSUM_BYTES], dtype="<u4").astype(np.uint32)
+        words = np.frombuffer(code[:-_CHECKSUM_BYTES], dtype="<u4").astype(np.uint32)
         self._coder = constriction.stream.queue.RangeDecoder(words)
         self._expected = int.from_bytes(string[-_CHECKSUM_BYTES:], "little")
         self._checksum = 0
+
+    @entropy_coding
+    def round(self, values: np.ndarray, steps: Steps) -> np.ndarray:
+        """Round finite float64 ``values * steps`` (n,) to the encoder's int64 (n,).
+
+        Raises:
+            BitstreamError: the record of close calls does not fit the values.
+        """
+        integers = self._close_calls.round(values, steps)
+        self._count(integers)
+        return integers
 
     @entropy_coding
     def decode(self, indexes: np.ndarray, tables: Sequence[Table]) -> np.ndarray:
@@ -136,8 +174,12 @@ class SymbolDecoder:
         """Check the range of decoded symbols, update the checksum with them, and return them as int32."""
         if symbols.size and np.abs(symbols).max() > MAX_SYMBOL:
             raise mismatch(f"a symbol beyond +-{MAX_SYMBOL}")
-        self._checksum = zlib.crc32(symbols.astype("<i4").tobytes(), self._checksum)
+        self._count(symbols)
         return symbols.astype(np.int32)
+
+    def _count(self, symbols: np.ndarray) -> None:
+        """Update the checksum with ``symbols``."""
+        self._checksum = zlib.crc32(symbols.astype("<i4").tobytes(), self._checksum)
 
     def _decode_escapes(self, count: int, size: int) -> np.ndarray:
         lengths = self._coder.decode(_LENGTH, count).astype(np.int64)
@@ -151,11 +193,12 @@ class SymbolDecoder:
         return np.where(overflow % 2 == 1, -(overflow + 1) // 2, overflow // 2 + size)
 
     def finish(self) -> None:
-        """Compare the checksum of the decoded symbols with that of the encoder.
+        """Compare the checksum with that of the encoder.
 
         Raises:
             BitstreamError: they differ: the file is damaged, or this machine computes other entropy parameters.
         """
+        self._close_calls.finish()
         if self._checksum != self._expected:
             raise mismatch("symbols with another checksum")
 
@@ -165,6 +208,6 @@ def mismatch(found: str) -> BitstreamError:
     return BitstreamError(
         "An entropy-coded section cannot be decoded.",
         expected="the symbols of the encoder",
-        got=f"{found}: it is damaged, or this device, library or number of threads computes other entropy parameters",
-        to_do="decode where it was encoded",
+        got=f"{found}: it is damaged, or this machine computes other entropy parameters",
+        to_do="copy the file again; if it is intact, decode it where it was encoded",
     )

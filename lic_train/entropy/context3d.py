@@ -6,10 +6,7 @@ positions each), on five rows above and on five elements to its left. An element
 ``t = 36 * channel + 6 * row + column`` depends only on elements of smaller t: 36(M - 1) + 6(h - 1) + w steps instead of
 M * h * w.
 
-Everything that determines the bitstream is computed on the CPU in float64. There the order of a sum, which depends on
-the number of threads and on the library, changes the sixteenth digit, and the mixture coder then rounds to grids of
-2^-16 and coarser. Tables on another machine are therefore equal except with a probability of about 1e-5 per picture,
-and the checksum detects a difference.
+The wavefront of the bitstream runs on the CPU.
 """
 
 from __future__ import annotations
@@ -22,7 +19,7 @@ from torch import Tensor, nn
 
 from lic_train.entropy.mixture import GaussianMixture
 from lic_train.entropy.mixture_coder import MixtureDecoder, MixtureEncoder
-from lic_train.entropy.precision import exactly, in_float32, in_float64, one_thread
+from lic_train.entropy.precision import exactly, in_float32, one_thread, repeatable
 
 SIZE, REACH = 11, 5  # side of the kernel, and its reach in each direction
 TAPS = SIZE**3 // 2  # 665: the taps before the centre
@@ -132,14 +129,11 @@ class VolumeContext(nn.Module):
         return y_hat
 
     def _wavefront(self, psi: Tensor, code: Code) -> Tensor:
-        """Process all elements in coding order and return y_hat (1, M, h, w).
-
-        Encoder and decoder compute the same products on the same elements in the same order, so their parameters are
-        bit-identical.
-        """
+        """Process all elements in coding order and return y_hat (1, M, h, w)."""
         volume = psi.shape[1] // 2, *psi.shape[2:]
         context, first, *rest = self._matrices()
-        hyper = torch.addmm(first[1], in_float64(self.hyper, psi).reshape(-1, 1), first[0][-1:])
+        with repeatable(self.hyper):
+            hyper = torch.addmm(first[1], exactly(self.hyper(psi)).view(-1, 1), first[0][-1:])
         canvas = hyper.new_zeros([REACH + volume[0], *(side + 2 * REACH for side in volume[1:])])
         flat, taps = canvas.view(-1), _tap_offsets(canvas)
         with one_thread():
@@ -154,9 +148,13 @@ class VolumeContext(nn.Module):
     def _matrices(self) -> list[tuple[Tensor, Tensor]]:
         """Return the convolutions as float64 matrices (inputs, outputs) and biases on the CPU: context, then 1x1."""
         pointwise = [layer for layer in self.entropy_parameters if isinstance(layer, nn.Conv2d)]
-        pairs = [(self.context_prediction.taps(), self.context_prediction.bias)]
-        pairs += [(layer.weight.flatten(1), layer.bias) for layer in pointwise]
-        return [(exactly(matrix).T.contiguous(), exactly(bias)) for matrix, bias in pairs]
+        matrices = [self.context_prediction.taps(), *(layer.weight.flatten(1) for layer in pointwise)]
+        biases = [layer.bias for layer in (self.context_prediction, *pointwise)]
+        return [
+            (exactly(matrix).T.contiguous(), exactly(bias))
+            for matrix, bias in zip(matrices, biases, strict=True)
+            if bias is not None
+        ]
 
 
 def wavefront(M: int, height: int, width: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,9 +1,14 @@
-"""Conditional Gaussian on integers: rate, quantiser and coding with 64 shared tables (Balle et al. 2018, section 3)."""
+"""Conditional Gaussian on integers: rate, quantiser and coding with 64 shared tables (Balle et al. 2018, section 3).
+
+Outside training the table index of a scale and the mean, in steps of 2^-8, are float64 values rounded to integers. The
+coder rounds them (see `lic_train.entropy.close_calls`): for every call first all indexes, then all means.
+"""
 
 from __future__ import annotations
 
 import functools
 import math
+import zlib
 
 import numpy as np
 import torch
@@ -11,13 +16,15 @@ from compressai.ops import LowerBound
 from torch import Tensor, nn
 
 from lic_train.entropy.coder import MAX_SYMBOL, SymbolDecoder, SymbolEncoder, Table
-from lic_train.entropy.precision import in_float32
-from lic_train.entropy.quantize import add_noise, round_to
-from lic_train.errors import BitstreamError
+from lic_train.entropy.precision import in_float32, numbers
+from lic_train.entropy.quantize import MAX_MEAN, STEPS_PER_UNIT, add_noise, on_grid, round_to
+from lic_train.errors import BitstreamError, LicError
 
 SCALE_MIN, SCALE_MAX, SCALE_LEVELS = 0.11, 256.0, 64
 # A two-sided tail mass of 1e-9 corresponds to 6.11 standard deviations.
 TAIL_SIGMAS = 6.11
+# CRC-32 of the integers in `gaussian_tables`, by the range of their scales.
+_TABLES_CRC = {(SCALE_MIN, SCALE_MAX): 0x6BF91099, (0.1, 20.0): 0x30B36A02}
 
 
 def scale_table(smallest: float = SCALE_MIN, largest: float = SCALE_MAX) -> np.ndarray:
@@ -27,8 +34,31 @@ def scale_table(smallest: float = SCALE_MIN, largest: float = SCALE_MAX) -> np.n
 
 @functools.cache
 def gaussian_tables(smallest: float = SCALE_MIN, largest: float = SCALE_MAX) -> tuple[Table, ...]:
-    """Return one zero-mean coding table per entry of `scale_table`."""
-    return tuple(_gaussian_table(scale) for scale in scale_table(smallest, largest))
+    """Return one zero-mean coding table per entry of `scale_table`.
+
+    Raises:
+        LicError: the mathematical library of this machine yields other tables.
+    """
+    tables = tuple(_gaussian_table(scale) for scale in scale_table(smallest, largest))
+    if (smallest, largest) in _TABLES_CRC:
+        check_tables([np.append(table.weights, table.minimum) for table in tables], _TABLES_CRC[smallest, largest])
+    return tables
+
+
+def check_tables(integers: list[np.ndarray], expected: int) -> None:
+    """Compare the CRC-32 of the tables of a density that all models share.
+
+    Raises:
+        LicError: they differ.
+    """
+    found = zlib.crc32(b"".join(values.astype("<i4").tobytes() for values in integers))
+    if found != expected:
+        raise LicError(
+            "The mathematical library of this machine yields other coding tables.",
+            expected=f"tables with CRC-32 {expected:08x}",
+            got=f"CRC-32 {found:08x}",
+            to_do="use another build of Python: its math.erfc is not accurate to the last digits",
+        )
 
 
 def _gaussian_table(scale: float) -> Table:
@@ -67,15 +97,15 @@ class GaussianConditional(nn.Module):
         self.table_range = table_range
         self.lower_bound_scale = LowerBound(SCALE_MIN)
         self.likelihood_lower_bound = LowerBound(1e-9)
-        table = scale_table(*table_range)
-        self._boundaries: Tensor
-        self.register_buffer("_boundaries", torch.from_numpy(np.sqrt(table[1:] * table[:-1])).float(), persistent=False)
 
-    @in_float32
     def forward(self, y: Tensor, scales: Tensor, means: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Quantise y (noise in training, rounding around the mean otherwise) and return y_hat and likelihoods."""
-        means = torch.zeros_like(y) if means is None else means
-        y_hat = add_noise(y) if self.training else round_to(y, means)
+        y, means = y.float(), torch.zeros_like(scales) if means is None else means
+        if self.training:
+            y_hat = add_noise(y)
+        else:
+            means = on_grid(means)
+            y_hat = round_to(y, means).float()
         return y_hat, self.likelihood(y_hat, scales, means)
 
     @in_float32
@@ -86,43 +116,48 @@ class GaussianConditional(nn.Module):
         upper, lower = (0.5 - distance) * per_sigma, (-0.5 - distance) * per_sigma
         return self.likelihood_lower_bound(0.5 * (torch.erfc(-upper) - torch.erfc(-lower)))
 
-    def encode(self, encoder: SymbolEncoder, y: Tensor, scales: Tensor, means: Tensor) -> Tensor:
-        """Append y to the string and return y_hat as the decoder computes it."""
+    def encode(self, encoder: SymbolEncoder, y: Tensor, scales: Tensor, means: Tensor | None) -> Tensor:
+        """Append y to the string and return y_hat as the decoder computes it; means None are 0."""
+        indexes, means = self._decide(encoder, scales, means)
         symbols = to_symbols(y - means)
-        encoder.encode(symbols, self._indexes(scales), gaussian_tables(*self.table_range))
+        encoder.encode(symbols, indexes, gaussian_tables(*self.table_range))
         return torch.from_numpy(symbols).view(y.shape).to(means) + means
 
-    def decode(self, decoder: SymbolDecoder, scales: Tensor, means: Tensor) -> Tensor:
-        """Decode y_hat for these parameters."""
-        symbols = decoder.decode(self._indexes(scales), gaussian_tables(*self.table_range))
-        return torch.from_numpy(symbols).view(means.shape).to(means) + means
+    def decode(self, decoder: SymbolDecoder, scales: Tensor, means: Tensor | None) -> Tensor:
+        """Decode y_hat for these parameters; means None are 0."""
+        indexes, means = self._decide(decoder, scales, means)
+        symbols = decoder.decode(indexes, gaussian_tables(*self.table_range))
+        return torch.from_numpy(symbols).view(scales.shape).to(means) + means
 
     def compress(self, y: Tensor, scales: Tensor, means: Tensor | None = None) -> bytes:
         """Encode y in one string."""
         encoder = SymbolEncoder()
-        self.encode(encoder, y, scales, torch.zeros_like(y) if means is None else means)
+        self.encode(encoder, y, scales, means)
         return encoder.finish()
 
     def decompress(self, string: bytes, scales: Tensor, means: Tensor | None = None) -> Tensor:
-        """Return y_hat in the shape of ``scales``.
+        """Return y_hat, float32 in the shape of ``scales``.
 
         Raises:
             BitstreamError: the string is damaged.
         """
         decoder = SymbolDecoder(string)
-        y_hat = self.decode(decoder, scales, torch.zeros_like(scales) if means is None else means)
+        y_hat = self.decode(decoder, scales, means)
         decoder.finish()
-        return y_hat
+        return y_hat.float()
 
-    def _indexes(self, scales: Tensor) -> np.ndarray:
-        """Return the index (n,) of the table whose scale is nearest in the logarithm."""
-        if not bool(scales.isfinite().all()):
-            raise BitstreamError(
-                "The predicted scales are not finite.",
-                expected="finite scales",
-                to_do="check the weights of the network, which are damaged",
-            )
-        return torch.bucketize(scales.reshape(-1).float(), self._boundaries).cpu().numpy()
+    def _decide(
+        self, coder: SymbolEncoder | SymbolDecoder, scales: Tensor, means: Tensor | None
+    ) -> tuple[np.ndarray, Tensor]:
+        """Return the index (n,) of the table whose scale is nearest in the logarithm, and the mean on its grid."""
+        smallest, largest = self.table_range
+        bounded = numbers("scales", scales).clip(smallest, largest)
+        steps_per_log = (SCALE_LEVELS - 1) / (math.log(largest) - math.log(smallest))
+        indexes = coder.round(np.log(bounded) - math.log(smallest), steps_per_log)
+        if means is None:
+            return indexes, scales.new_zeros(())
+        steps = coder.round(numbers("means", means).clip(-MAX_MEAN, MAX_MEAN), STEPS_PER_UNIT)
+        return indexes, torch.from_numpy(steps / STEPS_PER_UNIT).view(means.shape).to(means.device)
 
 
 class MeanScaleContext(nn.Module):

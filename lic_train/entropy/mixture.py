@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lic_train.entropy.gaussian import SCALE_MIN, to_symbols
 from lic_train.entropy.mixture_coder import MixtureDecoder, MixtureEncoder
 from lic_train.entropy.mixture_tables import Mixtures, quantize_mixtures
-from lic_train.entropy.precision import in_float32
+from lic_train.entropy.precision import in_float32, numbers
 from lic_train.entropy.quantize import add_noise
 
 
@@ -58,7 +58,7 @@ class GaussianMixture(nn.Module):
             BitstreamError: y or a parameter is not finite.
         """
         symbols = to_symbols(y)
-        encoder.encode_mixtures(symbols, self._mixtures(weights, means, scales))
+        encoder.encode_mixtures(symbols, self._mixtures(encoder, weights, means, scales))
         return torch.from_numpy(symbols).view(y.shape).to(means)
 
     def decode(self, decoder: MixtureDecoder, weights: Tensor, means: Tensor, scales: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class GaussianMixture(nn.Module):
         Raises:
             BitstreamError: the string is damaged, or a parameter is not finite.
         """
-        symbols = decoder.decode_mixtures(self._mixtures(weights, means, scales))
+        symbols = decoder.decode_mixtures(self._mixtures(decoder, weights, means, scales))
         return torch.from_numpy(symbols).view(means[:, 0].shape).to(means)
 
     def compress(self, y: Tensor, weights: Tensor, means: Tensor, scales: Tensor) -> bytes:
@@ -77,7 +77,7 @@ class GaussianMixture(nn.Module):
         return encoder.finish()
 
     def decompress(self, string: bytes, weights: Tensor, means: Tensor, scales: Tensor) -> Tensor:
-        """Return y_hat (B, *rest).
+        """Return y_hat (B, *rest) in float32.
 
         Raises:
             BitstreamError: the string is damaged.
@@ -85,12 +85,18 @@ class GaussianMixture(nn.Module):
         decoder = MixtureDecoder(string)
         y_hat = self.decode(decoder, weights, means, scales)
         decoder.finish()
-        return y_hat
+        return y_hat.float()
 
-    def _mixtures(self, weights: Tensor, means: Tensor, scales: Tensor) -> Mixtures:
-        return quantize_mixtures(_flat(weights), _flat(means), _flat(self.lower_bound_scale(scales)))
+    def _mixtures(
+        self, coder: MixtureEncoder | MixtureDecoder, weights: Tensor, means: Tensor, scales: Tensor
+    ) -> Mixtures:
+        bounded = self.lower_bound_scale(scales)
+        return quantize_mixtures(
+            coder.round, _flat("weights", weights), _flat("means", means), _flat("scales", bounded)
+        )
 
 
-def _flat(values: Tensor) -> np.ndarray:
-    """Flatten (B, K, *rest) to float32 (K, n) on the CPU, in the element order of y."""
-    return values.detach().float().cpu().movedim(1, 0).flatten(1).numpy()
+def _flat(name: str, values: Tensor) -> np.ndarray:
+    """Flatten (B, K, *rest) to float64 (K, n), in the element order of y."""
+    components = values.movedim(1, 0)
+    return numbers(name, components).reshape(len(components), -1)

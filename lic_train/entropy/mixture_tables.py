@@ -1,26 +1,31 @@
 """Probability tables of Gaussian mixtures, one per element, identical in encoder and decoder.
 
-Weights, means and scales are first rounded to grids. Everything after that uses integer arithmetic and one table of the
-normal cumulative, so a table does not depend on the order of operations, on vector units or on threads. The grids cost
-about 1e-4 bits per element.
+Weights, means and scales are first rounded to grids by the coder (see `lic_train.entropy.close_calls`): for every call
+the levels of the scales, then the means, then the cumulative weights, component-major. Everything after that uses
+integer arithmetic and one table of the normal cumulative. The grids cost about 1e-4 bits per element.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from lic_train.entropy.close_calls import Steps
+from lic_train.entropy.gaussian import check_tables
 from lic_train.errors import BitstreamError
+
+# Rounds float64 (n,), in steps per unit, to int64 (n,).
+Round = Callable[[np.ndarray, Steps], np.ndarray]
 
 # Probabilities of the coder have 24 bits. The last slot of a table, the escape, has what the symbols leave, at least
 # 2^-17. This costs 1e-5 bits per symbol and keeps outliers below 30 bits, the estimate from the likelihood's floor.
 TOTAL = 1 << 24
 MASS = TOTAL - (1 << 7)
-WEIGHT_BITS = 16
+WEIGHT_BITS = 12
 # Scales: 16 per octave, including 0.11, from 0.0069 to 268.
 LEVELS_PER_OCTAVE, LOWEST_LEVEL, HIGHEST_LEVEL = 16, -64, 180
 # Means: at least 16 steps per standard deviation, and never coarser than integers.
@@ -31,6 +36,8 @@ TAIL_SIGMAS = 5.5
 MAX_WIDTH = 2048
 # Table entries built per step: a few MB, independent of the picture.
 CHUNK_CELLS = 1 << 16
+# CRC-32 of the integers in `normal_tables`.
+_TABLES_CRC = 0xE6C0914B
 
 
 def scale_grid() -> np.ndarray:
@@ -42,7 +49,6 @@ def scale_grid() -> np.ndarray:
 class NormalTables:
     """Cumulatives: ``values[centre[l] + t]`` is level l's at ``t * 2^-bits[l]``, for ``|t| <= radius[l]``."""
 
-    boundaries: np.ndarray
     bits: np.ndarray
     radius: np.ndarray
     centre: np.ndarray
@@ -51,7 +57,11 @@ class NormalTables:
 
 @functools.cache
 def normal_tables() -> NormalTables:
-    """Return the cumulatives of all levels in units of 1 / MASS; built once per process, 0.1 M entries."""
+    """Return the cumulatives of all levels in units of 1 / MASS; built once per process, 0.1 M entries.
+
+    Raises:
+        LicError: the mathematical library of this machine yields other tables.
+    """
     grid = scale_grid()
     bits = np.maximum(np.ceil(np.log2(STEPS_PER_SIGMA / grid)), 0).astype(np.int64)
     radius = np.ceil(TAIL_SIGMAS * grid * np.exp2(bits)).astype(np.int64)
@@ -59,7 +69,8 @@ def normal_tables() -> NormalTables:
     centre = np.cumsum(lengths) - lengths + radius
     upper = [_upper_half(scale * 2.0**bit, int(last)) for scale, bit, last in zip(grid, bits, radius, strict=True)]
     values = np.concatenate([np.concatenate([MASS - half[:0:-1], half]) for half in upper])
-    return NormalTables(np.sqrt(grid[1:] * grid[:-1]), bits, radius, centre, values)
+    check_tables([bits, radius, values], _TABLES_CRC)
+    return NormalTables(bits, radius, centre, values)
 
 
 def _upper_half(scale: float, radius: int) -> np.ndarray:
@@ -76,7 +87,7 @@ class Mixtures:
     its level. Symbols ``first .. first + width - 1`` have a slot each, the others are escaped.
     """
 
-    weight: np.ndarray  # (K, n), sums to 2^16 over k
+    weight: np.ndarray  # (K, n), sums to 2^12 over k
     shift: np.ndarray  # (K, n)
     level: np.ndarray  # (K, n)
     first: np.ndarray  # (n,)
@@ -112,34 +123,27 @@ class Mixtures:
         return rows
 
 
-def quantize_mixtures(weights: np.ndarray, means: np.ndarray, scales: np.ndarray) -> Mixtures:
-    """Round the parameters, each float32 (K, n), to the grids.
+def quantize_mixtures(round_: Round, weights: np.ndarray, means: np.ndarray, scales: np.ndarray) -> Mixtures:
+    """Round the parameters, each finite float64 (K, n), to the grids with ``round_``.
 
     Means are clamped to +-2^20, scales to the ends of the grid.
 
     Raises:
-        BitstreamError: a parameter is not finite, or the weights are not valid.
+        BitstreamError: the weights are not valid.
     """
-    _check(weights=weights, means=means, scales=scales)
+    _check(weights)
     tables = normal_tables()
-    level = np.searchsorted(tables.boundaries, scales)
+    ends = (0.11 * 2.0 ** (end / LEVELS_PER_OCTAVE) for end in (LOWEST_LEVEL, HIGHEST_LEVEL))
+    octaves = np.log2(np.clip(scales, *ends) / 0.11)
+    level = round_(octaves.reshape(-1), LEVELS_PER_OCTAVE).reshape(scales.shape) - LOWEST_LEVEL
     bits = tables.bits[level]
-    centred = np.clip(means.astype(np.float64), -MAX_MEAN, MAX_MEAN) + 0.5
-    shift = np.rint(np.ldexp(centred, bits)).astype(np.int64)
-    weight = _quantize_weights(weights)
+    centred = np.clip(means, -MAX_MEAN, MAX_MEAN) + 0.5
+    shift = round_(centred.reshape(-1), np.exp2(bits.reshape(-1))).reshape(means.shape)
+    weight = _quantize_weights(round_, weights)
     return Mixtures(weight, shift, level, *_support(weight, shift, bits, tables.radius[level]))
 
 
-def _check(**parameters: np.ndarray) -> None:
-    # A float64 sum of finite float32 values is finite.
-    broken = [name for name, values in parameters.items() if not math.isfinite(values.sum(dtype=np.float64))]
-    if broken:
-        raise BitstreamError(
-            f"The predicted {' and '.join(broken)} of the mixture are not finite.",
-            expected="finite parameters",
-            to_do="check the weights of the network, which are damaged",
-        )
-    weights = parameters["weights"]
+def _check(weights: np.ndarray) -> None:
     if weights.size and (weights.min() < 0 or weights.sum(axis=0).min() <= 0):
         raise BitstreamError(
             "The weights of a mixture are not valid.",
@@ -149,11 +153,12 @@ def _check(**parameters: np.ndarray) -> None:
         )
 
 
-def _quantize_weights(weights: np.ndarray) -> np.ndarray:
-    """Return integers (K, n) that sum to 2^16 over K: differences of the rounded cumulative weights."""
-    cumulative = np.cumsum(weights, axis=0, dtype=np.float64)
-    cumulative = np.rint(cumulative / cumulative[-1] * (1 << WEIGHT_BITS)).astype(np.int64)
-    return np.diff(cumulative, axis=0, prepend=0)
+def _quantize_weights(round_: Round, weights: np.ndarray) -> np.ndarray:
+    """Return integers (K, n) that sum to 2^12 over K: differences of the rounded cumulative weights."""
+    cumulative = np.cumsum(weights, axis=0)
+    inner = cumulative[:-1] / cumulative[-1]
+    below = round_(inner.reshape(-1), 1 << WEIGHT_BITS).reshape(inner.shape)
+    return np.diff(below, axis=0, prepend=0, append=1 << WEIGHT_BITS)
 
 
 def _support(

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from lic_train.entropy.coder import SymbolDecoder, SymbolEncoder
 from lic_train.entropy.gaussian import GaussianConditional
-from lic_train.entropy.precision import planar, repeatable
-from lic_train.entropy.quantize import add_noise, round_ste
+from lic_train.entropy.precision import at_least_float32, planar, repeatable
+from lic_train.entropy.quantize import add_noise, on_grid, round_ste
 
 
 class LatentPass(Protocol):
@@ -33,7 +33,9 @@ class Estimate:
 
     def __call__(self, channels: slice, mask: Tensor, scales: Tensor, means: Tensor) -> Tensor:
         """See `LatentPass`."""
-        scales, means = scales.float(), means.float()
+        scales, means = at_least_float32(scales), at_least_float32(means)
+        if not self._gaussian.training:
+            means = on_grid(means)
         y_hat = round_ste(self._y[:, channels], means)
         now = (y_hat, scales, means)
         earlier = self._coded.get(channels.start, now)
@@ -59,7 +61,7 @@ class Encode:
     def __call__(self, channels: slice, mask: Tensor, scales: Tensor, means: Tensor) -> Tensor:
         """See `LatentPass`."""
         y = self._y[:, channels]
-        y_hat = torch.zeros_like(y)
+        y_hat = torch.zeros_like(means)
         y_hat[:, :, mask] = self._gaussian.encode(self._encoder, y[:, :, mask], scales[:, :, mask], means[:, :, mask])
         return y_hat
 
@@ -90,7 +92,10 @@ class Decode:
 
 
 class PassContext(nn.Module):
-    """Entropy model of a Gaussian y (B, M, h, w) given psi, coded in the passes that a subclass defines."""
+    """Entropy model of a Gaussian y (B, M, h, w) given psi, coded in the passes that a subclass defines.
+
+    In eval mode ``_passes`` runs in float64: psi is float64, and so are all parameters and buffers of the module.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +113,7 @@ class PassContext(nn.Module):
         """Return y_hat (straight-through in training) and its likelihoods, both (B, M, h, w)."""
         estimate = Estimate(self.gaussian_conditional, y)
         y_hat = self._walk(psi, estimate)
-        return y_hat, estimate.likelihoods()
+        return y_hat.float(), estimate.likelihoods()
 
     @torch.no_grad()
     def compress(self, y: Tensor, psi: Tensor) -> bytes:
@@ -119,7 +124,7 @@ class PassContext(nn.Module):
 
     @torch.no_grad()
     def decompress(self, string: bytes, psi: Tensor) -> Tensor:
-        """Return y_hat (1, M, h, w).
+        """Return y_hat (1, M, h, w) in float32.
 
         Raises:
             BitstreamError: the string is damaged.
@@ -127,4 +132,4 @@ class PassContext(nn.Module):
         decode = Decode(self.gaussian_conditional, string)
         y_hat = self._walk(psi, decode)
         decode.finish()
-        return y_hat
+        return y_hat.float()

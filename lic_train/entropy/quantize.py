@@ -7,6 +7,9 @@ from torch import Tensor
 
 from lic_train.entropy.noise import uniform
 
+# Means outside training are on a grid, so that y_hat, a symbol plus a mean, is the same number everywhere.
+STEPS_PER_UNIT, MAX_MEAN = 2.0**8, 2.0**20
+
 
 def add_noise(values: Tensor, dim: int = 0) -> Tensor:
     """Add uniform noise U(-1/2, 1/2), the training surrogate of rounding (Balle et al. 2017, section 3).
@@ -14,6 +17,11 @@ def add_noise(values: Tensor, dim: int = 0) -> Tensor:
     ``dim`` is the image axis.
     """
     return values + uniform(values, -0.5, 0.5, dim)
+
+
+def on_grid(means: Tensor) -> Tensor:
+    """Return the nearest multiples of 2^-8 within +-2^20."""
+    return torch.round(means.clamp(-MAX_MEAN, MAX_MEAN) * STEPS_PER_UNIT) / STEPS_PER_UNIT
 
 
 def round_to(values: Tensor, means: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import os
 import tempfile
@@ -22,8 +23,6 @@ from lic_train.evaluate import results
 from lic_train.evaluate.bench import Settings
 from lic_train.evaluate.run import evaluate as evaluate_pair
 from lic_train.evaluate.sets import FolderImages
-from lic_train.files.checkpoint import fill, move
-from lic_train.models.base import Codec, build
 from lic_train.rd.metrics import to_8bit
 from lic_train.system.reading import mistakes, slug
 
@@ -114,7 +113,7 @@ def evaluate(
     with tempfile.TemporaryDirectory(prefix="lic_") as temporary:
         folder = Path(temporary if out is None else out)
         return Evaluation(
-            evaluate_pair(codec.model, _second_instance(codec), pictures, folder, options.name, info, settings)
+            evaluate_pair(codec.model, copy.deepcopy(codec.model), pictures, folder, options.name, info, settings)
         )
 
 
@@ -127,12 +126,6 @@ def _set_options(name: str, limit: int | None) -> SetOptions:
 
 def _default_name(images: str | os.PathLike[str] | Iterable[Picture]) -> str:
     return slug(Path(images).resolve().name) if isinstance(images, str | os.PathLike) else "images"
-
-
-def _second_instance(codec: ImageCodec) -> Codec:
-    # Not copy.deepcopy, which cannot copy coding tables.
-    model = fill(build(codec.config), codec.config, codec.model.state_dict(), codec.metadata.path)
-    return move(model, str(codec.device))
 
 
 def _named_pictures(

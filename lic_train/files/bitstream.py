@@ -4,10 +4,7 @@ Layout, little-endian::
 
     4 B   magic "LIC1"
     1 B   version of the layout
-    8 B   fingerprint of the model
-    4+4 B true height and width in pixels
-    2+2 B padding in pixels at the bottom and at the right
-    4+4 B height and width of the smallest latent
+    ...   the fields of `Header`, in their order
     1 B   number of sections n
     n*4 B length of each section in bytes
     ...   the sections, one after the other
@@ -19,8 +16,8 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from dataclasses import astuple, dataclass, field, fields
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -30,14 +27,13 @@ from lic_train.errors import BitstreamError, LicError
 from lic_train.models.base import CodecOutput, Compressed, Decompressed
 
 MAGIC = b"LIC1"
-VERSION = 1
+VERSION = 2
 FINGERPRINT_BYTES = 8
 MAX_SECTIONS = 255
 # Padded pixels of one picture; 7680 x 4320 just fits. Decoding allocates memory in proportion to this number.
 MAX_PIXELS = 2**25
 
 _OTHER_WRITER = "check that this model and version of lic_train wrote the file"
-_FIXED = struct.Struct("<4sB8sIIHHIIB")
 _WORD = struct.Struct("<I")
 _KNOWN_FORMATS = {
     b"\x89PNG": "a PNG picture",
@@ -74,21 +70,46 @@ class Estimate(NamedTuple):
         return -sum(float(torch.log2(likelihood.float()).sum()) for likelihood in self.likelihoods.values())
 
 
+def _stored(layout: str) -> Any:
+    """Return a field of `Header` that is written with this code of `struct`."""
+    return field(metadata={"layout": layout})
+
+
 @dataclass(frozen=True)
 class Header:
-    """All fields of the file except its sections. Sizes in pixels; ``latent`` is (h, w) of the smallest latent."""
+    """All fields of the file except its sections, in the order of the file.
 
-    fingerprint: bytes
-    height: int
-    width: int
-    pad_bottom: int
-    pad_right: int
-    latent: tuple[int, int]
+    Attributes:
+        fingerprint: 8 bytes that identify the model.
+        height: true height in pixels.
+        width: true width in pixels.
+        pad_bottom: padding in pixels at the bottom.
+        pad_right: padding in pixels at the right.
+        latent_height: height of the smallest latent.
+        latent_width: width of the smallest latent.
+    """
+
+    fingerprint: bytes = _stored("8s")
+    height: int = _stored("I")
+    width: int = _stored("I")
+    pad_bottom: int = _stored("H")
+    pad_right: int = _stored("H")
+    latent_height: int = _stored("I")
+    latent_width: int = _stored("I")
+
+    @property
+    def latent(self) -> tuple[int, int]:
+        """Height and width of the smallest latent."""
+        return self.latent_height, self.latent_width
 
     @property
     def padded(self) -> tuple[int, int]:
         """Height and width of the input of the networks."""
         return self.height + self.pad_bottom, self.width + self.pad_right
+
+
+# Magic and version, the fields of the header, the number of sections.
+_FIXED = struct.Struct("<4sB" + "".join(part.metadata["layout"] for part in fields(Header)) + "B")
 
 
 def pack(header: Header, sections: Sequence[bytes]) -> bytes:
@@ -101,8 +122,7 @@ def pack(header: Header, sections: Sequence[bytes]) -> bytes:
         raise ValueError(f"fingerprint: expected {FINGERPRINT_BYTES} bytes, got {len(header.fingerprint)}")
     if not 1 <= len(sections) <= MAX_SECTIONS:
         raise ValueError(f"sections: expected 1 to {MAX_SECTIONS}, got {len(sections)}")
-    size = (header.height, header.width, header.pad_bottom, header.pad_right, *header.latent)
-    fixed = _FIXED.pack(MAGIC, VERSION, header.fingerprint, *size, len(sections))
+    fixed = _FIXED.pack(MAGIC, VERSION, *astuple(header), len(sections))
     body = b"".join([fixed, *(_WORD.pack(len(section)) for section in sections), *sections])
     return body + _WORD.pack(zlib.crc32(body))
 
@@ -118,14 +138,14 @@ def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, list[byte
         BitstreamError: empty, not a .lic file, of another version, cut short, damaged, too long, or of too many pixels.
     """
     _check_begin(data)
-    _, _, fingerprint, height, width, bottom, right, latent_h, latent_w, count = _FIXED.unpack_from(data)
+    _, _, *values, count = _FIXED.unpack_from(data)
     begin = _FIXED.size + count * _WORD.size
     if len(data) < begin + _WORD.size:
         raise _cut_short(begin + _WORD.size, len(data))
     lengths = struct.unpack_from(f"<{count}I", data, _FIXED.size)
     end = begin + sum(lengths)
     _check_end(data, end)
-    header = Header(fingerprint, height, width, bottom, right, (latent_h, latent_w))
+    header = Header(*values)
     _check_meaning(header, count, max_pixels)
     sections, position = [], begin
     for length in lengths:
@@ -157,7 +177,7 @@ def encode(codec: Coder, x: Tensor, fingerprint: bytes, max_pixels: int = MAX_PI
         out = codec.compress(_pad(x, codec.downsampling_factor))
     latent = (int(out["shape"][0]), int(out["shape"][1]))
     assert latent == _latent_shape(codec, height + bottom, width + right), "shape does not fit downsampling_factor"
-    return pack(Header(fingerprint, height, width, bottom, right, latent), out["strings"])
+    return pack(Header(fingerprint, height, width, bottom, right, *latent), out["strings"])
 
 
 def decode(codec: Coder, data: bytes, fingerprint: bytes, max_pixels: int = MAX_PIXELS) -> Tensor:
@@ -245,10 +265,12 @@ def _check_begin(data: bytes) -> None:
         raise BitstreamError("This is not a .lic file.", expected=f"a file that begins with {MAGIC!r}", got=found)
     if len(data) < _FIXED.size + _WORD.size:
         raise _cut_short(_FIXED.size + _WORD.size, len(data))
-    if data[len(MAGIC)] != VERSION:
-        what, got = "The .lic file has an unknown version.", f"version {data[len(MAGIC)]}"
-        advice = "decode it with the release that wrote it; if it is damaged, copy it again"
-        raise BitstreamError(what, expected=f"version {VERSION}", got=got, to_do=advice)
+    if (version := data[len(MAGIC)]) != VERSION:
+        what, advice = "The .lic file has an unknown version.", "decode it with the release that wrote it"
+        if version == 1:
+            what = "The .lic file is from release 0.1, which guaranteed decoding only on the machine that wrote it."
+            advice = "decode it with release 0.1 of lic_train on that machine, and compress the picture again"
+        raise BitstreamError(what, expected=f"version {VERSION}", got=f"version {version}", to_do=advice)
 
 
 def _check_end(data: bytes, end: int) -> None:

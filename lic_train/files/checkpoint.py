@@ -1,10 +1,15 @@
 """Model files: safetensors with the configuration of the model inside, and the training checkpoints of a run.
 
+Both contain the coding tables of the factorised densities, computed once when the file is written: a machine that
+computed them again could get other integers in the last digit. Files of release 0.1 have none; their tables are
+computed when they are loaded, and are guaranteed to be equal only on one machine. Exporting such a file adds them.
+
 ``lic export RUN [OUT.safetensors] [--checkpoint last]`` writes such a file.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -23,9 +28,10 @@ from lic_train.models.base import Codec, build
 from lic_train.system import atomic
 from lic_train.system.screen import reason
 
-FORMAT = 1
+FORMAT, WITHOUT_TABLES = 2, 1
 _KEY = "lic_train"
 _AVERAGE = "weight_averaging"  # key of the moving average of the parameters in a training checkpoint
+_TABLES = "coding_tables"  # prefix of the tables in a safetensors file, and their key in a training checkpoint
 _COPY_AGAIN = "copy or export the file again"
 _NAMED = 4  # tensors that an error lists before it counts the others
 
@@ -51,23 +57,33 @@ class Metadata:
 
 
 def fingerprint(model: Codec, config: Mapping[str, Any]) -> bytes:
-    """Return 8 bytes of SHA-256 over the configuration and all tensors: names, dtypes, shapes and values.
+    """Return 8 bytes of SHA-256 over the configuration, all tensors and the coding tables: everything a decoder needs.
 
-    The quantiles are excluded because ``update()`` computes them from the other parameters, and the result depends on
-    the machine in the last digit.
+    Of every tensor name, dtype, shape and values are included. The trained quantiles are excluded, because the tables
+    contain the solved ones.
     """
+    return _digest(config, {**_weights(model), **model.coding_tables()})
+
+
+def _weights(model: Codec) -> dict[str, Tensor]:
+    """Return all tensors of the model except the quantiles."""
     solved = {id(parameter) for parameter in model.aux_parameters()}
     skip = {name for name, parameter in model.named_parameters() if id(parameter) in solved}
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in skip}
+
+
+def _digest(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
     digest = hashlib.sha256(json.dumps(dict(config), sort_keys=True).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        if name not in skip:
-            digest.update(f"{name} {_describe(tensor)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {_describe(tensor)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.digest()[:8]
 
 
 def save_model(path: Path, model: Codec, config: Mapping[str, Any], extra: Mapping[str, Any]) -> bytes:
-    """Write weights, configuration and ``extra`` to a safetensors file atomically, and return the fingerprint.
+    """Write weights, coding tables, configuration and ``extra`` to a safetensors file atomically.
+
+    Returns the fingerprint. Tables of a model that is ready to code are written as they are.
 
     Args:
         path: an existing file is replaced only when the new one is complete.
@@ -79,11 +95,13 @@ def save_model(path: Path, model: Codec, config: Mapping[str, Any], extra: Mappi
         TypeError: config or extra contains a value that JSON cannot represent.
         CheckpointError: the disk is full or the directory is not writable.
     """
-    identity = fingerprint(model, config)
+    tables = model.coding_tables()
+    identity = _digest(config, {**_weights(model), **tables})
     record = {"format": FORMAT, "config": dict(config), "extra": dict(extra), "fingerprint": identity.hex()}
     header = {_KEY: json.dumps(record)}
     # Clones, because safetensors refuses tensors that share memory.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    tensors |= {f"{_TABLES}.{name}": table for name, table in tables.items()}
     try:
         atomic.replace(path, lambda temporary: save_file(tensors, temporary, metadata=header))
     except (OSError, SafetensorError) as error:
@@ -117,10 +135,10 @@ def read_metadata(path: Path) -> Metadata:
             expected="a safetensors file with the configuration of the model in its header",
             got=f"a header without it ({error!r})",
         ) from error
-    if version != FORMAT:
+    if version not in (FORMAT, WITHOUT_TABLES):
         raise CheckpointError(
             f"{path} has an unknown format.",
-            expected=f"format {FORMAT}",
+            expected=f"format {WITHOUT_TABLES} or {FORMAT}",
             got=f"format {version!r}",
             to_do="load it with the release that wrote it",
         )
@@ -128,18 +146,23 @@ def read_metadata(path: Path) -> Metadata:
 
 
 def load_model(path: Path) -> tuple[Codec, Metadata]:
-    """Build the model of a safetensors file on the CPU, ready to code: in eval mode, with coding tables.
+    """Build the model of a safetensors file on the CPU, ready to code: in eval mode, with its stored coding tables.
 
     Raises:
         CheckpointError: cut short, foreign, damaged, or its tensors do not fit its configuration.
     """
     metadata = read_metadata(path)
-    model = _build(metadata.config, load_tensors(path.read_bytes()), path)
-    if (found := fingerprint(model, metadata.config)) != metadata.fingerprint:
+    stored = load_tensors(path.read_bytes())
+    prefix = f"{_TABLES}."
+    tables = {name.removeprefix(prefix): stored.pop(name) for name in list(stored) if name.startswith(prefix)}
+    model = _build(metadata.config, stored, tables, path)
+    # Files without tables were identified without them.
+    found = _digest(metadata.config, {**_weights(model), **tables})
+    if found != metadata.fingerprint:
         raise CheckpointError(
             f"{path} is damaged.",
             expected=f"fingerprint {metadata.fingerprint.hex()}",
-            got=f"fingerprint {found.hex()} of its weights",
+            got=f"fingerprint {found.hex()} of its weights and tables",
             to_do=_COPY_AGAIN,
         )
     return model, metadata
@@ -154,15 +177,36 @@ def load_checkpoint(path: Path) -> tuple[Codec, Metadata]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         config, step = dict(content["model_config"]), int(content["global_step"])
-        weights = {**content["state_dict"], **content.get(_AVERAGE, {})}
-        names = {name: name.replace("_orig_mod.", "") for name in weights}  # torch.compile adds this prefix
-        tensors = {plain[6:]: weights[name].clone() for name, plain in names.items() if plain.startswith("model.")}
+        tensors = {name: tensor.clone() for name, tensor in _preferred(content).items()}
+        tables = {name: table.clone() for name, table in content.get(_TABLES, {}).items()}
     # torch.load raises many types of errors for a file that is cut short or foreign.
     except Exception as error:
         raise _unreadable(path, reason(error)) from error
-    model = _build(config, tensors, path)
+    model = _build(config, tensors, tables, path)
     extra = {"step": step, "run_config": content.get("run_config", {})}
     return model, Metadata(path, config, extra, fingerprint(model, config))
+
+
+def add_tables(content: dict[str, Any], model: Codec) -> None:
+    """Add the coding tables of the weights that `load_checkpoint` prefers to the content of a training checkpoint.
+
+    ``model`` is the model in training; it does not change.
+    """
+    tensors = _preferred(content)
+    tables: dict[str, Tensor] = {}
+    for name, bottleneck in model.named_bottlenecks().items():
+        scratch, prefix = copy.deepcopy(bottleneck), f"{name}."
+        own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        scratch.load_state_dict(own)
+        tables |= {f"{prefix}{table}": values for table, values in scratch.coding_tables().items()}
+    content[_TABLES] = tables
+
+
+def _preferred(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors of the model in a training checkpoint, averaged ones first."""
+    weights = {**content["state_dict"], **content.get(_AVERAGE, {})}
+    names = {name: name.replace("_orig_mod.", "") for name in weights}  # torch.compile adds this prefix
+    return {plain[6:]: weights[name] for name, plain in names.items() if plain.startswith("model.")}
 
 
 def load_file(path: Path) -> tuple[Codec, Metadata]:
@@ -189,18 +233,24 @@ def _unreadable(path: Path, reason: str) -> CheckpointError:
     return CheckpointError(f"{path} cannot be read.", expected="a complete model file", got=reason, to_do=_COPY_AGAIN)
 
 
-def _build(config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Codec:
+def _build(config: Mapping[str, Any], tensors: Mapping[str, Tensor], tables: Mapping[str, Tensor], path: Path) -> Codec:
+    """Return the model ready to code, with ``tables`` unless there are none."""
     try:
         model = build(config)
     except (ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(
             f"{path} has a configuration from which no model can be built.", expected="a known model", got=str(error)
         ) from error
-    return fill(model, config, tensors, path)
+    fill(model, config, tensors, path)
+    if tables:
+        model.use_tables(tables)
+    else:
+        model.update()
+    return model
 
 
-def fill(model: Codec, config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Codec:
-    """Load all tensors into a model that ``config`` built, and make it ready to code. ``path`` is their origin.
+def fill(model: Codec, config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Load all tensors into a model that ``config`` built, and set it to eval mode. ``path`` is their origin.
 
     Raises:
         CheckpointError: the tensors belong to another model.
@@ -214,8 +264,6 @@ def fill(model: Codec, config: Mapping[str, Any], tensors: Mapping[str, Tensor],
         )
     model.load_state_dict(tensors)
     model.eval()
-    model.update()
-    return model
 
 
 def _mismatches(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> list[str]:

@@ -96,10 +96,12 @@ def take_over(path: Path, config: Mapping[str, Any]) -> Codec:
         )
     constants = {name: tensor for name, tensor in model.state_dict().items() if _MADE_HERE.search(name)}
     try:
-        return fill(model, config, {**constants, **taken}, path)
+        fill(model, config, {**constants, **taken}, path)
     except CheckpointError as error:
         advice = "select the file's model and widths: model=, and lambda= or model.N= and model.M="
         raise CheckpointError(error.what, expected=error.expected, got=error.got, to_do=advice) from error
+    model.update()
+    return model
 
 
 def _foreign(path: Path, got: str) -> CheckpointError:

@@ -90,10 +90,9 @@ class InterleavedCodec(nn.Module):
 
     def _psi(self, z_hat: Tensor) -> Tensor:
         """Return psi. Values of z_hat are integer steps from their median, so their series is constant per channel."""
-        series = rounding_error_series(self.entropy_bottleneck.medians.double())
-        constant = ((series * 2**20).round() / 2**20).to(z_hat.dtype)
-        with repeatable(self):
-            return self.h_s(self.restore_z(z_hat, constant))
+        series = rounding_error_series(self.entropy_bottleneck.medians.double()).to(z_hat)
+        with repeatable(self.restore_z, self.h_s):
+            return self.h_s(self.restore_z(z_hat, series))
 
     def _decoded(self, y_hat: Tensor) -> Tensor:
         """Map y_hat (B, M, H/16, W/16) to F_e (B, C * T, h, w)."""

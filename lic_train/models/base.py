@@ -81,15 +81,50 @@ class Codec(nn.Module):
         if self.quantizers:
             self.quantizer = name or self.quantizers[0]
 
-    def update(self) -> None:
+    def update(self, keep_medians: bool = False) -> None:
         """Solve the quantiles of every factorised density by bisection and build its coding table.
+
+        Args:
+            keep_medians: solve only the tails, for weights that are used with the medians of another library.
 
         Raises:
             CheckpointError: a weight is NaN or infinite; a bitstream of such a network cannot be decoded.
         """
         self._check_weights()
         for bottleneck in self.bottlenecks():
-            bottleneck.update()
+            bottleneck.update(keep_medians)
+
+    def coding_tables(self) -> dict[str, Tensor]:
+        """Return solved quantiles and coding tables of all factorised densities; the model does not change.
+
+        Names are ``<module>.<table>``; see `EntropyBottleneck.coding_tables`.
+        """
+        return {
+            f"{name}.{table}": values
+            for name, bottleneck in self.named_bottlenecks().items()
+            for table, values in bottleneck.coding_tables().items()
+        }
+
+    def use_tables(self, tables: Mapping[str, Tensor]) -> None:
+        """Take over tables that `coding_tables` returned for the present weights, instead of `update`.
+
+        Raises:
+            CheckpointError: the tables are not valid, or a weight is NaN or infinite.
+        """
+        self._check_weights()
+        groups: dict[str, dict[str, Tensor]] = {}
+        for name, values in tables.items():
+            module, _, table = name.rpartition(".")
+            groups.setdefault(module, {})[table] = values
+        bottlenecks = self.named_bottlenecks()
+        if groups.keys() != bottlenecks.keys():
+            raise CheckpointError(
+                "The stored coding tables belong to another model.",
+                expected=f"tables of {', '.join(bottlenecks)}",
+                got=f"tables of {', '.join(groups) or 'nothing'}",
+            )
+        for name, group in groups.items():
+            bottlenecks[name].use_tables(group)
 
     def _check_weights(self) -> None:
         state = self.state_dict().items()
@@ -105,7 +140,11 @@ class Codec(nn.Module):
 
     def bottlenecks(self) -> Iterator[EntropyBottleneck]:
         """Return the factorised densities of this model."""
-        return (module for module in self.modules() if isinstance(module, EntropyBottleneck))
+        return iter(self.named_bottlenecks().values())
+
+    def named_bottlenecks(self) -> dict[str, EntropyBottleneck]:
+        """Return the factorised densities of this model by the names of their modules."""
+        return {name: module for name, module in self.named_modules() if isinstance(module, EntropyBottleneck)}
 
     def aux_loss(self) -> Tensor:
         """Return the distance of all quantiles from their targets, a scalar. Only the quantiles receive a gradient.
@@ -126,12 +165,18 @@ class Codec(nn.Module):
 
     @contextmanager
     def ready_to_code(self) -> Iterator[None]:
-        """Context in eval mode with solved quantiles and current tables; the training state is restored bit-exactly."""
+        """Context in eval mode with solved quantiles and current tables; the training state is restored bit-exactly.
+
+        Tables that belong to the present weights, for example those of a file, are not built again.
+        """
         was_training = self.training
         saved = [parameter.detach().clone() for parameter in self.aux_parameters()]
         try:
             self.eval()
-            self.update()
+            if all(bottleneck.is_ready for bottleneck in self.bottlenecks()):
+                self._check_weights()
+            else:
+                self.update()
             yield
         finally:
             with torch.no_grad():
@@ -203,8 +248,8 @@ class HyperpriorCodec(Codec):
         return y, self.h_a(y)
 
     def _psi(self, z_hat: Tensor) -> Tensor:
-        """Return psi; in eval mode encoder and decoder compute it bit-identically."""
-        with repeatable(self):
+        """Return psi; in eval mode z_hat is float64, and everything that computes psi from it must be `repeatable`."""
+        with repeatable(self.h_s):
             return self.h_s(z_hat)
 
     def _synthesise(self, y_hat: Tensor) -> Tensor:

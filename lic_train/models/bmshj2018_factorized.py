@@ -35,7 +35,7 @@ class FactorizedPrior(Codec):
         """Return x_hat and likelihoods of x (B, 3, H, W); see `Codec`."""
         y = self.g_a(x)
         y_hat, y_likelihoods = self.entropy_bottleneck(y)
-        x_hat = self.g_s(y_hat)
+        x_hat = self.g_s(y_hat.float())
         return {"x_hat": x_hat, "likelihoods": {"y": y_likelihoods}}
 
     def compress(self, x: Tensor) -> Compressed:
@@ -46,4 +46,4 @@ class FactorizedPrior(Codec):
     def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> Decompressed:
         """Decode the output of `compress`."""
         y_hat = self.entropy_bottleneck.decompress(strings[0], shape)
-        return {"x_hat": self.g_s(y_hat).clamp(0, 1)}
+        return {"x_hat": self.g_s(y_hat.float()).clamp(0, 1)}

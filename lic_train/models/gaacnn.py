@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.entropy.context3d import VolumeContext
 from lic_train.entropy.noise import uniform
-from lic_train.entropy.precision import in_float64
+from lic_train.entropy.precision import repeatable
 from lic_train.entropy.quantize import add_noise
 from lic_train.layers.graph_attention import ADJACENCIES, GraphAttention
 from lic_train.models.base import CodecOutput, HyperpriorCodec
@@ -420,7 +420,7 @@ class GAACNN(HyperpriorCodec):
         """Return x_hat and likelihoods of x (B, 3, H, W); networks, context and rate use the same y_hat."""
         y, z = self._analyse(x)
         z_hat, z_likelihoods = self._quantise_z(z)
-        psi = self.p_net(self.h_s(z_hat))
+        psi = self._psi(z_hat)
         y_hat = self._quantise_y(y.float())
         y_likelihoods = self.context(y_hat, psi)
         x_hat = self.g_s(y_hat)
@@ -441,11 +441,9 @@ class GAACNN(HyperpriorCodec):
         z_hat = universal(z.float(), 1.0)
         return z_hat, self.entropy_bottleneck.likelihood(z_hat)
 
-    @torch.no_grad()
     def _psi(self, z_hat: Tensor) -> Tensor:
-        """Return the bitstream's psi, computed on the CPU in float64; see `lic_train.entropy.context3d`."""
-        assert not self.training, "coding needs eval mode: graph dropout and batch statistics cannot be decoded"
-        return in_float64(self.p_net, in_float64(self.h_s, z_hat))
+        with repeatable(self.h_s, self.p_net):
+            return self.p_net(self.h_s(z_hat))
 
     def _synthesise(self, y_hat: Tensor) -> Tensor:
         return self.g_s(y_hat.to(self.entropy_bottleneck.medians))

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.entropy.gaussian import GaussianConditional
 from lic_train.entropy.mixture import GaussianMixture
-from lic_train.entropy.precision import repeatable
+from lic_train.entropy.precision import at_least_float32, repeatable
 from lic_train.models.base import HyperpriorCodec
 
 STAGES = 4
@@ -144,8 +144,8 @@ class MixtureHead(nn.Module):
         last.bias.view(3, self.K, self.M)[1].add_(spread[:, None])
 
     def forward(self, psi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map (B, M, h, w) to weights, means and scales, each float32 (B, K, M, h, w)."""
-        logits, means, scales = self.layers(psi).float().unflatten(1, (3, self.K, self.M)).unbind(1)
+        """Map (B, M, h, w) to weights, means and scales, each (B, K, M, h, w), in float32 or float64."""
+        logits, means, scales = at_least_float32(self.layers(psi)).unflatten(1, (3, self.K, self.M)).unbind(1)
         if self.weights == "sigmoid":
             logits = F.logsigmoid(logits)  # sigmoids over their sum, computed with logarithms to avoid 0/0
         return logits.softmax(dim=1), means, F.softplus(scales) if self.scale == "softplus" else scales

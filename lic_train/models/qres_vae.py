@@ -145,8 +145,8 @@ class LatentBlock(nn.Module):
         return self.end(feature + self.z_proj(z))
 
     def encode(self, feature: Tensor, features: Mapping[int, Tensor]) -> Tensor:
-        """Return the mean (B, c, h, w) of the posterior, given the features of the encoder by height."""
-        return self.posterior(torch.cat([feature, features[feature.shape[2]].to(feature)], dim=1))
+        """Return the mean (B, c, h, w) of the posterior, float32, given the features of the encoder by height."""
+        return self.posterior(torch.cat([feature, features[feature.shape[2]].to(feature)], dim=1)).float()
 
 
 # Maps a block, its feature (B, C, h, w), scales and means (B, c, h, w) to the quantised latent (B, c, h, w).

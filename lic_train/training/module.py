@@ -20,6 +20,7 @@ from lic_train.data.stream.on_device import to_floats
 from lic_train.entropy.noise import part_of_batch
 from lic_train.errors import TrainingError
 from lic_train.files import bitstream
+from lic_train.files.checkpoint import add_tables
 from lic_train.models.base import Codec
 from lic_train.rd import metrics
 from lic_train.recipes.recipe import Recipe
@@ -209,6 +210,10 @@ class LitCodec(L.LightningModule):
             self._coding.close()
         cropped = {name: float(mean) for name, mean in self.crop_means.compute().items()}
         self.log_dict({**cropped, **coded, "step": float(self.global_step)})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the coding tables of the weights that are used after training; runs after the callbacks' hooks."""
+        add_tables(checkpoint, self.model)
 
     def _code_whole_images(self) -> dict[str, float]:
         """Code this process's share of the whole images; return the means over all of them, or {} without images.
