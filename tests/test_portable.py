@@ -75,7 +75,7 @@ def test_large_values_have_a_relative_margin():
     writer = CloseCallWriter()
     rounded = writer.round(values, 1.0)
     reader = CloseCallReader(writer.finish())
-    np.testing.assert_array_equal(reader.round(values + [0.08, -0.08], 1.0), rounded)
+    np.testing.assert_array_equal(reader.round(values + np.array([0.08, -0.08]), 1.0), rounded)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,11 @@ def saved(tmp_path):
     model = make_codec(HYPERPRIOR)
     identity = save_model(tmp_path / "model.safetensors", model, HYPERPRIOR, {})
     x = picture(40, 50).float() / 255
-    return tmp_path / "model.safetensors", encode(model, x, identity), decode(model, encode(model, x, identity), identity)
+    return (
+        tmp_path / "model.safetensors",
+        encode(model, x, identity),
+        decode(model, encode(model, x, identity), identity),
+    )
 
 
 def test_machine_with_another_exponential_decodes(saved, monkeypatch):
