@@ -14,7 +14,7 @@ from lic_train.data.decode.images import save_png
 from lic_train.errors import BitstreamError, ConfigError
 from lic_train.files.bitstream import MAX_PIXELS, decode, encode, unpack
 from lic_train.system import atomic
-from lic_train.system.screen import ruled_table, say_warning
+from lic_train.system.screen import ruled_table
 
 
 def compress_file(arguments: argparse.Namespace) -> Table:
@@ -83,13 +83,7 @@ def _max_pixels(arguments: argparse.Namespace) -> int:
 
 
 def _codec(run: Path, checkpoint: str, device: str) -> ImageCodec:
-    codec = load(run, device=device, checkpoint=checkpoint)
-    if codec.device.type != "cpu":
-        say_warning(
-            f"on {device} the entropy parameters differ in the last digits from those of another device: "
-            "decode a file on the kind of device that encoded it"
-        )
-    return codec
+    return load(run, device=device, checkpoint=checkpoint)
 
 
 def _table(path: Path, width: int, height: int, num_bytes: int, seconds: float) -> Table:
