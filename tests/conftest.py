@@ -33,6 +33,9 @@ SMALL: dict[str, dict[str, object]] = {
     "tinylic": {"N": 32, "M": 80},
     "iblic": {"N": 32, "M": 80},
     "iblic_tiny": {"N": 32, "M": 80},
+    "stf": {"N": 16, "Z": 16, "slices": 4, "support": 2, "widths": [16]},
+    "wacnn": {"N": 16, "M": 32, "slices": 4, "support": 2, "widths": [16]},
+    "stfpp": {"N": 16, "C": 4, "Z": 16, "slices": 4, "support": 2, "widths": [16]},
     "gaacnn": {"M": 8, "N": 6, "widths": [6, 8]},
     "gcab_gmm": {"N": 16, "M": 12, "ratio": 4, "head_widths": [24, 20]},
 }

@@ -16,7 +16,7 @@ from lic_train.recipes import losses
 from tests.conftest import SMALL, small_config
 
 # Networks with attention, and those that predict a mixture, need smaller steps than the others.
-LEARNING_RATE = {"cwam": 3e-4, "tinylic": 3e-4, "iblic": 3e-4, "iblic_tiny": 3e-4, "gcab_gmm": 1e-3}
+LEARNING_RATE = {"cwam": 3e-4, "tinylic": 3e-4, "iblic": 3e-4, "iblic_tiny": 3e-4, "stfpp": 1e-3, "gcab_gmm": 1e-3}
 
 every_model = pytest.mark.parametrize("name", SMALL)
 
