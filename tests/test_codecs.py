@@ -19,7 +19,7 @@ from tests.conftest import SMALL, small_config
 # Networks with attention, and those that predict a mixture, need smaller steps than the others.
 LEARNING_RATE = {
     "cwam": 3e-4, "tinylic": 3e-4, "iblic": 3e-4, "iblic_tiny": 3e-4, "gcab_gmm": 1e-3, "tcm": 3e-4, "dcae": 3e-4,
-    "qres_vae": 2e-2,
+    "stfpp": 1e-3, "qres_vae": 2e-2,
 }  # fmt: skip
 
 every_model = pytest.mark.parametrize("name", SMALL)

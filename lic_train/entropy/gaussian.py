@@ -99,14 +99,21 @@ class GaussianConditional(nn.Module):
         self.likelihood_lower_bound = LowerBound(1e-9)
 
     def forward(self, y: Tensor, scales: Tensor, means: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Quantise y (noise in training, rounding around the mean otherwise) and return y_hat and likelihoods."""
-        y, means = y.float(), torch.zeros_like(scales) if means is None else means
+        """Return y_hat of `quantise` in float32, and its likelihoods; means None are 0."""
+        y_hat, means = self.quantise(y, torch.zeros_like(scales) if means is None else means)
+        return y_hat.float(), self.likelihood(y_hat, scales, means)
+
+    def quantise(self, y: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+        """Return y_hat and the means of its density.
+
+        Training adds noise to y. Otherwise y is rounded around its mean on the grid, and y_hat has the dtype of the
+        means: in float64 it is the same number on every machine.
+        """
+        y = y.float()
         if self.training:
-            y_hat = add_noise(y)
-        else:
-            means = on_grid(means)
-            y_hat = round_to(y, means).float()
-        return y_hat, self.likelihood(y_hat, scales, means)
+            return add_noise(y), means
+        means = on_grid(means)
+        return round_to(y, means), means
 
     @in_float32
     def likelihood(self, y_hat: Tensor, scales: Tensor, means: Tensor) -> Tensor:

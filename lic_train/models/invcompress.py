@@ -8,7 +8,7 @@ code
 - Evaluation quantises like the bitstream, ``round(y - mean) + mean``; the code's forward pass rounds without the mean.
 - The context is evaluated as a wavefront instead of position by position.
 - Training draws one noise tensor for context, decoder and rate; the code draws a second one for the rate.
-- The flow is computed in float32 also under autocast: exponentials and inverse matrices lose their precision in 16 bits.
+- The flow is computed in float32 also under autocast: exponentials and inverse matrices lose precision in 16 bits.
 - ``kernels`` and ``enhancement_width`` are arguments, for smaller networks; the code has them fixed.
 
 The flow has no term of its own in the loss. It does not invert the codec: the average of groups of its channels and the

@@ -262,8 +262,8 @@ class QResVAE(Codec):
         likelihoods: dict[str, Tensor] = {}
 
         def quantise(block: LatentBlock, feature: Tensor, scales: Tensor, means: Tensor) -> Tensor:
-            z, likelihood = self.gaussian_conditional(block.encode(feature, features), scales, means)
-            likelihoods[f"z{len(likelihoods)}"] = likelihood
+            z, means = self.gaussian_conditional.quantise(block.encode(feature, features), means)
+            likelihoods[f"z{len(likelihoods)}"] = self.gaussian_conditional.likelihood(z, scales, means)
             return z
 
         x_hat = self._synthesise(len(x), shape, quantise)
