@@ -108,7 +108,7 @@ def test_deviations_of_the_common_recipe_and_the_command(tmp_path):
     assert "first lambda" not in [row[0] for row in deviations]
 
 
-@pytest.mark.parametrize("model", ["cwam", "gaacnn", "gcab_gmm", "iblic", "tinylic"])
+@pytest.mark.parametrize("model", ["cwam", "gaacnn", "gcab_gmm", "iblic", "tinylic", "invcompress", "qres_vae"])
 def test_readings_from_the_docstring_of_the_module(model):
     readings = card.readings(Path(card.models.__file__).parent / f"{model}.py")
     assert len(readings) >= 4
