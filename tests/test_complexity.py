@@ -165,6 +165,7 @@ SPECIFIED = [
         },
         (None, "170.75"),
     ),
+<<<<<<< HEAD
     (
         "model=tcm",
         {
@@ -190,6 +191,29 @@ SPECIFIED = [
             "entropy_bottleneck": Z[192],
         },
         ("63.352", "378.804"),
+=======
+    # The specified total at N = 128, 67,733,713,792, is 384 above the sum of its own rows.
+    (
+        "model=invcompress",
+        {
+            "total": 43_264_827,
+            "flow": 37_215_108,
+            "enhancement": 313_987,
+            "restoration": 313_987,
+            "g_a": 337_536,
+            "g_s": 337_536,
+            "h_a": 737_920,
+            "h_s": 2_729_792,
+            "context": 451_697 + 819_456,
+            "entropy_bottleneck": Z[128],
+        },
+        ("67.733713408", "406.40"),
+    ),
+    (
+        "model=qres_vae",
+        {"total": 34_036_602, "g_a": 15_867_072, "top_down": 18_169_530 - 9_264, "g_s": 9_264},
+        ("23.220682752", "139.32"),
+>>>>>>> h-invqres
     ),
     ("model=iblic", {"total": 32_391_238}, (None, "336.63")),
     ("model=iblic_tiny", {"total": 29_366_150}, (None, "183.80")),
