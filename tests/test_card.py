@@ -108,11 +108,9 @@ def test_deviations_of_the_common_recipe_and_the_command(tmp_path):
     assert "first lambda" not in [row[0] for row in deviations]
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize("model", ["cwam", "dcae", "gaacnn", "gcab_gmm", "iblic", "tcm", "tinylic"])
-=======
-@pytest.mark.parametrize("model", ["cwam", "gaacnn", "gcab_gmm", "iblic", "tinylic", "invcompress", "qres_vae"])
->>>>>>> h-invqres
+@pytest.mark.parametrize(
+    "model", ["cwam", "dcae", "gaacnn", "gcab_gmm", "iblic", "invcompress", "qres_vae", "tcm", "tinylic"]
+)
 def test_readings_from_the_docstring_of_the_module(model):
     readings = card.readings(Path(card.models.__file__).parent / f"{model}.py")
     assert len(readings) >= 2

@@ -165,7 +165,6 @@ SPECIFIED = [
         },
         (None, "170.75"),
     ),
-<<<<<<< HEAD
     (
         "model=tcm",
         {
@@ -191,7 +190,6 @@ SPECIFIED = [
             "entropy_bottleneck": Z[192],
         },
         ("63.352", "378.804"),
-=======
     # The specified total at N = 128, 67,733,713,792, is 384 above the sum of its own rows.
     (
         "model=invcompress",
@@ -213,7 +211,6 @@ SPECIFIED = [
         "model=qres_vae",
         {"total": 34_036_602, "g_a": 15_867_072, "top_down": 18_169_530 - 9_264, "g_s": 9_264},
         ("23.220682752", "139.32"),
->>>>>>> h-invqres
     ),
     ("model=iblic", {"total": 32_391_238}, (None, "336.63")),
     ("model=iblic_tiny", {"total": 29_366_150}, (None, "183.80")),

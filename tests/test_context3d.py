@@ -162,8 +162,8 @@ def test_float64_does_not_change_the_module() -> None:
     x, before = torch.randn(1, 2, 5, 5), dict(module.named_parameters())
     with repeatable(module):
         out = module(x.double())
-    with pytest.raises(RuntimeError), repeatable(module):  # parameters are restored after an error
-        module(x)
+    with repeatable(module), pytest.raises(RuntimeError):
+        module(x)  # parameters are restored after an error
     assert out.dtype == torch.float64
     torch.testing.assert_close(out.float(), module(x), rtol=1e-5, atol=1e-6)
     assert all(parameter is before[name] for name, parameter in module.named_parameters())
