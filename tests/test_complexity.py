@@ -190,6 +190,7 @@ SPECIFIED = [
             "entropy_bottleneck": Z[192],
         },
         ("63.352", "378.804"),
+    ),
     # The specified total at N = 128, 67,733,713,792, is 384 above the sum of its own rows.
     (
         "model=invcompress",
