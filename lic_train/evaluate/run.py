@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -24,6 +25,7 @@ from lic_train.files.checkpoint import load_file, move
 from lic_train.models.base import Codec
 from lic_train.runs import layout
 from lic_train.runs.load import load_run
+from lic_train.system.reading import Unreadable, read_json
 
 
 def evaluate_run(
@@ -94,6 +96,24 @@ def evaluate(
     settings = replace(settings or Settings(), jobs=1)
     bench = Bench(encoder, decoder, info, layout.coded(out_dir, set_name), settings)
     return _evaluate(lambda: bench, images, out_dir, set_name, info, settings, next(encoder.parameters()).device)
+
+
+class _Shown(results.Result):
+    """A result with the fields that its table shows."""
+
+    model: dict[str, Any]
+
+
+def stored_result(path: Path) -> dict[str, Any] | None:
+    """Return the content of a result file; None if it is missing or damaged, so that it must be measured again."""
+    try:
+        content: dict[str, Any] = read_json(path)
+        _Shown.model_validate(content)
+    except (Unreadable, ValidationError):
+        return None
+    metrics = [name for name in image_metrics.METRICS if name in content["mean"]]
+    means = results.has_numbers(content["mean"], metrics)
+    return content if means and all(results.is_complete(row, metrics) for row in content["rows"]) else None
 
 
 def show(result: dict[str, Any], out_dir: Path, console: Console | None = None) -> None:
