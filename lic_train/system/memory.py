@@ -1,10 +1,12 @@
-"""Memory allocation on the CPU: freed memory is kept for the next step or image."""
+"""Memory allocation on the CPU: freed memory is kept, and the limit for untrusted files."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 
+ALLOWANCE = "LIC_TRAIN_ALLOWANCE_GIB"
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 
@@ -23,3 +25,14 @@ def keep_freed_memory() -> bool:
     options = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: never, _M_TOP_PAD: 2**28, _M_ARENA_MAX: 1}
     accepted = [mallopt(option, value) == 1 for option, value in options.items()]
     return all(accepted)
+
+
+def allowance() -> int:
+    """Return the bytes that an untrusted file may cost beyond what its size justifies.
+
+    1 GiB, or the number of GiB in the environment variable `ALLOWANCE`.
+    """
+    try:
+        return int(float(os.environ.get(ALLOWANCE, 1)) * 2**30)
+    except (ValueError, OverflowError):
+        return 2**30
