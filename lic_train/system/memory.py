@@ -6,7 +6,7 @@ import ctypes
 import os
 import platform
 
-ALLOWANCE = "LIC_TRAIN_ALLOWANCE_GIB"
+ALLOWANCE = "LIC_TRAIN_ALLOWANCE_MIB"  # see `justified`
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 
@@ -27,12 +27,17 @@ def keep_freed_memory() -> bool:
     return all(accepted)
 
 
-def allowance() -> int:
-    """Return the bytes that an untrusted file may cost beyond what its size justifies.
+def justified(stored: int) -> int:
+    """Return the bytes that content of an untrusted file may take in memory.
 
-    1 GiB, or the number of GiB in the environment variable `ALLOWANCE`.
+    Images are compressed already, so packing them again saves little. 64 MiB are allowed for small files; the
+    environment variable `ALLOWANCE` sets another number of MiB.
+
+    Args:
+        stored: bytes of the content in the file.
     """
     try:
-        return int(float(os.environ.get(ALLOWANCE, 1)) * 2**30)
-    except (ValueError, OverflowError):
-        return 2**30
+        extra = max(float(os.environ.get(ALLOWANCE, "")), 0.0)
+    except ValueError:
+        extra = 64.0
+    return 8 * stored + round(min(extra, 2.0**20) * 2**20)
