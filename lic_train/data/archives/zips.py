@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from lic_train.data.archives.index import Entry
 from lic_train.data.archives.scan import Scan
-from lic_train.data.archives.storage import Buffered, Files, ReadAt
+from lic_train.data.archives.storage import MAX_BYTES, Buffered, Files, ReadAt
 from lic_train.system.memory import ALLOWANCE, justified
 
 END = struct.Struct("<4s4H2LH")  # end of central directory: signature, disks, counts, size, offset, comment
@@ -139,7 +139,7 @@ def _unusable(member: Member, archive: int) -> str:
         return f"compression method {member.method} is not supported, only stored and deflated files are"
     if member.header + member.packed > archive:
         return "its part of the zip is after the end of the file"
-    if member.size > justified(member.packed):
+    if MAX_BYTES >= member.size > justified(member.packed):
         return f"{member.packed:,} bytes that unpack to {member.size:,} are not an image; {ALLOWANCE} raises the limit"
     return ""
 
