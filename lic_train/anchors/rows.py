@@ -6,7 +6,12 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from lic_train.anchors.measure import Row
+from lic_train.system.reading import Unreadable, parse_json
+
+_ROW = TypeAdapter(Row)
 
 
 class Rows:
@@ -32,7 +37,7 @@ class Rows:
 
     def _read(self, line: str) -> None:
         try:
-            content = json.loads(line)
-            self._rows[content["key"]] = Row(**content["row"])
-        except (ValueError, TypeError, KeyError):
+            content = parse_json(line)
+            self._rows[content["key"]] = _ROW.validate_python(content["row"])
+        except (Unreadable, ValidationError, TypeError, KeyError):
             return  # empty or incomplete line: the row is measured again

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.table import Table
-from rich.text import Text
 
 from lic_train.anchors.run import Pictures
 from lic_train.errors import BDError
@@ -33,7 +32,7 @@ def table(curves: Sequence[Curve], pictures: Pictures) -> Table:
             _range(curve.about["decode_seconds"], ".2f"),
             _bd_rate(base, curve),
         ]
-        made.add_row(Text(curve.key), *cells)
+        made.add_row(curve.key, *cells)
     return made
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import rich
 from rich.console import Console
@@ -14,6 +13,7 @@ from lic_train.data.archives.index import Problem
 from lic_train.data.stream.loader import Batch
 from lic_train.errors import DataError
 from lic_train.system import atomic
+from lic_train.system.reading import Unreadable, read_json
 
 LIMIT = 0.05  # fraction of the data set that may be damaged
 NAMED = 20  # number of damaged files that are printed
@@ -120,7 +120,6 @@ def _read(path: Path | None) -> dict[str, str]:
     if path is None or not path.exists():
         return {}
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
-        return {entry["file"]: entry["reason"] for entry in content["damaged"]}
-    except (ValueError, KeyError, TypeError):  # another file or another version: start a new report
+        return {str(entry["file"]): str(entry["reason"]) for entry in read_json(path)["damaged"]}
+    except (Unreadable, KeyError, TypeError):  # another file or another version: start a new report
         return {}

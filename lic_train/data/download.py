@@ -10,13 +10,12 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
-import rich
 from rich.progress import track
 
 from lic_train.data.arguments import download_parser
 from lic_train.errors import DataError, LicError
 from lic_train.system import atomic
-from lic_train.system.screen import say_error
+from lic_train.system.screen import say, say_error
 
 TIMEOUT = 30.0  # seconds without an answer
 MAX_BYTES = 2**26  # of one file, so that a server cannot fill the disk
@@ -136,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LicError as error:
         say_error(error)
         return 1
-    rich.print(f"{to}: all {len(wanted.sums)} files are complete and verified ({count} new).")
+    say(f"{to}: all {len(wanted.sums)} files are complete and verified ({count} new).")
     return 0
 
 

@@ -27,6 +27,7 @@ from lic_train.models.base import Codec
 from lic_train.runs import layout
 from lic_train.system import atomic
 from lic_train.system.memory import keep_freed_memory
+from lic_train.system.reading import Unreadable, read_json
 
 
 @dataclass(frozen=True)
@@ -112,14 +113,16 @@ class Bench:
     def _earlier(self, record: Path, key: str, task: Task) -> dict[str, Any] | None:
         """Return the stored row if it has this key and all of its files exist, else None."""
         try:
-            stored = json.loads(record.read_bytes())
-            row = stored["row"] if stored["key"] == key else None
-        except (OSError, ValueError, KeyError, TypeError):
+            stored = read_json(record)
+            row: dict[str, Any] = stored["row"] if stored["key"] == key else {}
+        except (Unreadable, KeyError, TypeError):
             return None  # missing, or not completely written
+        if not results.is_complete(row, self._settings.metrics):
+            return None
         wanted = [task.panel, *self._pictures(task.stem).values()]
         complete = all(path is None or path.exists() for path in wanted)
         path = self._folder / f"{task.stem}{layout.LIC}"
-        return row if row and complete and path.exists() and path.stat().st_size == row["bytes"] else None
+        return row if complete and path.exists() and path.stat().st_size == row["bytes"] else None
 
     def _pictures(self, stem: str) -> dict[str, Path]:
         """Paths of the images that ``settings`` requests, by kind; each kind has its own folder."""

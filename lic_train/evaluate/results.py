@@ -14,7 +14,7 @@ from statistics import median
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError, model_validator
 from torch import Tensor
 
 from lic_train.files.checkpoint import Metadata
@@ -223,6 +223,21 @@ def assemble(
 def write(path: Path, result: dict[str, Any]) -> None:
     """Write the result file atomically."""
     atomic.replace_bytes(path, (json.dumps(result, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode())
+
+
+def is_complete(row: Any, metrics: Sequence[str]) -> bool:
+    """Return whether ``row`` from a file has everything that `assemble` needs of a row with these further metrics."""
+    try:
+        Row.model_validate(row)
+    except ValidationError:
+        return False
+    return has_numbers(row, metrics) and has_numbers(row, SECONDS) and None not in map(row.get, SECONDS)
+
+
+def has_numbers(values: Mapping[str, Any], names: Sequence[str]) -> bool:
+    """Return whether ``values`` has a finite number or None for each of ``names``."""
+    found = [values.get(name, "") for name in names]
+    return all(value is None or (isinstance(value, int | float) and math.isfinite(value)) for value in found)
 
 
 def decibel(ms_ssim: float | None) -> float | None:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 from torch import Tensor
 
 from lic_train.data.sets.sources import SUFFIXES
-from lic_train.errors import DataError
+from lic_train.errors import ConfigError, DataError
 from lic_train.evaluate import image_metrics, results
 from lic_train.evaluate.bench import Bench, Settings, Task, load_bench, measure_all, threads_of_a_job
 from lic_train.evaluate.table import table
@@ -24,6 +25,7 @@ from lic_train.files.checkpoint import load_file, move
 from lic_train.models.base import Codec
 from lic_train.runs import layout
 from lic_train.runs.load import load_run
+from lic_train.system.reading import Unreadable, read_json
 
 
 def evaluate_run(
@@ -96,6 +98,24 @@ def evaluate(
     return _evaluate(lambda: bench, images, out_dir, set_name, info, settings, next(encoder.parameters()).device)
 
 
+class _Shown(results.Result):
+    """A result with the fields that its table shows."""
+
+    model: dict[str, Any]
+
+
+def stored_result(path: Path) -> dict[str, Any] | None:
+    """Return the content of a result file; None if it is missing or damaged, so that it must be measured again."""
+    try:
+        content: dict[str, Any] = read_json(path)
+        _Shown.model_validate(content)
+    except (Unreadable, ValidationError):
+        return None
+    metrics = [name for name in image_metrics.METRICS if name in content["mean"]]
+    means = results.has_numbers(content["mean"], metrics)
+    return content if means and all(results.is_complete(row, metrics) for row in content["rows"]) else None
+
+
 def show(result: dict[str, Any], out_dir: Path, console: Console | None = None) -> None:
     """Print the table of results and the paths of all files."""
     console = console or Console()
@@ -121,6 +141,7 @@ def _evaluate(
     settings: Settings,
     device: torch.device,
 ) -> dict[str, Any]:
+    _refuse_links(out_dir, set_name)
     image_metrics.prepare(settings.metrics)
     image_list = results.ImageListHash()
     tasks = _tasks(images, image_list, out_dir / layout.PICTURES / set_name, settings.panels)
@@ -134,6 +155,22 @@ def _evaluate(
     result = results.assemble(set_name, rows, info, image_list, machine, metrics)
     results.write(layout.result(out_dir, set_name), result)
     return result
+
+
+def _refuse_links(out_dir: Path, set_name: str) -> None:
+    """Check that results are written below ``out_dir``: a run from a stranger may contain links to other folders.
+
+    Raises:
+        ConfigError: a folder of the results is a link.
+    """
+    for folder in (out_dir / layout.EVAL, layout.coded(out_dir, set_name), out_dir / layout.PICTURES):
+        if folder.is_symlink():
+            raise ConfigError(
+                f"{folder} is a link.",
+                expected="a folder in the run directory, or none",
+                got=f"a link to {os.readlink(folder)}",
+                to_do="replace the link by a folder",
+            )
 
 
 def _tasks(

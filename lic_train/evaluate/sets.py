@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import hydra
-from omegaconf import DictConfig, OmegaConf
 from pydantic import AfterValidator, BeforeValidator, NonNegativeInt, PositiveInt
 from torch import Tensor
 
@@ -15,9 +13,9 @@ from lic_train.config.compose import Section, read_section
 from lic_train.config.run import SetOptions
 from lic_train.data.decode.images import UnreadableImage, decode
 from lic_train.data.sets.sources import FolderSource
-from lic_train.errors import ConfigError, DataError
+from lic_train.errors import DataError
 from lic_train.evaluate.image_metrics import check_names
-from lic_train.runs.layout import CONFIG
+from lic_train.runs.untrusted import data_of
 
 HELDOUT = "heldout"
 
@@ -123,20 +121,10 @@ def heldout_images(run: Path, limit: int | None) -> list[tuple[str, Tensor]]:
     """Return the first ``limit`` validation images of the data that ``run`` was trained on.
 
     Raises:
-        ConfigError: ``run`` contains no configuration.
+        ConfigError: ``run`` contains no configuration, or one of an unknown data set.
         DataError: its data set does not exist any more.
     """
-    path = run / CONFIG
-    if not path.is_file():
-        raise ConfigError(
-            f"The validation images of {run} are not known.",
-            expected=f"the run's data set in {path}",
-            got="no such file",
-            to_do="evaluate on a folder of images instead, for example eval=kodak",
-        )
-    config = OmegaConf.load(path)
-    assert isinstance(config, DictConfig)
-    photographs: Any = hydra.utils.instantiate(config.data, crop=config.crop, batch_size=config.batch_size)
+    photographs = data_of(run)
     return photographs.whole_images(limit or len(photographs.val))
 
 

@@ -55,7 +55,7 @@ def _image_table(result: dict[str, Any], columns: Columns, title: Text | str = "
     for number, (name, values) in enumerate(rows, start=1):
         verdict = ["yes" if values["equal"] else "NO"] if equal else []
         last = number == len(rows) - 1  # a rule separates the images from their mean
-        made.add_row(Text(name), *_cells(values, columns), *verdict, style=_style(values), end_section=last)
+        made.add_row(name, *_cells(values, columns), *verdict, style=_style(values), end_section=last)
     return made
 
 
@@ -66,7 +66,7 @@ def _overview_table(results: Sequence[tuple[str, dict[str, Any]]], columns: Colu
     _add_columns(made, columns)
     for name, result in results:
         mean = result["mean"]
-        made.add_row(Text(name), Text(result["set"]), *_cells(mean, columns), style=_style(mean))
+        made.add_row(name, result["set"], *_cells(mean, columns), style=_style(mean))
     return made
 
 

@@ -24,8 +24,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lic_train.errors import CheckpointError, ConfigError
+from lic_train.files.limits import Limited, check_stored, checked_config, read_zip
 from lic_train.models.base import Codec, build
 from lic_train.system import atomic
+from lic_train.system.reading import Unreadable, parse_json, plain, require_file
 from lic_train.system.screen import reason
 
 FORMAT, WITHOUT_TABLES = 2, 1
@@ -52,7 +54,8 @@ class Metadata:
     @property
     def training(self) -> dict[str, Any]:
         """Scalar values of ``extra`` and of the run's configuration inside it: step, val_loss, lambda, seed, ..."""
-        both = {**self.extra.get("run_config", {}), **self.extra}
+        run_config = self.extra.get("run_config")
+        both = {**(run_config if isinstance(run_config, dict) else {}), **self.extra}
         return {name: value for name, value in both.items() if not isinstance(value, dict | list)}
 
 
@@ -121,15 +124,16 @@ def read_metadata(path: Path) -> Metadata:
         CheckpointError: missing, cut short, or not written by `save_model`.
     """
     try:
+        require_file(path)
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, Unreadable) as error:
         raise _unreadable(path, str(error)) from error
     try:
-        record = json.loads(header[_KEY])
-        version, config, extra = record["format"], dict(record["config"]), dict(record["extra"])
+        record = parse_json(header[_KEY])
+        version, config, extra = record["format"], checked_config(record["config"]), dict(record["extra"])
         identity = bytes.fromhex(record["fingerprint"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, Unreadable) as error:
         raise CheckpointError(
             f"{path} is not a model that lic_train exported.",
             expected="a safetensors file with the configuration of the model in its header",
@@ -175,15 +179,17 @@ def load_checkpoint(path: Path) -> tuple[Codec, Metadata]:
         CheckpointError: cut short, foreign, or its tensors do not fit its configuration.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        config, step = dict(content["model_config"]), int(content["global_step"])
-        tensors = {name: tensor.clone() for name, tensor in _preferred(content).items()}
-        tables = {name: table.clone() for name, table in content.get(_TABLES, {}).items()}
+        content = read_zip(path, mmap=True)
+        config, step = checked_config(content["model_config"]), int(content["global_step"])
+        run_config = plain(content.get("run_config", {}))
+        views, table_views = _preferred(content), dict(content.get(_TABLES, {}))
+        check_stored({**views, **table_views}, path)
+        tensors, tables = ({name: view.clone() for name, view in group.items()} for group in (views, table_views))
     # torch.load raises many types of errors for a file that is cut short or foreign.
     except Exception as error:
         raise _unreadable(path, reason(error)) from error
     model = _build(config, tensors, tables, path)
-    extra = {"step": step, "run_config": content.get("run_config", {})}
+    extra = {"step": step, "run_config": run_config}
     return model, Metadata(path, config, extra, fingerprint(model, config))
 
 
@@ -206,7 +212,7 @@ def _preferred(content: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the tensors of the model in a training checkpoint, averaged ones first."""
     weights = {**content["state_dict"], **content.get(_AVERAGE, {})}
     names = {name: name.replace("_orig_mod.", "") for name in weights}  # torch.compile adds this prefix
-    return {plain[6:]: weights[name] for name, plain in names.items() if plain.startswith("model.")}
+    return {short[6:]: weights[name] for name, short in names.items() if short.startswith("model.")}
 
 
 def load_file(path: Path) -> tuple[Codec, Metadata]:
@@ -236,10 +242,11 @@ def _unreadable(path: Path, reason: str) -> CheckpointError:
 def _build(config: Mapping[str, Any], tensors: Mapping[str, Tensor], tables: Mapping[str, Tensor], path: Path) -> Codec:
     """Return the model ready to code, with ``tables`` unless there are none."""
     try:
-        model = build(config)
-    except (ValueError, TypeError, RuntimeError) as error:
+        with Limited(sum(tensor.nbytes for tensor in tensors.values()), len(tensors)):
+            model = build(config)
+    except Exception as error:  # hostile arguments raise exceptions of any type in a constructor
         raise CheckpointError(
-            f"{path} has a configuration from which no model can be built.", expected="a known model", got=str(error)
+            f"{path} has a configuration from which no model can be built.", expected="a known model", got=reason(error)
         ) from error
     fill(model, config, tensors, path)
     if tables:

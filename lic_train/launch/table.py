@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from lic_train.launch.engine import Outcome
 from lic_train.launch.plan import Job
@@ -127,7 +128,7 @@ def render(name: str, found: Sequence[Row], with_loss: bool) -> Table:
         style = {"finished": "green", "failed": "red"}.get(row.outcome, "yellow")
         word = row.outcome if row.state.finished or not state.step else f"{row.outcome} {share:.0%}"
         loss = [_number(row.val_loss, 4)] if with_loss else []
-        table.add_row(os.path.relpath(row.job.directory, home), f"[{style}]{word}", *loss, *cells)
+        table.add_row(os.path.relpath(row.job.directory, home), Text(word, style), *loss, *cells)
     return table
 
 

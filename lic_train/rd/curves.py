@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from lic_train.errors import DataError
 from lic_train.system import atomic
-from lic_train.system.screen import reason
+from lic_train.system.reading import Unreadable, mistakes, read_json
 
 FORMAT = 1
 METRICS = ("psnr", "ms_ssim_db")
 Kind = Literal["model", "anchor", "cited"]
+# Limits of `load`: values beyond them are damage, and their squares and sums could overflow.
+Rate = Annotated[float, Field(gt=0, le=1e6)]
+Quality = Annotated[float, Field(ge=-1e6, le=1e6)]
 
 
 @dataclass(frozen=True)
@@ -21,9 +26,9 @@ class ImagePoint:
     """One picture at one rate: bits per pixel of the file, PSNR and MS-SSIM in dB (None: unknown or infinite)."""
 
     name: str
-    bpp: float
-    psnr: float | None
-    ms_ssim_db: float | None
+    bpp: Rate
+    psnr: Quality | None
+    ms_ssim_db: Quality | None
 
 
 @dataclass(frozen=True)
@@ -39,9 +44,9 @@ class Point:
     """
 
     parameter: str
-    bpp: float
-    psnr: float | None = None
-    ms_ssim_db: float | None = None
+    bpp: Rate
+    psnr: Quality | None = None
+    ms_ssim_db: Quality | None = None
     images: tuple[ImagePoint, ...] = ()
 
     def quality(self, metric: str) -> float | None:
@@ -80,6 +85,9 @@ class Curve:
         return [(p.bpp, quality) for p in self.points if (quality := p.quality(metric)) is not None]
 
 
+_CURVE = TypeAdapter(Curve)
+
+
 def save(path: Path, curve: Curve) -> None:
     """Write ``curve`` as JSON, atomically."""
     content = {"format": FORMAT, **asdict(curve)}
@@ -93,20 +101,14 @@ def load(path: Path) -> Curve:
         DataError: the file is unreadable, of another format, or not a curve.
     """
     try:
-        content = json.loads(path.read_bytes())
-        if content.pop("format") != FORMAT:
-            raise ValueError("the file has another format")
-        points = [_point(point) for point in content.pop("points")]
-        return Curve(points=tuple(points), **content)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        content = read_json(path)
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise Unreadable("content of another format")
+        return _CURVE.validate_python(content)
+    except (Unreadable, ValidationError) as error:
         raise DataError(
             f"{path} is not a rate-distortion curve.",
             expected=f"a curve file of format {FORMAT}",
-            got=reason(error),
+            got=mistakes(error) if isinstance(error, ValidationError) else str(error),
             to_do="write the file again",
         ) from error
-
-
-def _point(content: dict[str, Any]) -> Point:
-    images = tuple(ImagePoint(**image) for image in content.pop("images", ()))
-    return Point(images=images, **content)

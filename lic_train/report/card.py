@@ -29,7 +29,7 @@ from lic_train.report.runs import Run, read_runs
 from lic_train.runs.layout import CARD, DIFF, OVERRIDES
 from lic_train.system import atomic
 from lic_train.system.reading import Unreadable, printable, read_yaml, slug
-from lic_train.system.screen import say_error
+from lic_train.system.screen import say, say_error
 
 CHOSEN = "chosen for this run"
 NO_PAPERS = "common"  # name of the recipe that reproduces no paper
@@ -255,7 +255,7 @@ def main(argv: list[str] | None = None) -> int:
                 to_do="give the outputs/ folder or a run directory",
             )
         for run in runs:
-            print(write(run.path))
+            say(str(write(run.path)))
     except (LicError, OSError) as error:
         say_error(error)
         return 2

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lic_train.errors import CheckpointError
+from lic_train.files.limits import read_zip
 from lic_train.runs.layout import LAST
 from lic_train.system.screen import reason, say
 
@@ -28,11 +26,7 @@ def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
         CheckpointError: the file is missing, truncated, damaged, or not a checkpoint of a training run.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch.load does not verify the checksums
-        if damaged:
-            raise zipfile.BadZipFile(f"wrong checksum in {damaged}")
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        content = read_zip(path, mmap=mmap)
     except Exception as error:  # damaged bytes can raise any exception in the unpickler
         raise _not_a_checkpoint(path, reason(error)) from error
     if not (isinstance(content, dict) and {"state_dict", "global_step", "loops"} <= content.keys()):
@@ -60,7 +54,8 @@ def step_of(path: Path) -> int:
 
 def step_files(directory: Path) -> list[Path]:
     """Return the numbered checkpoints in ``directory``, sorted by step."""
-    return sorted((path for path in directory.glob("step_*.ckpt") if STEP_FILE.fullmatch(path.name)), key=step_number)
+    found = (path for path in directory.glob("step_*.ckpt") if STEP_FILE.fullmatch(path.name) and path.is_file())
+    return sorted(found, key=step_number)
 
 
 def step_number(path: Path) -> int:

@@ -2,77 +2,36 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 import yaml
-from filelock import FileLock, Timeout
 
 from lic_train.errors import ConfigError
-from lic_train.runs.checkpoints import newest_intact, step_of
-from lic_train.runs.layout import CHECKPOINTS, CONFIG, FINISHED, LOCK, OVERRIDES
+from lic_train.runs.checkpoints import newest_intact, step_files, step_of
+from lic_train.runs.layout import (
+    CHECKPOINTS,
+    CONFIG,
+    FINISHED,
+    LAST,
+    LOCK,
+    METRICS,
+    OVERRIDES,
+    WRITTEN,
+    best_model,
+    is_log,
+    is_written,
+)
+from lic_train.runs.lock import RunLock, require_own_file
 from lic_train.runs.same import differences
 from lic_train.runs.state import Finished, read_config, read_finished
 from lic_train.system import atomic
-from lic_train.system.reading import Unreadable
+from lic_train.system.reading import Unreadable, printable
 from lic_train.system.screen import reason, say
-
-# flock(2) on a network file system that was mounted without locks.
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
-# filelock releases a lock as soon as its object is garbage-collected; a run keeps its directory until the process ends.
-_held: set[FileLock] = set()
-
-
-class RunLock:
-    """Exclusive, non-blocking lock on a run directory.
-
-    The kernel releases it when the process ends, including by SIGKILL. Forked data workers do not inherit it
-    (filelock closes its descriptor after a fork), so a worker that outlives a killed run does not keep the directory
-    locked. On a file system without locks a warning is printed and the run continues without one.
-
-    Args:
-        directory: the run directory.
-
-    Raises:
-        ConfigError: another process holds the lock.
-        OSError: the directory is not writable.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        path = directory / LOCK
-        # The soft fallback, a file that exists while the lock is held, would survive SIGKILL.
-        self._lock = FileLock(path, timeout=0, thread_local=False, fallback_to_soft=False)
-        try:
-            self._lock.acquire()
-        except Timeout as error:
-            raise _in_use(directory, path) from error
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            say(f"No lock on {directory} ({reason(error)}): make sure that only one process trains in it", "yellow")
-        path.write_text(f"process {os.getpid()} on {os.uname().nodename}")
-        _held.add(self._lock)
-
-    def release(self) -> None:
-        """Release the lock; a second call does nothing."""
-        _held.discard(self._lock)
-        self._lock.release()
-
-
-def _in_use(directory: Path, lock: Path) -> ConfigError:
-    owner = lock.read_text(errors="replace")[:200].strip()
-    return ConfigError(
-        f"{directory} is in use.",
-        expected="one process per run directory",
-        got=f"{owner or 'another process'} is training in it",
-        to_do="wait for it or stop it, or give this run its own directory with name=...",
-    )
 
 
 @dataclass
@@ -140,17 +99,21 @@ def claim(run_dir: Path, config: dict[str, Any], fresh: bool, overrides: list[st
         overrides: the command-line overrides, stored next to the configuration.
 
     Raises:
-        ConfigError: the directory is not usable, is in use, or contains a run with another configuration.
+        ConfigError: the directory is not usable, is in use, or contains a run with another configuration, or,
+            with ``fresh``, files but no run.
     """
     run_dir = Path(run_dir)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
+        require_own_file(run_dir / METRICS)
+        if fresh:
+            _refuse_other_files(run_dir)
         lock = RunLock(run_dir)
         try:
-            if fresh and any(entry.name != LOCK for entry in run_dir.iterdir()):
+            if fresh and _contains_run(run_dir):
                 lock = _move_aside(run_dir, lock)
-            _remove_temporary_files(run_dir)
-            _check_or_write(run_dir, _plain(config), overrides or [])
+            if _check_or_write(run_dir, _plain(config), overrides or []):
+                _remove_temporary_files(run_dir)
             return _state(run_dir, lock)
         except BaseException:
             lock.release()
@@ -184,15 +147,18 @@ def refuse_another_run(run_dir: Path, config: dict[str, Any]) -> dict[str, Any] 
     return old
 
 
-def _check_or_write(run_dir: Path, config: dict[str, Any], overrides: list[str]) -> None:
-    """Write the configuration if it is new, or if it differs from the one on disk in free keys only."""
+def _check_or_write(run_dir: Path, config: dict[str, Any], overrides: list[str]) -> bool:
+    """Write the configuration if it is new, or if it differs from the one on disk in free keys only.
+
+    Returns:
+        Whether the directory contained this run before.
+    """
     old = refuse_another_run(run_dir, config)
-    if old == config:
-        return
-    if old is not None and (run_dir / FINISHED).exists():
-        return  # the record of a finished run does not change
-    atomic.replace_text(run_dir / OVERRIDES, yaml.safe_dump(overrides))
-    atomic.replace_text(run_dir / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    finished = old is not None and (run_dir / FINISHED).exists()
+    if old != config and not finished:  # the record of a finished run does not change
+        atomic.replace_text(run_dir / OVERRIDES, yaml.safe_dump(overrides))
+        atomic.replace_text(run_dir / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    return old is not None
 
 
 def _read_config(run_dir: Path) -> dict[str, Any] | None:
@@ -226,9 +192,44 @@ def _finished(run_dir: Path) -> Finished | None:
 
 
 def _remove_temporary_files(run_dir: Path) -> None:
-    """Remove the temporary files of a killed process; the lock guarantees that no other process writes here."""
-    for leftover in run_dir.rglob(atomic.TEMPORARY):
-        leftover.unlink(missing_ok=True)
+    """Remove the temporary files of a killed process; the lock guarantees that no other process writes here.
+
+    Only files are removed that a run writes, as ``output=`` may be a directory with other files.
+    """
+    folders = [run_dir / name for name in WRITTEN]
+    inside = (path for folder in folders if not folder.is_symlink() for path in folder.rglob(atomic.TEMPORARY))
+    for leftover in [*run_dir.glob(atomic.TEMPORARY), *inside]:
+        name = atomic.target_of(leftover)
+        if name is not None and (leftover.parent != run_dir or is_written(name)):
+            leftover.unlink(missing_ok=True)
+
+
+def _contains_run(run_dir: Path) -> bool:
+    """Return whether a run of this program has been started in the directory."""
+    try:
+        config = read_config(run_dir) or {}
+    except Unreadable:
+        config = {}
+    folder = run_dir / CHECKPOINTS
+    models = [*step_files(folder), folder / LAST, best_model(run_dir)]
+    return {"lambda", "model"} <= config.keys() or any(path.is_file() for path in models)
+
+
+def _refuse_other_files(run_dir: Path) -> None:
+    """Check that ``fresh`` would move a run aside, and not a directory with other files.
+
+    Raises:
+        ConfigError: there are files, but no run.
+    """
+    others = [path.name for path in run_dir.iterdir() if not (path.name == LOCK or is_log(path.name))]
+    if others and not _contains_run(run_dir):
+        shown = ", ".join(map(printable, sorted(others)[:5]))
+        raise ConfigError(
+            f"{run_dir} is not moved aside: it contains files, but no run of lic_train.",
+            expected="a run directory, or an empty or missing one, because of fresh=true",
+            got=f"{shown} and {len(others) - 5} more" if len(others) > 5 else shown,
+            to_do="choose another directory with output=... or name=..., or move the files yourself",
+        )
 
 
 def _move_aside(run_dir: Path, lock: RunLock) -> RunLock:

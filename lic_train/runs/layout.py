@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 CONFIG = Path(".hydra/config.yaml")
@@ -27,6 +28,16 @@ FAILING_BATCH = "failing_batch"
 WANDB = "wandb"
 LOG = "log.txt"  # output of a run that a launcher started without a terminal
 SLURM_JOB = "slurm_job.txt"
+WRITTEN = (CONFIG.parts[0], CHECKPOINTS, PICTURES, EVAL, FAILING_BATCH)  # folders in which all files are of the run
+_FILES = re.compile(
+    "|".join(map(re.escape, (FINISHED, METRICS, ENVIRONMENT, DIFF, CARD, SLURM_JOB, "model.safetensors")))
+    + r"|data_(manifest|report(_rank\d+)?)\.json"
+)
+
+
+def is_written(name: str) -> bool:
+    """Return whether ``name`` is that of a file that a run writes to the run directory itself."""
+    return _FILES.fullmatch(name) is not None
 
 
 def best_model(run: Path) -> Path:
@@ -42,6 +53,11 @@ def result(run: Path, set_name: str) -> Path:
 def coded(run: Path, set_name: str) -> Path:
     """Return the path of the folder with the .lic files of a set."""
     return run / EVAL / set_name
+
+
+def is_log(name: str) -> bool:
+    """Return whether ``name`` is that of a file which a launcher writes to the run directory before the run starts."""
+    return name == SLURM_JOB or re.fullmatch(r"log(_\d+)?\.txt", name) is not None
 
 
 def log_file(run: Path, rank: int) -> Path:

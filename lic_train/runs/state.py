@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, NonNegativeInt, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from lic_train.errors import CheckpointError
 from lic_train.files.checkpoint import read_metadata
@@ -22,7 +23,7 @@ T = TypeVar("T")
 class Finished(BaseModel):
     """Record of a finished training: its last optimizer step, and means over the evaluation images."""
 
-    step: NonNegativeInt
+    step: Annotated[int, Field(ge=0, lt=2**53)]
     results: dict[str, Any]
 
 
@@ -94,14 +95,18 @@ def read_state(directory: Path) -> RunState:
         finished=bool(results.get("equal")),
         hours=metrics[HOURS[device]] if device else None,
         device=device,
-        bpp_file=results.get("bpp_file"),
-        psnr=results.get("psnr"),
+        bpp_file=_number(results.get("bpp_file")),
+        psnr=_number(results.get("psnr")),
     )
 
 
 def validation_loss(directory: Path) -> float | None:
     """Return the validation loss of the best model, the lowest of the run; None if there is no such model."""
     try:
-        return float(read_metadata(best_model(directory)).extra["val_loss"])
-    except (CheckpointError, KeyError):
+        return _number(read_metadata(best_model(directory)).extra.get("val_loss"))
+    except CheckpointError:
         return None
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from lic_train.system.reading import MAX_LINE, lines
+from lic_train.system.reading import MAX_LINE, lines, rows
 
 TAIL_BYTES = 2**16  # more than the rows that one validation writes
+MAX_NUMBER = 1e100  # sums and squares of larger numbers overflow
 
 
 class Buckets:
@@ -51,10 +50,13 @@ def read_log(path: Path, names: Sequence[str], limit: int = 300) -> dict[str, tu
         Steps and values by column. Cells without a finite number are skipped.
     """
     buckets = {name: Buckets(limit) for name in names}
-    for row in _rows(path):
-        step = _number(row.get("step"))
+    table = rows(lines(path))
+    columns = {name: number for number, name in enumerate(next(table, []))}
+    for row in table:
+        cells = {name: row[number] for name, number in columns.items() if number < len(row)}
+        step = _number(cells.get("step"))
         for name, bucket in buckets.items():
-            if step is not None and (value := _number(row.get(name))) is not None:
+            if step is not None and (value := _number(cells.get(name))) is not None:
                 bucket.add(step, value)
     return {name: means for name, bucket in buckets.items() if (means := bucket.means())[0]}
 
@@ -69,9 +71,9 @@ def last_values(path: Path) -> dict[str, float]:
         header, tail = _header_and_tail(path)
     except OSError:
         return {}
-    columns = next(csv.reader([header]), [])
+    columns = next(rows([header]), [])
     values: dict[str, float] = {}
-    for row in csv.reader(tail.split("\n")[:-1]):
+    for row in rows(tail.split("\n")[:-1]):
         if len(row) == len(columns):
             cells = zip(columns, map(_number, row), strict=True)
             values |= {name: value for name, value in cells if value is not None}
@@ -92,16 +94,9 @@ def _header_and_tail(path: Path) -> tuple[str, str]:
         return header.decode(errors="replace"), file.read(TAIL_BYTES).decode(errors="replace")
 
 
-def _rows(path: Path) -> Iterator[dict[str | None, str | list[str]]]:
-    try:
-        yield from csv.DictReader(lines(path))
-    except (csv.Error, OSError):  # the remaining content is not a table
-        return
-
-
 def _number(cell: object) -> float | None:
     try:
         value = float(cell)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return None
-    return value if math.isfinite(value) else None
+    return value if abs(value) <= MAX_NUMBER else None

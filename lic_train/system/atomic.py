@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 TEMPORARY = ".*.tmp"  # glob pattern of the files that a killed process may leave behind
+_NAME = re.compile(r"\.(.+)\.\d+\.tmp", re.DOTALL)
 
 
 def replace(path: Path, write: Callable[[Path], object]) -> None:
@@ -21,6 +23,7 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)  # a link would be followed
     try:
         write(temporary)
         _sync(temporary)
@@ -28,6 +31,12 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     _sync(path.parent)
+
+
+def target_of(temporary: Path) -> str | None:
+    """Return the name of the file that a temporary file was to replace; None for a file that `replace` did not make."""
+    match = _NAME.fullmatch(temporary.name)
+    return match[1] if match and temporary.is_file() and not temporary.is_symlink() else None
 
 
 def replace_bytes(path: Path, data: bytes) -> None:

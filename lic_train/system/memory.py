@@ -1,10 +1,12 @@
-"""Memory allocation on the CPU: freed memory is kept for the next step or image."""
+"""Memory allocation on the CPU: freed memory is kept, and the limit for untrusted files."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 
+ALLOWANCE = "LIC_TRAIN_ALLOWANCE_MIB"  # see `justified`
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 
@@ -23,3 +25,19 @@ def keep_freed_memory() -> bool:
     options = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: never, _M_TOP_PAD: 2**28, _M_ARENA_MAX: 1}
     accepted = [mallopt(option, value) == 1 for option, value in options.items()]
     return all(accepted)
+
+
+def justified(stored: int) -> int:
+    """Return the bytes that content of an untrusted file may take in memory.
+
+    Images are compressed already, so packing them again saves little. 64 MiB are allowed for small files; the
+    environment variable `ALLOWANCE` sets another number of MiB.
+
+    Args:
+        stored: bytes of the content in the file.
+    """
+    try:
+        extra = max(float(os.environ.get(ALLOWANCE, "")), 0.0)
+    except ValueError:
+        extra = 64.0
+    return 8 * stored + round(min(extra, 2.0**20) * 2**20)

@@ -6,9 +6,11 @@ go to the standard error stream.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import rich
 from rich import box
@@ -19,6 +21,8 @@ from rich.text import Text
 from lic_train.errors import LicError
 
 _MAX_REASON = 200  # characters
+# Control and text-direction characters, which a terminal obeys, and halves of surrogate pairs, which no stream accepts.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def is_first_process() -> bool:
@@ -32,7 +36,7 @@ def is_first_process() -> bool:
 def say(message: str, style: str = "") -> None:
     """Print a message on the shared rich console, above a live progress bar, in the first process only."""
     if is_first_process():
-        rich.get_console().print(message, style=style or None, markup=False, highlight=False, soft_wrap=True)
+        rich.get_console().print(safe(message), style=style or None, markup=False, highlight=False, soft_wrap=True)
 
 
 def say_warning(message: str) -> None:
@@ -65,12 +69,26 @@ def reason(error: BaseException) -> str:
     return text if " " in text else ": ".join(filter(None, [type(error).__name__, text]))
 
 
+def safe(text: str) -> str:
+    """Return ``text`` with escape sequences in place of the characters that a terminal obeys or cannot show."""
+    return _UNSAFE.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+class LiteralTable(Table):
+    """A table that shows strings as they are: names and values from files may contain square brackets."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        """Add a row; strings are not markup."""
+        super().add_row(*(Text(safe(cell)) if isinstance(cell, str) else cell for cell in cells), **options)
+
+
 def ruled_table(*headings: str, title: str | Text = "") -> Table:
     """Return a table in the style of this program: without a frame, which would cost columns, and left-aligned."""
+    title = Text(safe(title), "table.title") if isinstance(title, str) and title else title
     look = {"title_justify": "left", "caption_justify": "left", "box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
-    return Table(*headings, title=title or None, **look)  # type: ignore[arg-type]
+    return LiteralTable(*headings, title=title or None, **look)  # type: ignore[arg-type]
 
 
 def _print_labelled(label: str, style: str, message: str) -> None:
     # Text instead of markup, as messages contain square brackets; soft_wrap keeps paths on one line.
-    Console(stderr=True).print(Text.assemble((label, style), message), soft_wrap=True)
+    Console(stderr=True).print(Text.assemble((label, style), safe(message)), soft_wrap=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from lic_train.config.run import RunConfig
 from lic_train.data.module import Photographs
-from lic_train.evaluate.run import evaluate_run, show
+from lic_train.evaluate.run import evaluate_run, show, stored_result
 from lic_train.evaluate.sets import open_images
 from lic_train.runs import layout
 from lic_train.runs.claim import ResumeState
@@ -30,8 +29,8 @@ def evaluate_best(config: RunConfig, run: ResumeState, data: Photographs) -> dic
         say(f"This run is already finished at step {run.results.get('step', config.steps)}; nothing to train.", "green")
         say("To train again: fresh=true (moves this run to another directory), or name=... (a new directory)")
     path = layout.result(run.run_dir, config.eval.name)
-    if run.finished and path.exists():
-        return json.loads(path.read_text(encoding="utf-8"))
+    if run.finished and (stored := stored_result(path)) is not None:
+        return stored
     device = "cuda" if config.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
     result = evaluate_run(run.run_dir, _images(config, run.run_dir, data), config.eval.name, device=device)
     run.finish(config.steps, {**result["mean"], "eval": config.eval.name})

@@ -15,6 +15,7 @@ import lic_train
 from lic_train.runs import layout
 from lic_train.system import atomic
 from lic_train.system.machine import cpu_model
+from lic_train.system.reading import Unreadable, read_json
 from lic_train.system.relaunch import typed_command
 
 MAX_DIFF_BYTES = 1_000_000
@@ -129,8 +130,8 @@ def _packages() -> dict[str, str]:
 def _earlier(path: Path) -> list[dict[str, Any]]:
     """Return the notes of the earlier starts; none from a damaged file."""
     try:
-        before = json.loads(path.read_text())
+        before = read_json(path)
         note = {key: before[key] for key in ("started", "command", "code", "host")}
         return [*before["earlier"], note | {"torch": before["torch"]["version"]}]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (Unreadable, KeyError, TypeError):
         return []

@@ -18,7 +18,7 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 from rich import get_console
-from rich.table import Table
+from rich.text import Text
 
 from lic_train.config.resolvers import quality
 from lic_train.config.run import RunConfig
@@ -31,7 +31,7 @@ from lic_train.runs.claim import ResumeState, claim
 from lic_train.runs.load import load_run
 from lic_train.runs.same import differences
 from lic_train.system.memory import keep_freed_memory
-from lic_train.system.screen import is_first_process, reason, ruled_table
+from lic_train.system.screen import LiteralTable, is_first_process, reason, ruled_table
 from lic_train.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from lic_train.training.callbacks.data_watch import DataWatch
 from lic_train.training.callbacks.ema import WeightAveraging
@@ -269,7 +269,7 @@ def show_start(config: RunConfig, model: Codec, trainer: L.Trainer, data: Photog
     """Print model, data, device, output directory and stages, in the first process."""
     if not is_first_process():
         return
-    about = Table(show_header=False, box=None, padding=(0, 1))
+    about = LiteralTable(show_header=False, box=None, padding=(0, 1))
     about.add_column()
     about.add_column(overflow="fold")
     arguments = ", ".join(f"{key}={value}" for key, value in config.model.items() if key != "_target_")
@@ -285,7 +285,7 @@ def show_start(config: RunConfig, model: Codec, trainer: L.Trainer, data: Photog
         ("device", f"{trainer.strategy.root_device}, {trainer.precision}{', compiled' if config.compile else ''}"),
         ("output", config.output),
     ):
-        about.add_row(f"[bold]{key}", value)
+        about.add_row(Text(key, "bold"), value)
     stages = ruled_table("stage", "steps", "learning rate", "loss")
     for row in config.make_recipe().table():
         stages.add_row(*row)

@@ -18,10 +18,15 @@ from lic_train.data.archives.index import Entry, Index
 from lic_train.data.archives.scan import Scan
 from lic_train.data.archives.storage import LocalFiles, require_unchanged
 from lic_train.errors import DataError
+from lic_train.system.memory import ALLOWANCE, justified
 
 MAX_GROUP = 2**29  # bytes of the images of one row group
 KEPT = 2**28  # bytes of row groups that a process keeps in memory
-BATCH = 16  # rows that are decoded at once
+BATCH = 16  # largest number of rows that are decoded at once
+MIN_IMAGE = 64  # bytes of a file for each of its rows; a few kB can declare a billion rows
+FREE_ROWS = 10_000  # rows that a file of any size may have
+# pyarrow raises further types for invalid names (UnicodeDecodeError is a ValueError) and for wrong numbers.
+ERRORS = (OSError, ValueError, OverflowError, IndexError)
 NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes")  # the first one that exists is used
 ROW_BITS = 32  # an entry's offset is (row group, row in it)
 
@@ -42,11 +47,14 @@ class ParquetReader:
         if self._process != os.getpid():
             self._forget()
         group, row = divmod(entry.offset, 2**ROW_BITS)
-        batch = self._group(entry.part, group)[row // BATCH]
-        values = batch.field("bytes") if hasattr(batch, "field") else batch
-        if (data := values[row % BATCH].as_py()) is None:
-            raise OSError("its row contains only a path and no bytes")
-        return data
+        for batch in self._group(entry.part, group):
+            if row < len(batch):
+                values = batch.field("bytes") if hasattr(batch, "field") else batch
+                if (data := values[row].as_py()) is None:
+                    raise OSError("its row contains only a path and no bytes")
+                return data
+            row -= len(batch)
+        raise OSError("its row group has fewer rows than its metadata declare")
 
     def _forget(self) -> None:
         self._process = os.getpid()
@@ -62,18 +70,20 @@ class ParquetReader:
         return self._groups[key]
 
     def _batches(self, part: int, group: int) -> list[Any]:
-        """Read the images of one row group as arrays of BATCH rows."""
+        """Read the images of one row group as arrays of up to BATCH rows."""
         require_unchanged(self.parts[part])
         arrow, batches, size = _pyarrow(), [], 0
         try:
             with arrow.parquet.ParquetFile(self.parts[part].path) as file:
-                columns = [_column(file, self.parts[part].path)]
-                for batch in file.iter_batches(BATCH, row_groups=[group], columns=columns, use_threads=False):
+                column = _column(file, self.parts[part].path)
+                _, content, limit = _extent(file.metadata.row_group(group), column)
+                rows = max(min(limit // max(content, 1), BATCH), 1)  # each can be the largest value of a dictionary
+                for batch in file.iter_batches(rows, row_groups=[group], columns=[column], use_threads=False):
                     batches.append(batch.column(0))
                     size += batch.nbytes
-                    if size > MAX_GROUP:
+                    if size > limit:
                         raise OSError("it contains more bytes than its metadata declare")
-        except (arrow.ArrowException, OSError) as error:
+        except (arrow.ArrowException, *ERRORS) as error:
             raise OSError(f"its row group is damaged: {error}") from error
         return batches
 
@@ -90,18 +100,21 @@ def walk_parquet(scan: Scan) -> None:
         DataError: there is no column of images, or a row group is too large for memory.
     """
     arrow, path, first = _pyarrow(), scan.part.path, 0
+    most = FREE_ROWS + scan.part.size // MIN_IMAGE
     try:
         with arrow.parquet.ParquetFile(path) as file:
             column = _column(file, path)
             for group in range(file.metadata.num_row_groups):
-                rows, content = _extent(file.metadata.row_group(group), column)
-                if content > MAX_GROUP:
-                    raise _too_large(path, content)
+                rows, content, limit = _extent(file.metadata.row_group(group), column)
+                if content > limit:
+                    raise _too_large(path, content, limit)
+                if first + rows > most:
+                    raise OSError(f"{first + rows:,} rows in {scan.part.size:,} bytes")
                 for row in range(rows):
                     name = scan.prefix + b"%08d" % (first + row)
                     scan.listing.add(name, scan.number, (group << ROW_BITS) + row, content // rows)
                 first += rows
-    except (arrow.ArrowException, OSError) as error:
+    except (arrow.ArrowException, *ERRORS) as error:
         scan.lose(f"damaged or cut short: {error}", 0, scan.part.size)
     scan.tell(scan.part.size)
 
@@ -111,10 +124,13 @@ def row_groups(index: Index) -> npt.NDArray[np.int64]:
     return (index.part_numbers.astype(np.int64) << ROW_BITS) + (index.offsets >> ROW_BITS)
 
 
-def _extent(group: Any, column: str) -> tuple[int, int]:
-    """Return the number of rows of a row group, and the bytes of its images."""
-    chunks = (group.column(i) for i in range(group.num_columns))
-    return group.num_rows, sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column)
+def _extent(group: Any, column: str) -> tuple[int, int, int]:
+    """Return the number of rows of a row group, the bytes of its images, and the largest number that is accepted."""
+    chunks = [group.column(i) for i in range(group.num_columns)]
+    images = [chunk for chunk in chunks if chunk.path_in_schema == column]
+    content = sum(max(chunk.total_uncompressed_size, 0) for chunk in images)
+    stored = sum(max(chunk.total_compressed_size, 0) for chunk in images)
+    return max(group.num_rows, 0), content, min(justified(stored), MAX_GROUP)
 
 
 def _column(file: Any, path: str) -> str:
@@ -135,12 +151,14 @@ def _column(file: Any, path: str) -> str:
     )
 
 
-def _too_large(path: str, content: int) -> DataError:
+def _too_large(path: str, content: int, limit: int) -> DataError:
     return DataError(
         f"A row group of {path} is too large to be read as a whole.",
-        expected=f"at most {MAX_GROUP:,} bytes of images",
+        expected=f"at most {limit:,} bytes of images",
         got=f"{content:,} bytes",
-        to_do="write the file with smaller groups: pyarrow.parquet.write_table(..., row_group_size=100)",
+        to_do="write the file with smaller groups: pyarrow.parquet.write_table(..., row_group_size=100)"
+        if limit == MAX_GROUP
+        else f"set the environment variable {ALLOWANCE} to a larger number of MiB if you trust the file",
     )
 
 

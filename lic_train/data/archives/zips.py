@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from lic_train.data.archives.index import Entry
 from lic_train.data.archives.scan import Scan
-from lic_train.data.archives.storage import Buffered, Files, ReadAt
+from lic_train.data.archives.storage import MAX_BYTES, Buffered, Files, ReadAt
+from lic_train.system.memory import ALLOWANCE, justified
 
 END = struct.Struct("<4s4H2LH")  # end of central directory: signature, disks, counts, size, offset, comment
 LOCATOR = struct.Struct("<4sLQL")  # of the ZIP64 end record: signature, disk, offset, disks
@@ -53,7 +54,7 @@ class ZipReader:
         """Return the unpacked bytes, at most as many as the archive declares. Raises OSError for damage of any kind."""
         try:
             return self._read(entry)
-        except (struct.error, zlib.error, NoZip) as error:
+        except (struct.error, zlib.error, NoZip, OverflowError) as error:  # offsets have up to 64 bits
             raise OSError(f"its part of the zip is damaged: {error}") from error
 
     def _read(self, entry: Entry) -> bytes:
@@ -75,7 +76,9 @@ def walk_zip(scan: Scan) -> None:
         for place, member in members(Buffered(scan.read, BUFFER), scan.part.size):
             scan.tell(place)
             if not member.name.endswith(b"/"):
-                scan.take(member.name, place, max(member.size, member.packed), unusable=_unusable(member))
+                scan.take(
+                    member.name, place, max(member.size, member.packed), unusable=_unusable(member, scan.part.size)
+                )
     except (struct.error, NoZip) as error:
         scan.lose(f"damaged or cut short: {error}", 0, scan.part.size)
 
@@ -128,12 +131,16 @@ def _widened(fields: bytes, numbers: list[int]) -> list[int]:
     return numbers
 
 
-def _unusable(member: Member) -> str:
+def _unusable(member: Member, archive: int) -> str:
     """Return why this member cannot be read, empty if it can."""
     if member.flags & ENCRYPTED:
         return "encrypted"
     if member.method not in (STORED, DEFLATED):
         return f"compression method {member.method} is not supported, only stored and deflated files are"
+    if member.header + member.packed > archive:
+        return "its part of the zip is after the end of the file"
+    if MAX_BYTES >= member.size > justified(member.packed):
+        return f"{member.packed:,} bytes that unpack to {member.size:,} are not an image; {ALLOWANCE} raises the limit"
     return ""
 
 

@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from lic_train.data.archives.indexed import Cache, Indexed
 from lic_train.data.archives.opening import open_source
@@ -82,9 +81,9 @@ def show(result: Result) -> None:
     table.add_row("usable for training", f"{summary.whole:,}", style="green")
     table.add_row("damaged", f"{len(summary.damaged):,}", style="red" if summary.damaged else "")
     for number, reason in sorted(summary.damaged.items())[:NAMED]:
-        table.add_row(Text(f"  {result.source.name(number)}: {reason}"), "")
+        table.add_row(f"  {result.source.name(number)}: {reason}", "")
     for problem in index.problems[:NAMED]:
-        table.add_row(Text(f"archive: {problem.file}: {problem.reason}"), "", style="red")
+        table.add_row(f"archive: {problem.file}: {problem.reason}", "", style="red")
     for kind, meaning in KINDS.items():
         if summary.notes[kind]:
             table.add_row(meaning, f"{summary.notes[kind]:,}")

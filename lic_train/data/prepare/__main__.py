@@ -18,18 +18,21 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from lic_train.data.arguments import prepare_parser
-from lic_train.data.prepare.shards import CUTS, Job, Preparation, Shard, sha256
+from lic_train.data.prepare.shards import CUTS, Job, Preparation, Record, Shard, sha256
+from lic_train.data.prepare.shards import RECORD as SHARD_RECORD
 from lic_train.data.prepare.tiles import FORMATS
 from lic_train.data.sets.sources import Source, folder
 from lic_train.data.stream.loader import available_cores
 from lic_train.errors import ConfigError, DataError, LicError
 from lic_train.system import atomic
+from lic_train.system.reading import Unreadable, read_json
 from lic_train.system.screen import say_error, say_warning
 
 RECORD = "prepared.json"
@@ -46,7 +49,7 @@ def prepare(root: str, out: Path, how: Preparation, jobs: int, console: Console)
     split = folder(root, how.val_ratio)
     out.mkdir(parents=True, exist_ok=True)
     job = Job(split.train, split.val, out, how, _key(split.train, split.val, how))
-    records: dict[str, dict[str, Any]] = {}
+    records: dict[str, Record] = {}
     todo = []
     for shard in job.shards():
         if (record := job.done(shard)) is not None:
@@ -76,9 +79,13 @@ def verify(out: Path) -> int:
         raise DataError(f"No shards in {out}.", to_do="run the command without --verify first")
     files = 0
     for path in records:
-        record = json.loads(path.read_bytes())
         shard = path.with_suffix(".tar")
-        if not shard.is_file() or sha256(shard) != record["sha256"]:
+        try:
+            record = SHARD_RECORD.validate_python(read_json(path))
+            is_whole = shard.is_file() and sha256(shard) == record["sha256"]
+        except (Unreadable, ValidationError):
+            is_whole = False
+        if not is_whole:
             raise DataError(f"{shard} is missing or damaged.", to_do=f"delete {path} and repeat the preparation")
         files += record["files"]
     return files
@@ -110,12 +117,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 _job: Job | None = None  # set before the workers are forked, so that sources are not pickled
 
 
-def _write(shard: Shard) -> tuple[str, dict[str, Any]]:
+def _write(shard: Shard) -> tuple[str, Record]:
     assert _job is not None
     return shard.name, _job.write(shard)
 
 
-def _write_all(job: Job, shards: Sequence[Shard], jobs: int, console: Console) -> dict[str, dict[str, Any]]:
+def _write_all(job: Job, shards: Sequence[Shard], jobs: int, console: Console) -> dict[str, Record]:
     global _job
     _job = job
     columns = (TextColumn("shards"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -139,7 +146,7 @@ def _key(train: Source, val: Source, how: Preparation) -> str:
     return digest.hexdigest()
 
 
-def _summary(root: str, how: Preparation, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _summary(root: str, how: Preparation, records: Sequence[Record]) -> dict[str, Any]:
     return {
         "root": os.path.basename(os.path.normpath(root)),
         **asdict(how),

@@ -9,18 +9,34 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic refuses that of typing before Python 3.12
 
 from lic_train.data.decode.images import UnreadableImage, open_rgb
 from lic_train.data.prepare.tiles import FORMATS, Tile, grid, patches
 from lic_train.data.sets.sources import Source
 from lic_train.errors import ConfigError, DataError
 from lic_train.system import atomic
+from lic_train.system.reading import Unreadable, read_json
 
 CUTS = ("grid", "patches")
+
+
+class Record(TypedDict):
+    """Content of the JSON file next to a shard; ``left_out`` has pairs of name and reason."""
+
+    key: str
+    files: int
+    photographs: int
+    left_out: list[list[str]]
+    bytes: int
+    sha256: str
+
+
+RECORD = TypeAdapter(Record)
 
 
 @dataclass(frozen=True)
@@ -75,7 +91,7 @@ class Job:
         train = [Shard(f"train-{number:06d}.tar", *cut) for number, cut in enumerate(cuts)]
         return [*train, Shard("val-000000.tar", 0, len(self.val), validation=True)]
 
-    def done(self, shard: Shard) -> dict[str, Any] | None:
+    def done(self, shard: Shard) -> Record | None:
         """Return the record of a complete shard of an earlier start, None if it is missing or incomplete.
 
         Raises:
@@ -83,9 +99,9 @@ class Job:
         """
         path = self.out / shard.name
         try:
-            record: dict[str, Any] = json.loads(path.with_suffix(".json").read_bytes())
+            record = RECORD.validate_python(read_json(path.with_suffix(".json")))
             whole = path.stat().st_size == record["bytes"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, Unreadable, ValidationError):
             return None
         if record["key"] != self.key:
             raise ConfigError(
@@ -94,7 +110,7 @@ class Job:
             )
         return record if whole else None
 
-    def write(self, shard: Shard) -> dict[str, Any]:
+    def write(self, shard: Shard) -> Record:
         """Write one shard, read it back, and record it.
 
         Raises:
@@ -102,13 +118,14 @@ class Job:
             OSError: the disk is full, or the folder is not writable.
         """
         path = self.out / shard.name
-        record: dict[str, Any] = {"key": self.key, "files": 0, "photographs": shard.last - shard.first, "left_out": []}
+        photographs = shard.last - shard.first
+        record = Record(key=self.key, files=0, photographs=photographs, left_out=[], bytes=0, sha256="")
         atomic.replace(path, lambda temporary: self._fill(temporary, shard, record))
-        record |= {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        record["bytes"], record["sha256"] = path.stat().st_size, sha256(path)
         atomic.replace_text(path.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
         return record
 
-    def _fill(self, path: Path, shard: Shard, record: dict[str, Any]) -> None:
+    def _fill(self, path: Path, shard: Shard, record: Record) -> None:
         expected = hashlib.sha256()
         with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
             for name, data, pixels in self._files(shard, record["left_out"]):
@@ -138,15 +155,28 @@ class Job:
             except (OSError, UnreadableImage) as error:
                 left_out.append([name, str(error)])
                 continue
+            member = inside(name)
             if shard.validation:
-                yield name, data, _pixels(photograph)
+                yield member, data, _pixels(photograph)
                 continue
             tile = None
             for tile in self.how.tiles(photograph, number):
                 encoded = FORMATS[self.how.format](tile.image)
-                yield f"{name}/{tile.label}.{self.how.format}", encoded, _pixels(tile.image)
+                yield f"{member}/{tile.label}.{self.how.format}", encoded, _pixels(tile.image)
             if tile is None:
                 left_out.append([name, f"{photograph.width}x{photograph.height} is smaller than a patch"])
+
+
+def inside(name: str) -> str:
+    """Return the name as that of a member that every program unpacks below its target folder.
+
+    Names that lead out of the folder (``../x.png``, ``/x.png``) come from untrusted archives. They are renamed to
+    ``renamed-<hash of the name>/x.png``.
+    """
+    parts = name.replace("\\", "/").split("/")
+    if not name.startswith(("/", "\\")) and ".." not in parts and ":" not in parts[0]:
+        return name
+    return f"renamed-{hashlib.sha256(name.encode()).hexdigest()[:12]}/{parts[-1].strip('.') or 'image'}"
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

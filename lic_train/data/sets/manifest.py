@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypedDict
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic refuses that of typing before Python 3.12
 
 from lic_train.data.archives.indexed import Indexed
 from lic_train.data.sets.splits import Joined, Source, Split, Subset
 from lic_train.errors import DataError
 from lic_train.system import atomic
+from lic_train.system.reading import Unreadable, mistakes, read_json
 
 NAME = "data_manifest.json"
 FORMAT = 1
@@ -30,6 +33,9 @@ class Manifest(TypedDict):
     root: str
     train: Side
     val: Side
+
+
+_MANIFEST = TypeAdapter(Manifest)
 
 
 def manifest_of(split: Split, root: str) -> Manifest:
@@ -86,13 +92,11 @@ def _differences(side: str, before: Side, now: Side) -> list[str]:
 
 def _read(path: Path) -> Manifest:
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-        for side in ("train", "val"):
-            int(content[side]["photographs"]), str(content[side]["sha256"])
-        return content | {"root": str(content["root"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return _MANIFEST.validate_python(read_json(path))
+    except (Unreadable, ValidationError) as error:
+        reason = mistakes(error) if isinstance(error, ValidationError) else str(error)
         raise DataError(
-            f"{path} cannot be read ({error}).",
+            f"{path} cannot be read ({reason}).",
             expected="the manifest of the training data of this run",
             to_do="restore the file, or remove it if you are sure that the photographs are the same",
         ) from error
