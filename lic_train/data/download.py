@@ -16,6 +16,7 @@ from rich.progress import track
 from lic_train.data.arguments import download_parser
 from lic_train.errors import DataError, LicError
 from lic_train.system import atomic
+from lic_train.system.command import command
 from lic_train.system.screen import say_error
 
 TIMEOUT = 30.0  # seconds without an answer
@@ -124,9 +125,10 @@ def from_folder(folder: Path) -> Callable[[str], bytes]:
     return read
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command("the same command continues after the complete files")
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
-    options = download_parser().parse_args(arguments)
+    options = download_parser().parse_args(argv)
     wanted = SETS[options.set]
     to = options.to or Path("data", options.set)
     try:

@@ -19,10 +19,11 @@ from lic_train.launch.process import StopRequest
 from lic_train.launch.table import Cost, Row, common_directory, hours_unit, render, rows, warm_start_cost, write
 from lic_train.runs.claim import claim
 from lic_train.runs.state import read_state, validation_loss
+from lic_train.system.command import errors_without_traceback
+from lic_train.system.interrupts import INTERRUPTED
 from lic_train.system.relaunch import typed_command
-from lic_train.system.screen import errors_without_traceback, say
+from lic_train.system.screen import say
 
-INTERRUPTED = 130  # exit code after Ctrl-C, as in a shell
 FAILED = 1  # exit code: at least one run is not finished
 
 

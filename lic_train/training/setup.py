@@ -30,6 +30,7 @@ from lic_train.runs import layout
 from lic_train.runs.claim import ResumeState, claim
 from lic_train.runs.load import load_run
 from lic_train.runs.same import differences
+from lic_train.system.interrupts import stopping_on_signals
 from lic_train.system.memory import keep_freed_memory
 from lic_train.system.screen import is_first_process, reason, ruled_table
 from lic_train.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
@@ -37,7 +38,7 @@ from lic_train.training.callbacks.data_watch import DataWatch
 from lic_train.training.callbacks.ema import WeightAveraging
 from lic_train.training.callbacks.guard import NonFiniteGuard
 from lic_train.training.callbacks.hours import DeviceHours
-from lic_train.training.callbacks.interrupt import GracefulStop, stopping_at_once
+from lic_train.training.callbacks.interrupt import GracefulStop
 from lic_train.training.callbacks.pictures import Pictures
 from lic_train.training.callbacks.progress import ProgressBar
 from lic_train.training.callbacks.rate_distortion import RateDistortion
@@ -60,7 +61,7 @@ def claim_directory(config: RunConfig, data: Photographs) -> Iterator[ResumeStat
     """
     overrides = list(HydraConfig.get().overrides.task)  # of this job; the command line may define a sweep
     trainer = config.trainer
-    stopped, full = stopping_at_once(), _full_disk_reported(Path(config.output))
+    stopped, full = stopping_on_signals(), _full_disk_reported(Path(config.output))
     with stopped, full, joined(trainer.devices, trainer.num_nodes, trainer.accelerator, overrides) as ranks:
         _check_that_all_are_equal(ranks.gather("configuration", config.plain()))
         processes = ranks.gather("process", about_this_process(ranks.rank, overrides))
