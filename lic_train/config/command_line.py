@@ -54,7 +54,8 @@ def override_problems(overrides: Sequence[str], several: bool) -> list[ConfigErr
         try:
             parsed = _parsed(literal(override))
         except HydraException as error:
-            problems.append(_unreadable(override, error))
+            if not group_options(key_of(override)):  # a wrong option is an unknown name
+                problems.append(_unreadable(override, error))
         else:
             if parsed.is_sweep_override() and not several:
                 problems.append(_several_values(override, overrides))

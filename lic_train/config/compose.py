@@ -109,9 +109,9 @@ def _sentence(entry: Any) -> str:
     if entry["type"] == "extra_forbidden":
         return f"{path}: no such key"
     message = str(entry["msg"]).removeprefix("Value error, ")
-    if not path or ", got " in message:
+    if not path or ", got " in message or isinstance(entry["input"], dict):
         return f"{path}: {message}".removeprefix(": ")
-    return f"{path}: {message[0].lower()}{message[1:]}, got {entry['input']!r}"
+    return f"{path}: {message.replace('Input should', 'should', 1)}, got {entry['input']!r}"
 
 
 def compose(overrides: Sequence[str], config_name: str = "config") -> DictConfig:

@@ -228,7 +228,8 @@ def check_arguments(model: Mapping[str, Any]) -> None:
         try:  # JSON, where a tuple is a list; strict, so that "no" is not a bool and 8.5 not an int
             TypeAdapter(hints[name]).validate_json(json.dumps(model[name]), strict=True)
         except ValidationError as error:
-            problems.append(f"{name}: {error.errors()[0]['msg'].lower()}, got {model[name]!r}")
+            reason = error.errors()[0]["msg"].replace("Input should", "should", 1)
+            problems.append(f"{name}: {reason}, got {model[name]!r}")
     if problems:
         raise ValueError("; ".join(sorted(problems)))
 

@@ -14,10 +14,9 @@ import rich
 from rich.progress import track
 
 from lic_train.data.arguments import download_parser
-from lic_train.errors import DataError, LicError
+from lic_train.errors import DataError
 from lic_train.system import atomic
 from lic_train.system.command import command
-from lic_train.system.screen import say_error
 
 TIMEOUT = 30.0  # seconds without an answer
 MAX_BYTES = 2**26  # of one file, so that a server cannot fill the disk
@@ -131,13 +130,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = download_parser().parse_args(argv)
     wanted = SETS[options.set]
     to = options.to or Path("data", options.set)
-    try:
-        count = obtain(
-            wanted.sums, to, from_folder(options.folder) if options.folder else from_web(options.base or wanted.base)
-        )
-    except LicError as error:
-        say_error(error)
-        return 1
+    fetch = from_folder(options.folder) if options.folder else from_web(options.base or wanted.base)
+    count = obtain(wanted.sums, to, fetch)
     rich.print(f"{to}: all {len(wanted.sums)} files are complete and verified ({count} new).")
     return 0
 

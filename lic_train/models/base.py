@@ -267,12 +267,11 @@ def outline(config: Mapping[str, Any]) -> Codec:
         with _OnMeta(torch.device("meta")), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
             model = build(config)
-    except ValueError:
-        raise
     except Exception as error:  # a wrong argument can raise any error, for example ZeroDivisionError
-        raise ValueError(f"{model_class.__name__}: no network has these arguments: {error}") from error
+        given = ", ".join(f"{name}={value}" for name, value in config.items() if name != "_target_")
+        raise ValueError(f"no {model_class.__name__} can be built with {given}: {error}") from error
     if empty := [name for name, parameter in model.named_parameters() if not parameter.numel()]:
-        raise ValueError(f"{model_class.__name__}: expected widths of at least 1, got no values in {empty[0]}")
+        raise ValueError(f"expected widths of at least 1, got an empty {empty[0]}")
     return model
 
 
