@@ -16,18 +16,20 @@ from lic_train.config.run import RunConfig, checked
 from lic_train.report import card
 from lic_train.system import relaunch
 from lic_train.system.command import command, errors_without_traceback
-from lic_train.training import setup
+from lic_train.training import preconditions, setup
 from lic_train.training.closing import evaluate_best, show_end
 
 
 def train(config: RunConfig) -> int:
     """Build, fit and evaluate; return the exit code."""
     data = setup.make_data(config)
-    with setup.claim_directory(config, data) as run:
+    preconditions.check(config)
+    with preconditions.lack_of_memory_explained(), setup.claim_directory(config, data) as run:
         if not run.finished:
             model = setup.make_model(config)
             with setup.loggers(config, run) as loggers:
-                trainer = setup.make_trainer(config, run, loggers, data)
+                with preconditions.refusals_explained():
+                    trainer = setup.make_trainer(config, run, loggers, data)
                 setup.show_start(config, model, trainer, data)
                 trainer.fit(setup.make_module(config, model), data, ckpt_path=run.checkpoint)
         result = evaluate_best(config, run, data)

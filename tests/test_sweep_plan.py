@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lic_train.config.compose import compose, prepare
+from lic_train.config.command_line import prepare
+from lic_train.config.compose import compose
 from lic_train.config.run import checked
 from lic_train.errors import ConfigError
 from lic_train.launch.plan import Job, plan

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import json
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import (
@@ -14,8 +11,6 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    TypeAdapter,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -23,7 +18,8 @@ from pydantic import (
 
 from lic_train.config.compose import Section, validated
 from lic_train.config.names import SWEEP_SECTIONS
-from lic_train.models.base import find_model, outline
+from lic_train.config.networks import check_arguments, num_parameters
+from lic_train.models.base import find_model
 from lic_train.recipes.losses import TERMS
 from lic_train.recipes.recipe import Recipe
 from lic_train.recipes.stage import lay_out
@@ -31,6 +27,7 @@ from lic_train.system.machine import memory_bytes
 
 _BYTES_PER_WEIGHT = 4
 _MAX_INTEGER = 2**53  # the largest count that every tool which reads a log keeps exact
+HELDOUT = "heldout"  # the only set without a folder: the run's validation pictures
 Count = Annotated[int, Field(gt=0, le=_MAX_INTEGER)]
 
 
@@ -100,6 +97,14 @@ class SetOptions(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")]
     root: str | list[str] | None
     limit: PositiveInt | None
+
+    @model_validator(mode="after")
+    def _pictures_are_known(self) -> SetOptions:
+        if self.root is None and self.name != HELDOUT:
+            raise ValueError(
+                f"expected the folder of the set {self.name}, got root=None; set eval.root=/path/to/images"
+            )
+        return self
 
 
 class RunConfig(Section):
@@ -214,38 +219,6 @@ class RunConfig(Section):
             everywhere | stage.model_dump(exclude_none=True) | {"lr": stage.lr * self.lr_scale}
             for stage in self.recipe.stages
         ]
-
-
-def check_arguments(model: Mapping[str, Any]) -> None:
-    """Check the types of a model's arguments against the annotations of its constructor.
-
-    Raises:
-        ValueError: lists all arguments of another type.
-    """
-    hints = get_type_hints(find_model(model).__init__)
-    problems = []
-    for name in hints.keys() & model.keys():
-        try:  # JSON, where a tuple is a list; strict, so that "no" is not a bool and 8.5 not an int
-            TypeAdapter(hints[name]).validate_json(json.dumps(model[name]), strict=True)
-        except ValidationError as error:
-            reason = error.errors()[0]["msg"].replace("Input should", "should", 1)
-            problems.append(f"{name}: {reason}, got {model[name]!r}")
-    if problems:
-        raise ValueError("; ".join(sorted(problems)))
-
-
-def num_parameters(model: Mapping[str, Any]) -> int:
-    """Return the number of parameters of a model, which is built without memory for them.
-
-    Raises:
-        ValueError: no network can be built from this configuration.
-    """
-    return _num_parameters(json.dumps(dict(model)))
-
-
-@functools.lru_cache(maxsize=256)  # a sweep checks many runs of one model
-def _num_parameters(model: str) -> int:
-    return sum(parameter.numel() for parameter in outline(json.loads(model)).parameters())
 
 
 def _fits_into_memory(what: str, size: int) -> None:

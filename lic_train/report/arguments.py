@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lic_train.system.arguments import command_parser
+from lic_train.system.arguments import at_least, command_parser
 
 
 def report_parser() -> argparse.ArgumentParser:
@@ -22,7 +22,7 @@ def report_parser() -> argparse.ArgumentParser:
     parser.add_argument("--anchor", metavar="KEY", help="reference curve of BD-rates: vvc (default), jpeg, cwam, ...")
     parser.add_argument("--paper", metavar="NAME", help="add a paper's tables and figures: iblic, gcab_gmm, ...")
     parser.add_argument("--root", type=Path, help="folder of the original photographs (default: as in conf/eval)")
-    parser.add_argument("--pictures", type=int, default=3, help="number of photographs to compare (default: 3)")
+    parser.add_argument("--pictures", type=at_least(0), default=3, help="number of photographs to compare (default: 3)")
     parser.add_argument("--out", type=Path, help="folder of the report (default: OUTPUTS/report)")
     return parser
 

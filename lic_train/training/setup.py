@@ -28,7 +28,7 @@ from lic_train.errors import ConfigError, TrainingError
 from lic_train.models.base import Codec, build
 from lic_train.runs import layout
 from lic_train.runs.claim import ResumeState, claim
-from lic_train.runs.load import load_run
+from lic_train.runs.load import check_start, load_run
 from lic_train.runs.same import differences
 from lic_train.system.interrupts import stopping_on_signals
 from lic_train.system.memory import keep_freed_memory
@@ -157,16 +157,8 @@ def make_model(config: RunConfig) -> Codec:
     except ValueError as error:
         raise ConfigError(f"model: {error}", to_do="change the model.* values") from error
     if config.init_from is not None:
-        donor, _ = load_run(Path(config.init_from))
-        try:
-            model.load_state_dict(donor.state_dict())
-        except RuntimeError as error:
-            raise ConfigError(
-                f"init_from={config.init_from} contains another network.",
-                expected=f"the weights of {config.model_name} with the model.* values of this run",
-                got=str(error),
-                to_do="use the model and the model.* values of that run",
-            ) from error
+        check_start(config.model, Path(config.init_from))
+        model.load_state_dict(load_run(Path(config.init_from))[0].state_dict())
     return model
 
 
