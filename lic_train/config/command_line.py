@@ -143,7 +143,7 @@ def _search_path(overrides: Sequence[str], folders: Sequence[str]) -> list[str]:
     """One override of hydra.searchpath with the folders and the entries that were given, or none."""
     given = [override.partition("=")[2].strip("[] ") for override in overrides if key_of(override) == SEARCH_PATH]
     for folder in folders:
-        if not Path(folder).is_dir():
+        if not folder or not Path(folder).is_dir():
             raise ConfigError(
                 "--config-dir names no folder.", expected="a folder of YAML files", got=folder, to_do="correct the path"
             )
