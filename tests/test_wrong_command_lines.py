@@ -43,7 +43,7 @@ sweep=rd_curve                                  | lic train -m sweep=rd_curve
 model=cwam sweep=search                         | lic train -m model=cwam sweep=search
 launcher=ray                                    | -m, which starts a sweep
 launcher=slurm launcher.partition=gpu           | no effect on a single run
-sweep.grid.lambda=[1,2]                         | There is no key 'sweep.grid.lambda'
+sweep.grid.lambda=[1,2]                         | -m, which starts a sweep
 -m "model=cwam lambda=0.01"                     | word of its own
 "model=cwam lambda=0.01"                        | word of its own
 "data=folder data.root=/x"                      | word of its own

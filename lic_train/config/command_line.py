@@ -40,8 +40,10 @@ def prepare(arguments: Sequence[str]) -> list[str]:
     relaunch.COMMON[:] = _search_path(overrides, folders)
     overrides = [override for override in overrides if key_of(override) != SEARCH_PATH]
     sweep = not _MULTIRUN.isdisjoint([*flags, *overrides])
-    problems += [*name_problems(overrides), *override_problems(overrides, several=sweep)]
-    raise_all(problems if sweep else [*problems, *_sweep_problems(overrides)])
+    of_sweep = [] if sweep else [word for word in overrides if key_of(word).partition(".")[0] in SWEEP_SECTIONS]
+    problems += [_needs_a_sweep(word, overrides) for word in of_sweep[:1]]
+    problems += name_problems([word for word in overrides if word not in of_sweep])
+    raise_all([*problems, *override_problems(overrides, several=sweep)])
     overrides = [literal(override) for override in overrides]
     jobs = _for_every_job(overrides) if sweep else overrides
     return [*flags, *jobs, *relaunch.COMMON]
@@ -60,12 +62,6 @@ def override_problems(overrides: Sequence[str], several: bool) -> list[ConfigErr
             if parsed.is_sweep_override() and not several:
                 problems.append(_several_values(override, overrides))
     return problems
-
-
-def _sweep_problems(overrides: Sequence[str]) -> list[ConfigError]:
-    """Return one error if there are overrides that only a sweep reads."""
-    found = [override for override in overrides if key_of(override).partition(".")[0] in SWEEP_SECTIONS]
-    return [_needs_a_sweep(found[0], overrides)] if found else []
 
 
 def _parsed(override: str) -> Override:

@@ -94,7 +94,7 @@ class ChoiceSection(Section):
 class SetOptions(Section):
     """A set of pictures: its name in file names, its folder or folders, and the number of pictures (None: all)."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$", max_length=64)]
     root: str | list[str] | None
     limit: PositiveInt | None
 
@@ -135,6 +135,7 @@ class RunConfig(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] | None
     group: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] | None
     fresh: bool
+    extend: bool
     output: str
 
     @model_validator(mode="before")

@@ -26,7 +26,8 @@ def check(config: RunConfig) -> None:
         DataError: a folder of the evaluation set is missing or empty.
     """
     run = Path(config.output)
-    if read_state(run).finished and not config.fresh:
+    state = read_state(run)
+    if state.finished and state.step >= config.steps and not config.fresh:
         return
     _check_accelerator(config.trainer.accelerator)
     if config.eval.root is not None:

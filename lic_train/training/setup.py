@@ -32,7 +32,7 @@ from lic_train.runs.load import check_start, load_run
 from lic_train.runs.same import differences
 from lic_train.system.interrupts import stopping_on_signals
 from lic_train.system.memory import keep_freed_memory
-from lic_train.system.screen import is_first_process, reason, ruled_table
+from lic_train.system.screen import is_first_process, reason, ruled_table, say
 from lic_train.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from lic_train.training.callbacks.data_watch import DataWatch
 from lic_train.training.callbacks.ema import WeightAveraging
@@ -121,7 +121,9 @@ def keep_manifest(run: ResumeState, data: Photographs) -> None:
     """
     path = run.run_dir / manifest.NAME
     if run.checkpoint is not None and path.exists():
-        manifest.require_same(path, data.manifest())
+        before = manifest.require_same(path, data.manifest())
+        if before != data.place:
+            say(f"The photographs are the same, now in {data.place} instead of {before}.")
     else:
         manifest.write(path, data.manifest())
 
