@@ -23,7 +23,7 @@ from lic_train.training.closing import evaluate_best, show_end
 def train(config: RunConfig) -> int:
     """Build, fit and evaluate; return the exit code."""
     data = setup.make_data(config)
-    preconditions.check(config)
+    preconditions.check(config, data)
     with preconditions.lack_of_memory_explained(), setup.claim_directory(config, data) as run:
         if not run.finished:
             model = setup.make_model(config)

@@ -266,7 +266,7 @@ def test_every_shipped_sweep_is_tested():
 
 def test_children_have_the_widths_of_their_parent(capsys):
     """The published widths of mbt2018_mean are 128 and 192 up to q4, 192 and 320 above."""
-    options = "sweep.grid.lambda=[0.0035,0.0250] sweep.warm_start.overrides=[steps=300000]"
+    options = "sweep.grid.lambda=[0.0035,0.0250] sweep.warm_start.overrides=['steps=300000']"
     parent, child = jobs_of(f"model=mbt2018_mean sweep=warm_start {options} {' '.join(FULL)}")
     assert (parent.config.lmbda, parent.config.model["N"], parent.config.model["M"]) == (0.025, 192, 320)
     assert (child.config.lmbda, child.config.model["N"], child.config.model["M"]) == (0.0035, 192, 320)
@@ -275,7 +275,7 @@ def test_children_have_the_widths_of_their_parent(capsys):
 
 
 def test_child_with_another_network_raises_before_the_parent_starts():
-    options = "sweep.grid.lambda=[0.0035,0.0250] sweep.warm_start.overrides=[steps=300000,model.N=64]"
+    options = "sweep.grid.lambda=[0.0035,0.0250] sweep.warm_start.overrides=['steps=300000','model.N=64']"
     message = error_message(f"model=mbt2018_mean sweep=warm_start {options} {' '.join(FULL)}")
     assert "omit model.N=64" in message
     assert "g_a.0.weight: (192, 3, 5, 5) -> (64, 3, 5, 5)" in message

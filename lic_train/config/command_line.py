@@ -70,11 +70,13 @@ def _parsed(override: str) -> Override:
 
 def _unreadable(override: str, error: HydraException) -> ConfigError:
     key, _, value = override.partition("=")
+    is_list = value.startswith("[") and value.endswith("]")
+    text = f"[{','.join(quoted(entry.strip()) for entry in value[1:-1].split(','))}]" if is_list else quoted(value)
     return ConfigError(
         f"The value of {key} cannot be read.",
         expected="a number, a word, a list in square brackets, or any other text in quotes",
         got=value or override,
-        to_do=f"quote it twice, for the shell and for Hydra: {shlex.quote(f'{key}={quoted(value)}')}"
+        to_do=f"quote it twice, for the shell and for Hydra: {shlex.quote(f'{key}={text}')}"
         if value and "\n" not in value
         else str(error).splitlines()[0],
     )

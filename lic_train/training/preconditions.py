@@ -10,22 +10,27 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lic_train.config.run import RunConfig
+from lic_train.data.module import Photographs
+from lic_train.data.sets import manifest
 from lic_train.errors import ConfigError, TrainingError
 from lic_train.evaluate.sets import open_images
+from lic_train.runs.layout import CHECKPOINTS
 from lic_train.runs.load import check_start
 from lic_train.runs.state import read_state
-from lic_train.system.screen import reason
+from lic_train.system.screen import reason, say
 
 
-def check(config: RunConfig) -> None:
-    """Check the accelerator, the pictures of the closing evaluation and the weights of ``init_from``.
+def check(config: RunConfig, data: Photographs) -> None:
+    """Check the photographs, the accelerator, the pictures of the closing evaluation and the weights of ``init_from``.
 
     Raises:
         ConfigError: this machine does not have the accelerator, or ``init_from`` contains another network.
         CheckpointError: ``init_from`` contains no intact model.
-        DataError: a folder of the evaluation set is missing or empty.
+        DataError: a folder of the evaluation set is missing or empty, or the run was started on other photographs.
     """
     run = Path(config.output)
+    if not config.fresh and any((run / CHECKPOINTS).glob("*.ckpt")):
+        _check_photographs(run / manifest.NAME, data)
     state = read_state(run)
     if state.finished and state.step >= config.steps and not config.fresh:
         return
@@ -34,6 +39,11 @@ def check(config: RunConfig) -> None:
         open_images(config.eval, run)
     if config.init_from is not None:
         check_start(config.model, Path(config.init_from))
+
+
+def _check_photographs(path: Path, data: Photographs) -> None:
+    if path.exists() and (before := manifest.require_same(path, data.manifest())) != data.place:
+        say(f"The photographs are the same, now in {data.place} instead of {before}.")
 
 
 def _check_accelerator(name: str) -> None:

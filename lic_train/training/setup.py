@@ -32,7 +32,7 @@ from lic_train.runs.load import check_start, load_run
 from lic_train.runs.same import differences
 from lic_train.system.interrupts import stopping_on_signals
 from lic_train.system.memory import keep_freed_memory
-from lic_train.system.screen import is_first_process, reason, ruled_table, say
+from lic_train.system.screen import is_first_process, reason, ruled_table
 from lic_train.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from lic_train.training.callbacks.data_watch import DataWatch
 from lic_train.training.callbacks.ema import WeightAveraging
@@ -56,7 +56,6 @@ def claim_directory(config: RunConfig, data: Photographs) -> Iterator[ResumeStat
 
     Raises:
         ConfigError: the directory is not writable, in use, or contains a run with another configuration.
-        DataError: it contains a run on other photographs.
         TrainingError: another process of the run ended.
     """
     overrides = list(HydraConfig.get().overrides.task)  # of this job; the command line may define a sweep
@@ -114,17 +113,9 @@ def _check_that_all_are_equal(configurations: list[dict[str, Any]]) -> None:
 
 
 def keep_manifest(run: ResumeState, data: Photographs) -> None:
-    """Write the manifest of the photographs; a resumed run must have the same ones.
-
-    Raises:
-        DataError: they differ.
-    """
+    """Write the manifest of the photographs of a new run."""
     path = run.run_dir / manifest.NAME
-    if run.checkpoint is not None and path.exists():
-        before = manifest.require_same(path, data.manifest())
-        if before != data.place:
-            say(f"The photographs are the same, now in {data.place} instead of {before}.")
-    else:
+    if run.checkpoint is None or not path.exists():
         manifest.write(path, data.manifest())
 
 
