@@ -11,6 +11,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from lic_train.moved import MovedCommands
+from lic_train.system.interrupts import end_on_signals
 
 if TYPE_CHECKING:
     from lic_train.codec.load import load
@@ -30,6 +31,9 @@ for _message in (
     "You have overridden `on_after_batch_transfer`.*",
 ):
     warnings.filterwarnings("ignore", message=_message)
+
+if sys.argv[:1] == ["-m"]:  # python -m lic_train..., which now imports the packages of its command
+    end_on_signals()
 
 if not any(isinstance(finder, MovedCommands) for finder in sys.meta_path):
     sys.meta_path.append(MovedCommands())

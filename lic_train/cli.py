@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from lic_train.system.interrupts import ending_on_signals
+
 
 class Command(NamedTuple):
     """One subcommand.
@@ -90,9 +92,21 @@ EXAMPLES = """examples:
 lic COMMAND --help describes a command."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand; returns the exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
+def main(argv: Sequence[str] | None = None, program: str = "") -> int:
+    """Run one subcommand.
+
+    Args:
+        argv: name of the subcommand and its arguments; None for those of this process.
+        program: the user's script, which messages name instead of ``lic``.
+
+    Returns:
+        The exit code.
+    """
+    with ending_on_signals():
+        return _main(list(sys.argv[1:] if argv is None else argv), program)
+
+
+def _main(words: list[str], program: str) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
         return 0
@@ -112,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         module, _, function = command.parser.partition(":")
         getattr(importlib.import_module(module), function)().print_help()
         return 0
-    sys.argv = [f"lic {name}", *arguments]
+    sys.argv = [program or f"lic {name}", *arguments]
     return importlib.import_module(command.module).main([*command.prefix, *arguments]) or 0
 
 

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
 import hydra
 from omegaconf import DictConfig
 
-from lic_train.config.compose import prepare
+from lic_train.config.command_line import prepare
+from lic_train.config.compose import composition_errors_explained
 from lic_train.config.folder import CONF_DIR
 from lic_train.config.run import RunConfig, checked
 from lic_train.report import card
-from lic_train.system.screen import errors_without_traceback
-from lic_train.training import setup
+from lic_train.system import relaunch
+from lic_train.system.command import command, errors_without_traceback
+from lic_train.training import preconditions, setup
 from lic_train.training.closing import evaluate_best, show_end
 
 
 def train(config: RunConfig) -> int:
     """Build, fit and evaluate; return the exit code."""
     data = setup.make_data(config)
-    with setup.claim_directory(config, data) as run:
+    preconditions.check(config, data)
+    with preconditions.lack_of_memory_explained(), setup.claim_directory(config, data) as run:
         if not run.finished:
             model = setup.make_model(config)
             with setup.loggers(config, run) as loggers:
-                trainer = setup.make_trainer(config, run, loggers, data)
+                with preconditions.refusals_explained():
+                    trainer = setup.make_trainer(config, run, loggers, data)
                 setup.show_start(config, model, trainer, data)
                 trainer.fit(setup.make_module(config, model), data, ckpt_path=run.checkpoint)
         result = evaluate_best(config, run, data)
@@ -42,12 +47,16 @@ def _job(cfg: DictConfig) -> None:
             sys.exit(code)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; exit with the exit code of the run."""
-    with errors_without_traceback():
-        sys.argv[1:] = prepare(sys.argv[1:] if argv is None else argv)
+@command("the same command continues the run")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code of the run."""
+    relaunch.TYPED[:] = sys.argv[1:] if argv is None else argv
+    sys.argv[1:] = prepare(relaunch.TYPED)  # Hydra reads it from there
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
+    with composition_errors_explained():
         _job()
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

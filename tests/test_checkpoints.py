@@ -16,6 +16,7 @@ import torch
 
 from lic_train.errors import CheckpointError, TrainingError
 from lic_train.runs.checkpoints import newest_intact
+from lic_train.system.interrupts import stopping_on_signals
 from lic_train.training.callbacks import (
     AtomicCheckpointIO,
     Checkpoints,
@@ -25,7 +26,6 @@ from lic_train.training.callbacks import (
     WeightAveraging,
     checkpoints,
 )
-from lic_train.training.callbacks.interrupt import stopping_at_once
 from lic_train.training.loggers import CsvLogger
 from tests.tiny_training import At, Tiny, fit
 
@@ -259,7 +259,7 @@ def test_exit_code_of_every_signal_also_if_repeated(tmp_path: Path, number: sign
 
 
 def signalled_while_reading(number: signal.Signals) -> None:
-    with stopping_at_once(), contextlib.suppress(Exception):  # a file reader that catches every error
+    with stopping_on_signals(), contextlib.suppress(Exception):  # a file reader that catches every error
         os.kill(os.getpid(), number)
 
 

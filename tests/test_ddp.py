@@ -16,8 +16,9 @@ import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
 
 from lic_train.system import relaunch
+from lic_train.system.interrupts import INTERRUPTED
 from lic_train.training import followers, setup
-from lic_train.training.callbacks.interrupt import INTERRUPTED, GracefulStop
+from lic_train.training.callbacks.interrupt import GracefulStop
 from tests.small_runs import (
     Forked,
     assert_equal_state,

@@ -90,7 +90,7 @@ def test_file_with_wrong_checksum_is_discarded(server, tmp_path):
 
 def test_unreachable_server_is_reported_without_a_traceback(small_set, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
-    assert main(["kodak", "--to", str(tmp_path / "kodak")]) == 1
+    assert main(["kodak", "--to", str(tmp_path / "kodak")]) == 2
     message = capsys.readouterr().err
     assert "Cannot download http://127.0.0.1:1/one.png" in message
     assert "--from" in message
@@ -105,7 +105,7 @@ def test_from_a_folder(small_set, tmp_path, capsys):
     assert main(["kodak", "--to", str(tmp_path / "copy"), "--from", str(origin)]) == 0
     assert there(tmp_path / "copy") == FILES
     (origin / "two.png").unlink()
-    assert main(["kodak", "--to", str(tmp_path / "other"), "--from", str(origin)]) == 1
+    assert main(["kodak", "--to", str(tmp_path / "other"), "--from", str(origin)]) == 2
     assert "two.png" in capsys.readouterr().err
 
 

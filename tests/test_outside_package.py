@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lic_train.config.compose import prepare
+from lic_train.config.command_line import prepare
 from lic_train.errors import ConfigError
 from lic_train.system import relaunch
 from tests.conftest import ROOT

@@ -22,8 +22,8 @@ from lic_train.config.run import RunConfig, checked
 from lic_train.files.checkpoint import read_metadata
 from lic_train.runs.checkpoints import newest_intact, step_of
 from lic_train.system import atomic
+from lic_train.system.interrupts import INTERRUPTED, REQUEUE
 from lic_train.training.callbacks.checkpoints import Checkpoints
-from lic_train.training.callbacks.interrupt import INTERRUPTED, REQUEUE
 from tests.small_runs import (
     Forked,
     assert_equal_state,

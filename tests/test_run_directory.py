@@ -147,6 +147,42 @@ def test_keys_without_effect_on_the_result_may_differ(tmp_path: Path, key: str, 
     assert yaml.safe_load((tmp_path / ".hydra" / "config.yaml").read_text()) == changed(key, value)
 
 
+def test_moved_photographs_are_left_to_the_manifest(tmp_path: Path) -> None:
+    moved = {**CONFIG, "data": {**CONFIG["data"], "root": "/local/photographs"}}
+    begin(tmp_path)
+    assert "data.root: None -> /local/photographs" in error_message_of(tmp_path, moved)
+    (tmp_path / "data_manifest.json").write_text("{}")
+    begin(tmp_path, moved)
+    stored = yaml.safe_load((tmp_path / ".hydra" / "config.yaml").read_text())
+    assert stored["data"]["root"] == "/local/photographs"
+    other = {**moved, "data": {**moved["data"], "source": "imagenet"}}
+    assert "data.source" in error_message_of(tmp_path, other)
+
+
+def test_finished_run_can_be_extended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short, long = {**CONFIG, "steps": 6}, {**CONFIG, "steps": 12}
+    run = claim(tmp_path, short, False)
+    add_checkpoint(tmp_path, 6)
+    run.finish(6, {"equal": True})
+    run.release()
+    message = error_message_of(tmp_path, long)
+    assert "steps: 6 -> 12" in message
+    assert "extend=true" in message
+    assert f"init_from={tmp_path}" in message
+    assert "extend=true" not in error_message_of(tmp_path, {**CONFIG, "steps": 3, "extend": True})
+    assert "crop" in error_message_of(tmp_path, {**long, "extend": True, "crop": 64})
+    extended = begin(tmp_path, {**long, "extend": True})
+    assert (extended.status, extended.step) == ("resume", 6)
+    assert "to step 12 instead of 6" in capsys.readouterr().out
+    assert begin(tmp_path, long).status == "resume"  # the option is not needed again
+
+
+def error_message_of(run: Path, config: dict[str, Any]) -> str:
+    with pytest.raises(ConfigError) as refusal:
+        begin(run, config)
+    return str(refusal.value)
+
+
 def test_keys_with_the_prefix_of_a_free_key_are_compared() -> None:
     found = differences({"trainer_x": 1, "compile": True}, {"trainer_x": 2, "compile": False})
     assert [str(line) for line in found] == ["trainer_x: 1 -> 2"]

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lic_train.config.compose import compose, prepare
+from lic_train.config.command_line import prepare
+from lic_train.config.compose import compose
 from lic_train.config.run import checked
 from lic_train.errors import ConfigError
 from lic_train.launch.plan import Job, plan
@@ -261,3 +262,26 @@ def test_model_of_a_papers_sweep_can_be_replaced():
 
 def test_every_shipped_sweep_is_tested():
     assert set(options("sweep")) == {*TABLES, "rd_curve", "warm_start", "search"}
+
+
+def test_children_have_the_widths_of_their_parent(capsys):
+    """The published widths of mbt2018_mean are 128 and 192 up to q4, 192 and 320 above."""
+    options = "sweep.grid.lambda=[0.0035,0.0250] sweep.warm_start.overrides=['steps=300000']"
+    parent, child = jobs_of(f"model=mbt2018_mean sweep=warm_start {options} {' '.join(FULL)}")
+    assert (parent.config.lmbda, parent.config.model["N"], parent.config.model["M"]) == (0.025, 192, 320)
+    assert (child.config.lmbda, child.config.model["N"], child.config.model["M"]) == (0.0035, 192, 320)
+    assert {"model.N=192", "model.M=320"} <= set(child.overrides)
+    assert "have its widths, model.N=192 model.M=320, for lambda 0.0035" in capsys.readouterr().out
+
+
+def test_child_with_another_network_raises_before_the_parent_starts():
+    options = "sweep.grid.lambda=[0.0035,0.0250] sweep.warm_start.overrides=['steps=300000','model.N=64']"
+    message = error_message(f"model=mbt2018_mean sweep=warm_start {options} {' '.join(FULL)}")
+    assert "omit model.N=64" in message
+    assert "g_a.0.weight: (192, 3, 5, 5) -> (64, 3, 5, 5)" in message
+
+
+def test_start_from_a_missing_run_raises_before_the_first_starts():
+    message = error_message("model=mbt2018_mean lambda=0.0067", "model=cwam init_from=/no/such/run")
+    assert "1 run of the sweep" in message
+    assert "/no/such/run does not exist" in message

@@ -112,6 +112,28 @@ def test_killed_run_resumes_from_its_last_checkpoint(run, tmp_path, monkeypatch)
     assert_same_weights(tmp_path / "whole", tmp_path / "parts")
 
 
+def test_longer_budget_continues_a_finished_run_on_moved_photographs(run, tmp_path, photographs, capsys):
+    run("a")
+    before = (tmp_path / "a" / "metrics.csv").read_text().splitlines()
+    photographs.rename(tmp_path / "elsewhere")
+    longer = ["steps=8", f"data.root={tmp_path / 'elsewhere'}", "validate.every=3"]
+    with pytest.raises(ConfigError, match="extend=true"):
+        run("a", *longer)
+    assert run("a", *longer, "extend=true") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "to step 8 instead of 6" in shown
+    assert f"the same, now in {tmp_path / 'elsewhere'}" in shown
+    assert (tmp_path / "a" / "metrics.csv").read_text().splitlines()[: len(before)] == before
+    last = torch.load(tmp_path / "a" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 8
+    assert {int(state["step"]) for state in last["optimizer_states"][0]["state"].values()} == {8}
+    (tmp_path / "elsewhere" / "new.png").write_bytes(next((tmp_path / "elsewhere").iterdir()).read_bytes())
+    with pytest.raises(DataError, match="other photographs"):
+        run("a", *longer, "steps=9", "extend=true")
+    stored = (tmp_path / "a" / ".hydra" / "config.yaml").read_text()
+    assert "\nsteps: 8\n" in stored  # the refused command changed nothing
+
+
 def _after(calls: int, action):
     count = iter(range(calls))
     return lambda *arguments: None if next(count, None) is not None else action(*arguments)

@@ -18,11 +18,12 @@ from lic_train.anchors.arguments import anchors_parser
 from lic_train.anchors.codecs import ANCHORS, Anchor
 from lic_train.anchors.run import Pictures, make, read_pictures
 from lic_train.anchors.table import table
-from lic_train.errors import AnchorError, ConfigError, DataError, LicError
+from lic_train.errors import AnchorError, ConfigError, DataError
 from lic_train.evaluate.sets import SetOptions, open_images, read_options
 from lic_train.rd import curves
 from lic_train.rd.curves import Curve
-from lic_train.system.screen import say_error, say_warning
+from lic_train.system.command import command
+from lic_train.system.screen import say_warning
 
 OUTPUTS = Path("outputs") / "anchors"
 VERSIONED = {  # sets whose curves are part of lic_train, with their image lists
@@ -35,24 +36,16 @@ def folder(set_name: str) -> Path:
     return Path(__file__).parent / set_name if set_name in VERSIONED else OUTPUTS / set_name
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the anchors; return 0, 1 if a codec was left out, or 2 after an error."""
+@command("the same command resumes")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the anchors; return 0, or 1 if a codec was left out."""
     arguments = anchors_parser().parse_args(argv)
     torch.set_num_threads(1)  # the processes of --jobs share the cores
-    try:
-        pictures = read_pictures(arguments.set, _open(arguments.set, arguments.root))
-        _check_list(pictures)
-        left_out: dict[str, AnchorError] = {}
-        versions = _installed(
-            [anchor for key, anchor in ANCHORS.items() if key in (arguments.codec or ANCHORS)], left_out
-        )
-        made = _make_all(versions, pictures, arguments.jobs, left_out)
-    except (LicError, OSError) as error:
-        say_error(error)
-        return 2
-    except KeyboardInterrupt:
-        say_warning("interrupted; the same command resumes")
-        return 130
+    pictures = read_pictures(arguments.set, _open(arguments.set, arguments.root))
+    _check_list(pictures)
+    left_out: dict[str, AnchorError] = {}
+    versions = _installed([anchor for key, anchor in ANCHORS.items() if key in (arguments.codec or ANCHORS)], left_out)
+    made = _make_all(versions, pictures, arguments.jobs, left_out)
     Console().print(table(made, pictures))
     for key, reason in left_out.items():
         say_warning(f"{key} is left out: {reason}")

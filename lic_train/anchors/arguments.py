@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from lic_train.system.arguments import command_parser
+from lic_train.system.arguments import at_least, command_parser
 
 CODECS = ("jpeg", "jpeg2000", "webp", "avif", "jxl", "hevc", "av1", "vvc")
 
@@ -25,11 +25,5 @@ def anchors_parser() -> argparse.ArgumentParser:
     names = f"any of {', '.join(CODECS)} (default: all)"
     parser.add_argument("--codec", nargs="+", choices=CODECS, metavar="CODEC", help=names)
     jobs = "files made at once (default: the number of cores, %(default)s)"
-    parser.add_argument("--jobs", type=_positive, metavar="N", default=os.cpu_count() or 1, help=jobs)
+    parser.add_argument("--jobs", type=at_least(1), metavar="N", default=os.cpu_count() or 1, help=jobs)
     return parser
-
-
-def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {number}")
-    return number

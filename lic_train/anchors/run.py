@@ -5,14 +5,9 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import multiprocessing
-import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -29,6 +24,7 @@ from lic_train.errors import AnchorError, DataError
 from lic_train.evaluate.results import ImageListHash, decibel
 from lic_train.evaluate.run import new_stem
 from lic_train.rd.curves import Curve, ImagePoint, Point
+from lic_train.system.processes import Workers
 
 QUALITY = "PSNR and MS-SSIM as lic_train.evaluate gives them: 8-bit RGB, per picture, then the mean"
 SECONDS = (
@@ -134,43 +130,26 @@ def _in_order(anchor: Anchor, tasks: Iterable[Task], rows: Rows, jobs: int) -> I
         for task in tasks:
             yield task, rows.get(task.key) or rows.add(task.key, _row(task))
         return
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start, (anchor.key,))
+    died = AnchorError(f"A process of {anchor.name} was killed.", to_do="use fewer --jobs if memory is short")
     waiting: deque[tuple[Task, Row | Future[Row]]] = deque()
-    try:
+    with Workers(jobs, "spawn", died, _start, (anchor.key,)) as workers:
+
+        def first() -> tuple[Task, Row]:
+            task, row = waiting.popleft()
+            return task, row if isinstance(row, Row) else rows.add(task.key, workers.result(row))
+
         for task in tasks:
-            waiting.append((task, rows.get(task.key) or pool.submit(_row, task)))
+            waiting.append((task, rows.get(task.key) or workers.submit(_row, task)))
             if len(waiting) > 2 * jobs:
-                yield _finished(*waiting.popleft(), rows)
+                yield first()
         while waiting:
-            yield _finished(*waiting.popleft(), rows)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _finished(task: Task, row: Row | Future[Row], rows: Rows) -> tuple[Task, Row]:
-    if isinstance(row, Row):
-        return task, row
-    try:
-        return task, rows.add(task.key, row.result())
-    except BrokenProcessPool as error:
-        raise AnchorError(
-            f"The process that encodes {task.name} was killed.", to_do="use fewer --jobs if memory is short"
-        ) from error
+            yield first()
 
 
 def _start(anchor: str) -> None:
-    """Initialize a process: load the codec, use one thread, ignore Ctrl-C, and end with the parent process."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Initialize a process: load the codec and use one thread."""
     torch.set_num_threads(1)
     ANCHORS[anchor].require()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _row(task: Task) -> Row:

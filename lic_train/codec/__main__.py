@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lic_train.system.command import command
+
 _RUN = "run directory, .safetensors or .ckpt file"
 
 
@@ -62,6 +64,7 @@ def _coding(command: argparse.ArgumentParser, source: str, target: str) -> None:
     command.add_argument("--max-pixels", type=int, metavar="N", help="refuse larger pictures (default: 33554432)")
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     arguments = parser().parse_args(argv)
@@ -70,24 +73,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     from rich.text import Text
 
     from lic_train.codec import export, files
-    from lic_train.errors import LicError
-    from lic_train.system.screen import say_error
 
     console = Console()
-    try:
-        match arguments.command:
-            case "compress":
-                console.print(files.compress_file(arguments))
-            case "decompress":
-                console.print(files.decompress_file(arguments))
-            case "export":
-                line = export.export(arguments.run, arguments.out, arguments.checkpoint)
-                console.print(Text(line), soft_wrap=True)
-            case "show":
-                console.print(export.contents(arguments.run))
-    except (LicError, ValueError, OSError) as error:
-        say_error(error)
-        return 2
+    match arguments.command:
+        case "compress":
+            console.print(files.compress_file(arguments))
+        case "decompress":
+            console.print(files.decompress_file(arguments))
+        case "export":
+            line = export.export(arguments.run, arguments.out, arguments.checkpoint)
+            console.print(Text(line), soft_wrap=True)
+        case "show":
+            console.print(export.contents(arguments.run))
     return 0
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -15,8 +18,8 @@ from lic_train.complexity.options import Options, Variants, read_options
 from lic_train.complexity.table import count_table, time_table, variants_table
 from lic_train.complexity.variants import count_rows
 from lic_train.evaluate.results import environment
+from lic_train.system.command import command
 from lic_train.system.machine import cpu_model
-from lic_train.system.screen import errors_without_traceback
 
 COMMON = (256, 256)  # counted for every model
 
@@ -41,15 +44,15 @@ def count_model(name: str, options: Options) -> results.Complexity:
     )
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Run the command line; exit with 2 after an error."""
+@command()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     arguments = complexity_parser().parse_intermixed_args(argv)
-    with errors_without_traceback():
-        name, options = read_options(arguments.overrides)
-        if options.variants:
-            _count_variants(name, options, options.variants)
-        else:
-            _count_one(name, options)
+    name, options = read_options(arguments.overrides)
+    if options.variants:
+        _count_variants(name, options, options.variants)
+    else:
+        _count_one(name, options)
 
 
 def _count_one(name: str, options: Options) -> None:
@@ -75,4 +78,4 @@ def _count_variants(name: str, options: Options, variants: Variants) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,9 +7,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from torch import Tensor
 from lic_train.errors import LicError
 from lic_train.files.bitstream import FINGERPRINT_BYTES, decode, encode, estimate
 from lic_train.models.base import Codec, build
+from lic_train.system.processes import Workers
 
 PHASES = ("forward", "encode", "decode")
 SECONDS = 12.0  # approximate limit of the runs of one phase
@@ -80,9 +79,9 @@ def measure(config: dict[str, Any], height: int, width: int, device: str) -> dic
 
 def _in_fresh_process(name: str, *arguments: Any) -> tuple[Phase, bytes]:
     try:
-        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            return pool.submit(measure_phase, name, *arguments).result()
-    except (RuntimeError, MemoryError) as error:
+        with Workers(1, "spawn", MeasurementError("The measuring process ended early.")) as workers:
+            return workers.result(workers.submit(measure_phase, name, *arguments))
+    except (RuntimeError, MemoryError, MeasurementError) as error:
         raise MeasurementError(
             f"The phase {name} cannot be measured.",
             expected="a process that runs to the end",

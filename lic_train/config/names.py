@@ -1,4 +1,4 @@
-"""Names on the command line: unknown ones are refused before Hydra reads them, with the nearest known names."""
+"""Names of groups, options and keys: unknown ones are refused before Hydra reads them, with the nearest known names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
@@ -85,84 +84,70 @@ def group_options(group: str) -> list[str]:
         return sorted(set(loader.get_group_options(group, overrides=list(relaunch.COMMON))))
 
 
-def is_sweep(arguments: Sequence[str]) -> bool:
-    """Whether the command line starts more than one run."""
-    return not {"-m", "--multirun", "hydra.mode=MULTIRUN"}.isdisjoint(arguments)
-
-
-def check_mode(arguments: Sequence[str]) -> None:
-    """Refuse ``sweep=`` and ``launcher=`` on the command line of a single run, where they have no effect.
-
-    Raises:
-        ConfigError: one of them is given without ``-m``.
-    """
-    sweeping = [argument for argument in arguments if key_of(argument).partition(".")[0] in SWEEP_SECTIONS]
-    if sweeping and not is_sweep(arguments):
-        raise ConfigError(
-            f"{sweeping[0]} has no effect on a single run.",
-            expected="-m, which starts a sweep",
-            got="the command line of a single run",
-            to_do=f"lic train -m {' '.join(arguments)}",
-        )
-
-
-def for_every_job(arguments: Sequence[str]) -> list[str]:
-    """Rewrite ``-m model=a,b model.M=8`` so that it works although the default model may have no ``M``.
-
-    Hydra also composes the command line of a sweep without the swept choices, so with the default model. A key of one
-    value is therefore written as a choice of one value, which Hydra leaves out there and puts into every job.
-    """
-    parser = OverridesParser.create()
-
-    def is_swept(argument: str) -> bool:
-        return "=" in argument and not argument.startswith("-") and parser.parse_override(argument).is_sweep_override()
-
-    def hidden(argument: str) -> str:
-        section, dot, _ = key_of(argument).partition(".")
-        if not dot or section in ("hydra", *SWEEP_SECTIONS) or is_swept(argument):
-            return argument
-        key, _, value = argument.partition("=")
-        return f"{key}=choice({value})"
-
-    sweeps_a_group = any(is_swept(argument) and group_options(key_of(argument)) for argument in arguments)
-    return [hidden(argument) for argument in arguments] if sweeps_a_group else list(arguments)
-
-
 def key_of(override: str) -> str:
     """``model.N`` of ``++model.N=8``."""
     return override.lstrip("+~").partition("=")[0]
+
+
+def name_problems(arguments: Sequence[str], config_name: str = "config") -> list[ConfigError]:
+    """Return one error for every unknown group option and key, each with the nearest known names."""
+    matches = [re.fullmatch(r"([\w.-]+)=(.*)", argument, re.DOTALL) for argument in arguments]
+    given = {match[1]: match[2] for match in matches if match}
+    known = {key: options for key in given if "." not in key and (options := group_options(key))}
+    problems: list[ConfigError] = []
+    choices: dict[str, list[str]] = {}
+    for group, options in known.items():
+        wrong = [_no_such_option(group, option, options) for option in _options(given[group], options)]
+        problems += filter(None, wrong)
+        choices[group] = [] if any(wrong) else _options(given[group], options)
+    unclear = [group for group, options in choices.items() if not options]  # their keys are not known
+    keys = [key for key in given if key not in known and key.partition(".")[0] not in ("hydra", *unclear)]
+    clear = [[f"{group}={option}" for option in options] for group, options in choices.items() if options]
+    unknown: dict[str, ConfigError] = {}
+    for combination in itertools.product(*clear) if keys else ():
+        for error in _unknown_keys(keys, config_name, combination):
+            unknown.setdefault(error.got, error)
+    return [*problems, *unknown.values()]
 
 
 def check_names(arguments: Sequence[str], config_name: str = "config") -> None:
     """Refuse unknown group options and keys, naming the nearest known ones.
 
     Raises:
-        ConfigError: for the first unknown name.
+        ConfigError: lists all unknown names.
     """
-    matches = [re.fullmatch(r"([a-z_]+(?:\.\w+)*)=(.*)", argument) for argument in arguments]
-    given = {match[1]: match[2] for match in matches if match}
-    known = {key: options for key in given if "." not in key and (options := group_options(key))}
-    chosen = {key: _options(given[key]) for key in known}
-    for group, options in chosen.items():
-        _check_options(group, options, known[group])
-    keys = [key for key in given if key not in chosen and not key.startswith("hydra")]
-    if keys:
-        choices = [[f"{group}={option}" for option in options] for group, options in chosen.items()]
-        for combination in itertools.product(*choices):
-            _check_keys(keys, config_name, combination)
+    raise_all(name_problems(arguments, config_name))
 
 
-def _options(value: str) -> list[str]:
+def raise_all(problems: Sequence[ConfigError]) -> None:
+    """Raise the error, or one error that lists several; do nothing if there is none.
+
+    Raises:
+        ConfigError: ``problems`` is not empty.
+    """
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise ConfigError(
+            f"{len(problems)} parts of the command line are wrong.",
+            got="\n".join(f"{problem.what}\n  {problem.to_do or problem.got}" for problem in problems),
+            to_do="correct all of them",
+        )
+
+
+def _options(value: str, known: Sequence[str]) -> list[str]:
     """``cwam,iblic`` or ``choice(cwam,iblic)`` -> its options; nothing for what only Hydra can expand."""
-    match = re.fullmatch(r"(?:choice\()?([\w,. -]+)\)?", value)
-    return [option.strip() for option in match[1].split(",")] if match else []
+    if re.search(r"[\[{*$]|^(?!choice)\w+\(", value):
+        return []
+    match = re.fullmatch(r"choice\((.*)\)", value)
+    return [option.strip().strip("'\"") for option in (match[1] if match else value).split(",")]
 
 
-def _check_keys(keys: list[str], config_name: str, choices: tuple[str, ...]) -> None:
+def _unknown_keys(keys: Sequence[str], config_name: str, choices: tuple[str, ...]) -> Iterator[ConfigError]:
     known = _known_keys(config_name, choices, tuple(relaunch.COMMON))
     for key in keys:
         if key not in known:
-            raise ConfigError(
+            yield ConfigError(
                 f"There is no key {key!r}{' under ' + ' '.join(choices) if choices else ''}.",
                 expected=f"a key of conf/{config_name}.yaml and its groups",
                 got=key,
@@ -183,15 +168,18 @@ def _known_keys(config_name: str, choices: tuple[str, ...], search_path: tuple[s
     return visit(content)
 
 
-def _check_options(group: str, options: list[str], known: list[str]) -> None:
-    for option in options:
-        if option not in known and option != "null":
-            raise ConfigError(
-                f"There is no {group} {option!r}.",
-                expected=f"one of {', '.join(known)}",
-                got=option,
-                to_do=f"correct it{_nearest(option, known)}",
-            )
+def _no_such_option(group: str, option: str, known: Sequence[str]) -> ConfigError | None:
+    if option in known or option == "null":
+        return None
+    several = re.search(r"\s[\w.+~]+=", option)
+    return ConfigError(
+        f"There is no {group} {option!r}.",
+        expected=f"one of {', '.join(known)}",
+        got=option,
+        to_do="write every KEY=VALUE as a word of its own, without quotes around several of them"
+        if several
+        else f"correct it{_nearest(option, known)}",
+    )
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

@@ -31,6 +31,7 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("highest", max, replace=True)
     # 220 and 220.0 are one lambda and one directory.
     OmegaConf.register_new_resolver("number", lambda value: str(float(value)).removesuffix(".0"), replace=True)
-    OmegaConf.register_new_resolver("short", lambda value: f"{float(value):.4g}", replace=True)
+    # 10000 is 1e04: a name contains no "+".
+    OmegaConf.register_new_resolver("short", lambda value: f"{float(value):.4g}".replace("+", ""), replace=True)
     OmegaConf.register_new_resolver("product", lambda *factors: math.prod(factors), replace=True)
     OmegaConf.register_new_resolver("suffix", lambda name: f"_{name}" if name else "", replace=True)

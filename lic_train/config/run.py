@@ -11,13 +11,24 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
-from lic_train.config.compose import Section, check_rate, validated
+from lic_train.config.compose import Section, validated
 from lic_train.config.names import SWEEP_SECTIONS
+from lic_train.config.networks import check_arguments, num_parameters
 from lic_train.models.base import find_model
+from lic_train.recipes.losses import TERMS
 from lic_train.recipes.recipe import Recipe
+from lic_train.recipes.stage import lay_out
+from lic_train.system.machine import memory_bytes
+
+_BYTES_PER_WEIGHT = 4
+_MAX_INTEGER = 2**53  # the largest count that every tool which reads a log keeps exact
+HELDOUT = "heldout"  # the only set without a folder: the run's validation pictures
+Count = Annotated[int, Field(gt=0, le=_MAX_INTEGER)]
 
 
 class OptimizerSection(Section):
@@ -31,9 +42,9 @@ class StageSection(Section):
     """One stage of a recipe; see `lic_train.recipes.stage`."""
 
     name: str
-    share: float | str
+    share: Annotated[float, Field(gt=0)] | Annotated[str, Field(pattern=r"^\d+/[1-9]\d*$")]
     lr: PositiveFloat
-    loss: dict[str, float] | None = None
+    loss: dict[Literal[("distortion", *TERMS)], float] | None = None  # type: ignore[valid-type]
     quantizer: str | None = None
 
 
@@ -68,7 +79,7 @@ class ValidateSection(Section):
 class TrainerSection(Section):
     """Hardware that Lightning uses, and the interval of rows in metrics.csv."""
 
-    accelerator: str
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
     devices: PositiveInt
     num_nodes: PositiveInt
     log_every: PositiveInt
@@ -84,9 +95,17 @@ class ChoiceSection(Section):
 class SetOptions(Section):
     """A set of pictures: its name in file names, its folder or folders, and the number of pictures (None: all)."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$", max_length=64)]
     root: str | list[str] | None
     limit: PositiveInt | None
+
+    @model_validator(mode="after")
+    def _pictures_are_known(self) -> SetOptions:
+        if self.root is None and self.name != HELDOUT:
+            raise ValueError(
+                f"expected the folder of the set {self.name}, got root=None; set eval.root=/path/to/images"
+            )
+        return self
 
 
 class RunConfig(Section):
@@ -100,11 +119,11 @@ class RunConfig(Section):
     logger: dict[str, Any]
     lmbda: Annotated[PositiveFloat, Field(alias="lambda", allow_inf_nan=False)]
     distortion: Literal["mse", "ms_ssim"]
-    seed: NonNegativeInt
-    steps: PositiveInt
-    batch_size: PositiveInt
-    crop: PositiveInt
-    accumulate: PositiveInt
+    seed: Annotated[int, Field(ge=0, le=_MAX_INTEGER)]
+    steps: Count
+    accumulate: Count
+    batch_size: Count
+    crop: Count
     precision: Literal["auto", "32", "bf16-mixed"]
     lr_scale: PositiveFloat
     compile: bool
@@ -117,6 +136,7 @@ class RunConfig(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] | None
     group: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] | None
     fresh: bool
+    extend: bool
     output: str
 
     @model_validator(mode="before")
@@ -126,38 +146,54 @@ class RunConfig(Section):
         as_text = {key: str(values[key]) for key in ("precision", "name") if isinstance(values.get(key), int)}
         return {**values, **as_text}
 
-    @model_validator(mode="after")
-    def _fits_the_model(self) -> RunConfig:
-        problems = [*self._crop_problems(), *self._batch_problems(), *self._quantizer_problems()]
-        if problems:
-            raise ValueError("; ".join(problems))
-        self.make_recipe()
-        return self
+    @field_validator("model")
+    @classmethod
+    def _network_exists(cls, model: dict[str, Any]) -> dict[str, Any]:
+        check_arguments(model)
+        weights = num_parameters(model)
+        _fits_into_memory(f"{weights:,} weights", weights * _BYTES_PER_WEIGHT)
+        return model
 
-    def _crop_problems(self) -> list[str]:
-        factor = find_model(self.model).downsampling_factor
-        if self.crop % factor:
-            below = self.crop // factor * factor
+    @field_validator("recipe")
+    @classmethod
+    def _stages_exist(cls, recipe: RecipeSection, others: ValidationInfo) -> RecipeSection:
+        lay_out([stage.model_dump(exclude_none=True) for stage in recipe.stages], recipe.steps)
+        if "model" in others.data:
+            choices = find_model(others.data["model"]).quantizers
+            default = {recipe.quantizer} if choices else set()  # a recipe can also train models without a choice
+            unknown = {stage.quantizer for stage in recipe.stages} | default
+            if unknown := unknown - {None, *choices}:
+                expected = f"one of {', '.join(choices)}" if choices else "none, because the model has only one"
+                raise ValueError(f"quantizer: expected {expected}, got {', '.join(sorted(map(str, unknown)))}")
+        return recipe
+
+    @field_validator("batch_size")
+    @classmethod
+    def _batch_can_be_divided(cls, batch_size: int, others: ValidationInfo) -> int:
+        if {"accumulate", "trainer"} <= others.data.keys():
+            trainer = others.data["trainer"]
+            parts = others.data["accumulate"] * trainer.devices * trainer.num_nodes
+            if batch_size % parts:
+                raise ValueError(
+                    f"expected a multiple of accumulate * devices * num_nodes = {parts}, got {batch_size}; "
+                    f"use {batch_size // parts * parts or parts}"
+                )
+        return batch_size
+
+    @field_validator("crop")
+    @classmethod
+    def _crop_fits(cls, crop: int, others: ValidationInfo) -> int:
+        factor = find_model(others.data["model"]).downsampling_factor if "model" in others.data else 1
+        if crop % factor:
+            below = crop // factor * factor
             legal = " or ".join(str(side) for side in (below, below + factor) if side)
-            return [f"crop: expected a multiple of the model's factor {factor}, got {self.crop}; use {legal}"]
-        if self.distortion == "ms_ssim" and self.crop <= 160:
-            return [f"crop: MS-SSIM needs sides above 160 pixels, got {self.crop}; use crop=192 or more"]
-        return []
-
-    def _batch_problems(self) -> list[str]:
-        parts = self.accumulate * self.trainer.devices * self.trainer.num_nodes
-        if self.batch_size % parts == 0:
-            return []
-        return [
-            f"batch_size: expected a multiple of accumulate * devices * num_nodes = {parts}, got {self.batch_size}; "
-            f"use {self.batch_size // parts * parts or parts}"
-        ]
-
-    def _quantizer_problems(self) -> list[str]:
-        choices = find_model(self.model).quantizers
-        unknown = {stage["quantizer"] for stage in self._stages() if "quantizer" in stage} - set(choices)
-        expected = f"one of {', '.join(choices)}" if choices else f"none, because {self.model_name} has only one"
-        return [f"recipe: quantizer: expected {expected}, got {name!r}" for name in sorted(unknown)]
+            raise ValueError(f"expected a multiple of the model's factor {factor}, got {crop}; use {legal}")
+        if others.data.get("distortion") == "ms_ssim" and crop <= 160:
+            raise ValueError(f"MS-SSIM needs sides above 160 pixels, got {crop}; use crop=192 or more")
+        if {"batch_size", "accumulate", "trainer"} <= others.data.keys():
+            size = others.data["batch_size"] // (others.data["accumulate"] * others.data["trainer"].devices)
+            _fits_into_memory(f"{size} crops of {crop} x {crop}", 3 * crop**2 * size)
+        return crop
 
     @property
     def model_name(self) -> str:
@@ -187,11 +223,15 @@ class RunConfig(Section):
         ]
 
 
+def _fits_into_memory(what: str, size: int) -> None:
+    if size > (available := memory_bytes()):
+        raise ValueError(f"expected less than the {available / 2**30:,.0f} GiB of this machine, got {what}")
+
+
 def checked(cfg: DictConfig) -> RunConfig:
     """Validate a composed configuration.
 
     Raises:
         ConfigError: listing every invalid value with the path of its key.
     """
-    check_rate(cfg)
     return validated(RunConfig, OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in SWEEP_SECTIONS]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lic_train.system.arguments import command_parser
+from lic_train.system.arguments import at_least, command_parser
 
 
 def check_parser() -> argparse.ArgumentParser:
@@ -16,8 +16,10 @@ def check_parser() -> argparse.ArgumentParser:
         "lic data check /photographs\nlic data check 'shard-{0000..0099}.tar' --crop 256 --jobs 8",
     )
     parser.add_argument("root", help="any value of data.root=: a folder, an archive, a pattern, an address")
-    parser.add_argument("--crop", type=int, default=256, help="side of the training crops in pixels (default: 256)")
-    parser.add_argument("--jobs", type=int, help="processes (default: all cores)")
+    parser.add_argument(
+        "--crop", type=at_least(1), default=256, help="side of the training crops in pixels (default: 256)"
+    )
+    parser.add_argument("--jobs", type=at_least(1), help="processes (default: all cores)")
     parser.add_argument("--to", type=Path, default=Path("outputs/data_check"), help="folder of report and page")
     return parser
 
@@ -33,13 +35,13 @@ def prepare_parser() -> argparse.ArgumentParser:
     parser.add_argument("out", type=Path, help="folder for the shards; then data=folder data.root=OUT")
     cuts = "grid: tiles that cover each photograph (default); patches: random 256-pixel patches of photographs scaled "
     parser.add_argument("--cut", default="grid", help=cuts + "down by 0.6 to 1.0, as used for GCAB and GAACNN")
-    parser.add_argument("--side", type=int, default=384, help="side of the tiles in pixels (default: 384)")
+    parser.add_argument("--side", type=at_least(1), default=384, help="side of the tiles in pixels (default: 384)")
     parser.add_argument("--format", default="ppm", help="ppm: raw, fastest (default); webp or png: half the size, slow")
-    parser.add_argument("--per-shard", type=int, default=64, help="photographs of one shard (default: 64)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the random patches")
+    parser.add_argument("--per-shard", type=at_least(1), default=64, help="photographs of one shard (default: 64)")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="seed of the random patches")
     ratio = "fraction of validation photographs, if ROOT has no val/"
     parser.add_argument("--val-ratio", type=float, default=0.01, help=ratio)
-    parser.add_argument("--jobs", type=int, help="processes (default: all cores)")
+    parser.add_argument("--jobs", type=at_least(1), help="processes (default: all cores)")
     parser.add_argument("--verify", action="store_true", help="only read and verify existing shards")
     return parser
 

@@ -13,9 +13,10 @@ from typing import NamedTuple
 from rich.progress import track
 
 from lic_train.data.arguments import download_parser
-from lic_train.errors import DataError, LicError
+from lic_train.errors import DataError
 from lic_train.system import atomic
-from lic_train.system.screen import say, say_error
+from lic_train.system.command import command
+from lic_train.system.screen import say
 
 TIMEOUT = 30.0  # seconds without an answer
 MAX_BYTES = 2**26  # of one file, so that a server cannot fill the disk
@@ -123,18 +124,14 @@ def from_folder(folder: Path) -> Callable[[str], bytes]:
     return read
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command("the same command continues after the complete files")
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
-    options = download_parser().parse_args(arguments)
+    options = download_parser().parse_args(argv)
     wanted = SETS[options.set]
     to = options.to or Path("data", options.set)
-    try:
-        count = obtain(
-            wanted.sums, to, from_folder(options.folder) if options.folder else from_web(options.base or wanted.base)
-        )
-    except LicError as error:
-        say_error(error)
-        return 1
+    fetch = from_folder(options.folder) if options.folder else from_web(options.base or wanted.base)
+    count = obtain(wanted.sums, to, fetch)
     say(f"{to}: all {len(wanted.sums)} files are complete and verified ({count} new).")
     return 0
 

@@ -17,32 +17,27 @@ from lic_train.evaluate.run import evaluate_run, show
 from lic_train.evaluate.sets import Options, each_set, open_images, read_options
 from lic_train.evaluate.table import overview
 from lic_train.runs.find import find_runs
-from lic_train.system.screen import say_error, say_warning
+from lic_train.system.command import command
+from lic_train.system.screen import say_error
 
 
-def main(argv: list[str] | None = None) -> int:
+@command("the same command continues after the measured images")
+def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate runs on sets of images.
 
     Returns:
-        0; 1 if an image was decoded differently from the encoder's reconstruction; 2 after an error; 130 after Ctrl-C.
+        0; 1 if an image was decoded differently from the encoder's reconstruction; 2 after an error.
     """
     arguments = evaluate_parser().parse_intermixed_args(argv)
     overrides = [word for word in arguments.words if "=" in word and not Path(word).exists()]
     given = [Path(word) for word in arguments.words if word not in overrides]
-    try:
-        sets = [read_options(each) for each in each_set(overrides)]
-        runs = [run for path in given for run in find_runs(path)]
-        if not runs:
-            raise _no_run(overrides)
-        image_metrics.prepare(sets[0].metrics)
-        jobs = [(run, options) for run in runs for options in sets]
-        return _evaluate_all(jobs, arguments.save_images, arguments.quality_map)
-    except (LicError, ValueError, OSError) as error:
-        say_error(error)
-        return 2
-    except KeyboardInterrupt:
-        say_warning("stopped; the same command continues after the measured images")
-        return 130
+    sets = [read_options(each) for each in each_set(overrides)]
+    runs = [run for path in given for run in find_runs(path)]
+    if not runs:
+        raise _no_run(overrides)
+    image_metrics.prepare(sets[0].metrics)
+    jobs = [(run, options) for run in runs for options in sets]
+    return _evaluate_all(jobs, arguments.save_images, arguments.quality_map)
 
 
 def _no_run(overrides: Sequence[str]) -> ConfigError:

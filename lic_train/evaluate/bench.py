@@ -5,11 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import multiprocessing
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +23,7 @@ from lic_train.models.base import Codec
 from lic_train.runs import layout
 from lic_train.system import atomic
 from lic_train.system.memory import keep_freed_memory
+from lic_train.system.processes import Workers
 from lic_train.system.reading import Unreadable, read_json
 
 
@@ -184,34 +181,19 @@ def measure_all(tasks: Iterable[Task], make: Callable[[], Bench], jobs: int) -> 
     if jobs == 1:
         yield from map(make(), tasks)
         return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, context, _start, (make, threads_of_a_job(jobs)))
-    try:
-        yield from _in_order(pool, tasks, jobs)
-    except BrokenProcessPool as error:
-        raise ConfigError(
-            "jobs: a process that measures images ended early.",
-            expected=f"{jobs} processes that run to the end",
-            got="a process that was killed or could not load the model",
-            to_do="use fewer jobs if the memory is too small; the same command continues after the measured images",
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+    died = ConfigError(
+        "jobs: a process that measures images ended early.",
+        expected=f"{jobs} processes that run to the end",
+        got="a process that was killed or could not load the model",
+        to_do="use fewer jobs if the memory is too small; the same command continues after the measured images",
+    )
+    with Workers(jobs, "spawn", died, _start, (make, threads_of_a_job(jobs))) as workers:
+        yield from workers.in_order(_work, tasks)
 
 
 def threads_of_a_job(jobs: int) -> int:
     """Return the number of threads with which each of ``jobs`` processes computes."""
     return max(1, torch.get_num_threads() // jobs)
-
-
-def _in_order(pool: ProcessPoolExecutor, tasks: Iterable[Task], jobs: int) -> Iterator[dict[str, Any]]:
-    waiting: deque[Future[dict[str, Any]]] = deque()
-    for task in tasks:
-        waiting.append(pool.submit(_work, task))
-        if len(waiting) > 2 * jobs:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 _bench: Bench | None = None  # set in worker processes only

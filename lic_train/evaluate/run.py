@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import replace
@@ -26,6 +27,8 @@ from lic_train.models.base import Codec
 from lic_train.runs import layout
 from lic_train.runs.load import load_run
 from lic_train.system.reading import Unreadable, read_json
+
+_MAX_NAME_BYTES = 120
 
 
 def evaluate_run(
@@ -185,6 +188,14 @@ def _tasks(
         yield Task(stem, picture.contiguous().numpy(), drawn)
 
 
+def _shortened(name: str) -> str:
+    """Return a name that leaves space for suffixes below the limit of 255 bytes; a hash keeps long names different."""
+    if len(name.encode()) <= _MAX_NAME_BYTES:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+    return f"{name.encode()[: _MAX_NAME_BYTES - 13].decode(errors='ignore')}_{digest}"
+
+
 def new_stem(name: str, stems: dict[str, str]) -> str:
     """Return ``name`` as one path component, without an image suffix unless an earlier stem is the same without it.
 
@@ -195,7 +206,7 @@ def new_stem(name: str, stems: dict[str, str]) -> str:
     Raises:
         DataError: two images have the same name.
     """
-    flat = name.replace("/", "_").replace("\\", "_").lstrip(".") or "_"
+    flat = _shortened(name.replace("/", "_").replace("\\", "_").lstrip(".") or "_")
     stem, suffix = os.path.splitext(flat)
     candidates = (stem, flat) if suffix.lower() in SUFFIXES else (flat,)
     free = [candidate for candidate in candidates if candidate not in stems.values()]

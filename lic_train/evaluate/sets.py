@@ -10,14 +10,12 @@ from pydantic import AfterValidator, BeforeValidator, NonNegativeInt, PositiveIn
 from torch import Tensor
 
 from lic_train.config.compose import Section, read_section
-from lic_train.config.run import SetOptions
+from lic_train.config.run import HELDOUT, SetOptions
 from lic_train.data.decode.images import UnreadableImage, decode
 from lic_train.data.sets.sources import FolderSource
 from lic_train.errors import DataError
 from lic_train.evaluate.image_metrics import check_names
 from lic_train.runs.untrusted import data_of
-
-HELDOUT = "heldout"
 
 
 def _as_list(value: Any) -> Any:
@@ -107,13 +105,6 @@ def open_images(options: SetOptions, run: Path) -> Iterable[tuple[str, Tensor]]:
                     to_do="set another folder with eval.root=..., or get the images as described in data/README.md",
                 )
         return FolderImages(roots, options.limit)
-    if options.name != HELDOUT:
-        raise DataError(
-            f"The evaluation set {options.name} has no folder.",
-            expected="a folder of images",
-            got="eval.root=null",
-            to_do="set the folder with eval.root=...",
-        )
     return heldout_images(run, options.limit)
 
 

@@ -8,6 +8,7 @@ rounded around slightly different medians here.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +24,8 @@ from lic_train.errors import CheckpointError, ConfigError
 from lic_train.files.arguments import zoo_parser
 from lic_train.files.checkpoint import fill, save_model
 from lic_train.models.base import Codec, build
-from lic_train.system.screen import errors_without_traceback, reason
+from lic_train.system.command import command
+from lic_train.system.screen import reason
 
 # Constants, and tables that are rebuilt from the other tensors.
 _MADE_HERE = re.compile(
@@ -124,17 +126,17 @@ def _renamed(name: str, beginnings: Sequence[tuple[str, str]]) -> str:
     return here + name.removeprefix(there)
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with 2 after an error."""
+    """Run the command line."""
     arguments = zoo_parser().parse_intermixed_args(argv)
-    with errors_without_traceback():
-        options = read_section(Options, arguments.overrides, "zoo")
-        model = take_over(arguments.source, options.model)
-        extra = {"lambda": options.lmbda, "distortion": options.distortion, "source": arguments.source.name}
-        identity = save_model(arguments.target, model, options.model, extra)
-        written = f"{arguments.source} -> {arguments.target}, fingerprint {identity.hex()}"
-        Console().print(Text(written), soft_wrap=True)
+    options = read_section(Options, arguments.overrides, "zoo")
+    model = take_over(arguments.source, options.model)
+    extra = {"lambda": options.lmbda, "distortion": options.distortion, "source": arguments.source.name}
+    identity = save_model(arguments.target, model, options.model, extra)
+    written = f"{arguments.source} -> {arguments.target}, fingerprint {identity.hex()}"
+    Console().print(Text(written), soft_wrap=True)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

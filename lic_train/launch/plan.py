@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, PositiveFloat, model_validator
 
 from lic_train.config.compose import Section, compose, validated
 from lic_train.config.names import SWEEP_SECTIONS, group_options, key_of
+from lic_train.config.networks import differences
 from lic_train.config.run import RunConfig, checked
-from lic_train.errors import ConfigError
+from lic_train.errors import ConfigError, LicError
 from lic_train.runs.claim import refuse_another_run
+from lic_train.runs.load import check_start
+from lic_train.system.screen import say
 
 Made = TypeVar("Made")
 
@@ -70,12 +72,14 @@ class Job:
         config: its validated configuration.
         parent: the run that this one starts from and waits for.
         fresh: whether an earlier run in the directory is moved aside first.
+        widths: overrides with the widths of the parent, where those of this run's lambda are others.
     """
 
     overrides: list[str]
     config: RunConfig
     parent: Job | None = None
     fresh: bool = False
+    widths: tuple[str, ...] = ()
 
     @property
     def directory(self) -> Path:
@@ -112,6 +116,10 @@ def plan(typed: Sequence[Sequence[str]]) -> Plan:
             to_do="correct the overrides; no run was started",
         )
     _refuse_shared_directories(jobs)
+    for widths in sorted({job.widths for job in jobs if job.widths}):
+        taking = [job.config.lmbda for job in jobs if job.widths == widths]
+        lambdas = ", ".join(f"{lmbda:g}" for lmbda in taking)
+        say(f"Runs that start from another one have its widths, {' '.join(widths)}, for lambda {lambdas}.", "yellow")
     return Plan(name, jobs)
 
 
@@ -200,9 +208,36 @@ def merged(overrides: Sequence[str], more: Sequence[str]) -> list[str]:
 
 def _job(overrides: list[str], parent: Job | None, fresh: bool) -> Job:
     config = checked(compose(overrides))
+    widths = _widths(parent.config, config, overrides) if parent else []
+    if widths:
+        overrides = merged(overrides, widths)
+        config = checked(compose(overrides))
+    if parent is None and config.init_from is not None:
+        check_start(config.model, Path(config.init_from))
     if not fresh:
         refuse_another_run(Path(config.output), config.plain())
-    return Job(overrides, config, parent, fresh)
+    return Job(overrides, config, parent, fresh, tuple(widths))
+
+
+def _widths(parent: RunConfig, child: RunConfig, overrides: Sequence[str]) -> list[str]:
+    """Return the overrides with which a run has the network of the run that it starts from; none if it has it already.
+
+    Raises:
+        ConfigError: the overrides of the run themselves set another network.
+    """
+    if not (found := differences(parent.model, child.model)):
+        return []
+    other = {key: value for key, value in parent.model.items() if child.model.get(key) != value}
+    widths = [f"model.{key}={json.dumps(value)}" for key, value in other.items() if key != "_target_"]
+    typed = [text for text in overrides if key_of(text) in map(key_of, widths)]
+    if typed or "_target_" in other or other.keys() - child.model.keys():
+        raise ConfigError(
+            f"This run cannot start from {parent.output}, which has another network.",
+            expected=f"the network of that run: {' '.join(widths)}",
+            got="\n".join(["that run -> this run", *found]),
+            to_do=f"omit {' '.join(typed)}" if typed else "use one model for all runs of the sweep",
+        )
+    return widths
 
 
 def _collecting(
@@ -211,15 +246,9 @@ def _collecting(
     """Return ``[make(*arguments)]``, or an empty list after appending the error to ``problems``."""
     try:
         return [make(*arguments)]
-    except (ConfigError, HydraException, OmegaConfBaseException) as error:
-        problems.append(f"{' '.join(overrides)}\n  {_message(error)}")
+    except LicError as error:
+        problems.append("\n  ".join([" ".join(overrides), *str(error).splitlines()]))
         return []
-
-
-def _message(error: Exception) -> str:
-    """Return the indented message, with the cause of an error of Hydra, whose own message omits it."""
-    cause = f"\n{error.__cause__}" if isinstance(error, HydraException) and error.__cause__ else ""
-    return f"{error}{cause}".strip().replace("\n", "\n  ")
 
 
 def _refuse_shared_directories(jobs: Sequence[Job]) -> None:

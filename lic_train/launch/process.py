@@ -13,9 +13,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO
 
+from lic_train.system.interrupts import INTERRUPTED, REQUEUE
+
 POLL_SECONDS = 0.2
-REQUEUE = 75  # exit code of lic_train.train after SIGUSR1: it saved a checkpoint and must be started again
-STOPPED = (130, REQUEUE)  # 130 is the exit code after Ctrl-C or SIGTERM
+STOPPED = (INTERRUPTED, REQUEUE)
 
 
 class Child:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lic_train.launch.process import REQUEUE, Child
+from lic_train.launch.process import Child
 from lic_train.runs.layout import LOG, log_file
+from lic_train.system.interrupts import REQUEUE
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission

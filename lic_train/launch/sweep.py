@@ -19,10 +19,11 @@ from lic_train.launch.process import StopRequest
 from lic_train.launch.table import Cost, Row, common_directory, hours_unit, render, rows, warm_start_cost, write
 from lic_train.runs.claim import claim
 from lic_train.runs.state import read_state, validation_loss
+from lic_train.system.command import errors_without_traceback
+from lic_train.system.interrupts import INTERRUPTED
 from lic_train.system.relaunch import typed_command
-from lic_train.system.screen import errors_without_traceback, say
+from lic_train.system.screen import say
 
-INTERRUPTED = 130  # exit code after Ctrl-C, as in a shell
 FAILED = 1  # exit code: at least one run is not finished
 
 
@@ -78,7 +79,7 @@ class Sweep:
         planned = plan(typed)
         engine = make_engine(self.engine_section)
         self.jobs |= {job.directory: job for job in planned.jobs}
-        missing = [job for job in planned.jobs if job.fresh or not read_state(job.directory).finished]
+        missing = [job for job in planned.jobs if job.fresh or not _is_done(job)]
         done = len(planned.jobs) - len(missing)
         say(f"Sweep {planned.name}: {counted(len(planned.jobs))}, {done} already finished")
         for job in missing:
@@ -112,6 +113,12 @@ class Sweep:
         failed = [row for row in found if row.outcome in ("failed", "waiting", "stopped")]
         if failed and (not self.searching or len(failed) == len(found)):  # a search succeeds if one trial does
             sys.exit(FAILED)
+
+
+def _is_done(job: Job) -> bool:
+    """Return whether the run is finished, and not to be extended to more steps."""
+    state = read_state(job.directory)
+    return state.finished and state.step >= job.config.steps
 
 
 def _job_return(job: Job) -> JobReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import entry_points
@@ -10,6 +11,7 @@ from typing import Any, NotRequired, Protocol, TypedDict
 
 import torch
 from torch import Tensor, nn
+from torch.utils._device import DeviceContext
 
 from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.entropy.precision import repeatable
@@ -301,3 +303,34 @@ def build(config: Mapping[str, Any]) -> Codec:
         return model_class(**arguments)
     except TypeError as error:
         raise ValueError(f"{model_class.__name__}: expected the arguments of its constructor, got {error}") from error
+
+
+def outline(config: Mapping[str, Any]) -> Codec:
+    """Build a codec without memory for its weights: on the meta device, where tensors have shapes but no values.
+
+    Raises:
+        ValueError: the target is not a known Codec, or no network can be built with these arguments.
+    """
+    model_class = find_model(config)
+    try:
+        with _OnMeta(torch.device("meta")), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
+            model = build(config)
+    except Exception as error:  # a wrong argument can raise any error, for example ZeroDivisionError
+        given = ", ".join(f"{name}={value}" for name, value in config.items() if name != "_target_")
+        raise ValueError(f"no {model_class.__name__} can be built with {given}: {error}") from error
+    if empty := [name for name, parameter in model.named_parameters() if not parameter.numel()]:
+        raise ValueError(f"expected widths of at least 1, got an empty {empty[0]}")
+    return model
+
+
+class _OnMeta(DeviceContext):
+    """Creates all tensors on the meta device, except those from which a constructor computes its widths."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if func in (torch.linspace, torch.logspace):
+            return func(*args, **(kwargs or {}))
+        if any(isinstance(value, Tensor) and value.is_meta for value in args):
+            # torch.Tensor([1.0]), which CompressAI uses for constants, ignores the device.
+            args = tuple(value.to("meta") if isinstance(value, Tensor) else value for value in args)
+        return super().__torch_function__(func, types, args, kwargs)

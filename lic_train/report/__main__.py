@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.text import Text
 
-from lic_train.errors import LicError
 from lic_train.report.arguments import report_parser
 from lic_train.report.build import Options, Written, build
-from lic_train.system.screen import say_error
+from lic_train.system.command import command
 
 _LISTED = 8  # omissions that are printed
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Write the report; return 0, or 2 after an error."""
+@command()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the report; return 0."""
     arguments = report_parser().parse_args(argv)
     options = Options(
         outputs=arguments.outputs,
@@ -28,11 +29,7 @@ def main(argv: list[str] | None = None) -> int:
         root=arguments.root,
         pictures=arguments.pictures,
     )
-    try:
-        written = build(options)
-    except (LicError, OSError) as error:
-        say_error(error)
-        return 2
+    written = build(options)
     _show(written, Console())
     return 0
 

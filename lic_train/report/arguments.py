@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lic_train.system.arguments import command_parser
+from lic_train.system.arguments import at_least, command_parser
 
 
 def report_parser() -> argparse.ArgumentParser:
@@ -25,7 +25,7 @@ def report_parser() -> argparse.ArgumentParser:
         "--cite", type=Path, metavar="TABLE", help="TSV file of published points; its curves join this tree's reports"
     )
     parser.add_argument("--root", type=Path, help="folder of the original photographs (default: as in the runs)")
-    parser.add_argument("--pictures", type=int, default=3, help="number of photographs to compare (default: 3)")
+    parser.add_argument("--pictures", type=at_least(0), default=3, help="number of photographs to compare (default: 3)")
     parser.add_argument("--out", type=Path, help="folder of the report (default: OUTPUTS/report)")
     return parser
 

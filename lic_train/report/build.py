@@ -85,6 +85,13 @@ def build(options: Options) -> Written:
     if options.cite:
         write_curves(read_table(options.cite), options.outputs / CITED)
     material = _Material(options)
+    if material.is_empty:
+        raise ConfigError(
+            f"There are no runs in {options.outputs}.",
+            expected="a folder with run directories",
+            got="none",
+            to_do="give the folder of the runs, usually outputs/, or train first: lic train",
+        )
     gathered = material.on(options.set)
     anchor = choose_anchor(gathered, options.anchor)
     paper = papers.sections(options.paper, material.on, material.compare) if options.paper else []
@@ -109,6 +116,11 @@ class _Material:
         self._runs, self._left_out = read_runs(options.outputs, partial(_progress, "reading runs"))
         self._gathered: dict[str | None, Gathered] = {}
         self._comparers: dict[str, Comparer] = {}
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the tree contains neither runs nor directories that look like runs."""
+        return not (self._runs or self._left_out)
 
     def on(self, set_name: str | None) -> Gathered:
         """Return everything on a set; None chooses the set."""

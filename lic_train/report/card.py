@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lic_train import models
-from lic_train.errors import DataError, LicError
+from lic_train.errors import DataError
 from lic_train.rd.curves import Curve
 from lic_train.rd.style import METRIC_LABELS, METRIC_OF
 from lic_train.report import cited
@@ -28,8 +28,9 @@ from lic_train.report.papers.tables import POINTS_DIGITS, bd_rate_over_paper, po
 from lic_train.report.runs import Run, read_runs
 from lic_train.runs.layout import CARD, DIFF, OVERRIDES
 from lic_train.system import atomic
+from lic_train.system.command import command
 from lic_train.system.reading import Unreadable, printable, read_yaml, slug
-from lic_train.system.screen import say, say_error
+from lic_train.system.screen import say
 
 CHOSEN = "chosen for this run"
 NO_PAPERS = "common"  # name of the recipe that reproduces no paper
@@ -242,23 +243,20 @@ def _text(value: Any) -> str | None:
     return None if value is None else printable(value)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Write the cards of all finished runs; return 0, or 2 after an error."""
+@command()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the cards of all finished runs; return 0."""
     outputs = card_parser().parse_args(argv).outputs
-    try:
-        runs, left_out = read_runs(outputs)
-        if not runs:
-            raise DataError(
-                f"There is no finished run in {outputs}.",
-                expected="a finished run",
-                got=f"{len(left_out)} unfinished or damaged runs",
-                to_do="give the outputs/ folder or a run directory",
-            )
-        for run in runs:
-            say(str(write(run.path)))
-    except (LicError, OSError) as error:
-        say_error(error)
-        return 2
+    runs, left_out = read_runs(outputs)
+    if not runs:
+        raise DataError(
+            f"There is no finished run in {outputs}.",
+            expected="a finished run",
+            got=f"{len(left_out)} unfinished or damaged runs",
+            to_do="give the outputs/ folder or a run directory",
+        )
+    for run in runs:
+        say(str(write(run.path)))
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
+from lic_train.data.sets import manifest
 from lic_train.errors import ConfigError
 from lic_train.runs.checkpoints import newest_intact, step_files, step_of
 from lic_train.runs.layout import (
@@ -137,12 +139,20 @@ def refuse_another_run(run_dir: Path, config: dict[str, Any]) -> dict[str, Any] 
         ConfigError: the directory contains a run with another configuration, or one that cannot be read.
     """
     old, config = _read_config(run_dir), _plain(config)
-    if old is not None and old != config and (found := differences(old, config)):
+    found = differences(old, config) if old is not None else []
+    if (run_dir / manifest.NAME).exists():  # it decides at the start whether these are the same photographs
+        found = [one for one in found if not re.match(r"data\.root\b", one.key)]
+    longer = [one.key for one in found] == ["steps"] and found[0].new > found[0].old
+    if found and not (longer and config.get("extend")):
+        new_run = "give this run its own directory with name=..., or move the old run aside with fresh=true"
+        extend = (
+            f"continue that run with extend=true, or start a run from its weights with init_from={run_dir} name=..."
+        )
         raise ConfigError(
             f"{run_dir} contains a run with another configuration.",
             expected="the configuration that the run was started with",
             got="\n".join(["old -> new", *map(str, found)]),
-            to_do="give this run its own directory with name=..., or move the old run aside with fresh=true",
+            to_do=f"{extend}, or {new_run}" if longer else new_run,
         )
     return old
 
@@ -154,11 +164,26 @@ def _check_or_write(run_dir: Path, config: dict[str, Any], overrides: list[str])
         Whether the directory contained this run before.
     """
     old = refuse_another_run(run_dir, config)
-    finished = old is not None and (run_dir / FINISHED).exists()
-    if old != config and not finished:  # the record of a finished run does not change
-        atomic.replace_text(run_dir / OVERRIDES, yaml.safe_dump(overrides))
-        atomic.replace_text(run_dir / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    if old == config:
+        return True
+    if old is not None and config.get("steps", 0) > old.get("steps", 0):
+        _extend(run_dir, old["steps"], config["steps"])
+    elif old is not None and (run_dir / FINISHED).exists():
+        return True  # the record of a finished run does not change
+    atomic.replace_text(run_dir / OVERRIDES, yaml.safe_dump(overrides))
+    atomic.replace_text(run_dir / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     return old is not None
+
+
+def _extend(run_dir: Path, old: int, new: int) -> None:
+    """Turn a run of ``old`` steps into an unfinished one of ``new`` steps, before its configuration is replaced."""
+    (run_dir / FINISHED).unlink(missing_ok=True)
+    say(
+        f"extend=true: the run continues from its newest checkpoint to step {new:,} instead of {old:,}, with its "
+        f"optimizer state. The stages are scaled to {new:,} steps. The steps so far had the stages of the shorter run, "
+        f"so the weights will differ from those of a run that had steps={new} from the start.",
+        "yellow",
+    )
 
 
 def _read_config(run_dir: Path) -> dict[str, Any] | None:

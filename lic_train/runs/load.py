@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from lic_train.errors import CheckpointError
-from lic_train.files.checkpoint import Metadata, load_file
+from lic_train.config.networks import differences
+from lic_train.errors import CheckpointError, ConfigError
+from lic_train.files.checkpoint import Metadata, load_file, read_metadata
 from lic_train.models.base import Codec
 from lic_train.runs.checkpoints import step_files
 from lic_train.runs.layout import CHECKPOINTS, LAST, best_model
@@ -42,6 +45,29 @@ def load_run(run: Path, checkpoint: str = "best") -> tuple[Codec, Metadata]:
         got="\n".join(["only damaged ones", *damaged]) if damaged else "none",
         to_do="train first: lic train ...",
     )
+
+
+def check_start(model: Mapping[str, Any], start: Path) -> None:
+    """Check that a network can start from the weights of another run, by their shapes.
+
+    Args:
+        model: configuration of the network.
+        start: the value of ``init_from``, as ``run`` in `load_run`.
+
+    Raises:
+        CheckpointError: there is no intact model in ``start``.
+        ConfigError: it is another network.
+    """
+    best = start if start.suffix == ".safetensors" else best_model(start)
+    donor = read_metadata(best) if best.is_file() else load_run(start)[1]
+    if found := differences(donor.config, model):
+        arguments = ", ".join(f"model.{key}={value}" for key, value in donor.config.items() if key != "_target_")
+        raise ConfigError(
+            f"init_from={start} contains another network.",
+            expected="the model and the model.* values of that run",
+            got="\n".join(["that run -> this run", *found]),
+            to_do=f"train the same network as that run: {arguments}",
+        )
 
 
 def _candidates(run: Path, checkpoint: str) -> list[Path]:

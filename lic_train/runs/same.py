@@ -8,7 +8,8 @@ from itertools import islice
 from typing import Any
 
 # Keys that do not change the result of a run, so they may differ when the run is resumed. The name of a section
-# includes all keys below it. data.root is not in the list: another folder may contain other images.
+# includes all keys below it. data.root is not in the list: another folder may contain other images, which the manifest
+# of the run decides (`lic_train.runs.claim`).
 FREE_KEYS = (
     "checkpoint",
     "choice",
@@ -17,11 +18,14 @@ FREE_KEYS = (
     "data.source.cache",
     "data.source.cache_gib",
     "eval",
+    "extend",
     "fresh",
     "group",
     "logger",
     "output",
     "trainer",
+    "validate.bitstreams",
+    "validate.every",
 )
 ABSENT = "(absent)"
 # Larger than any configuration of this project. The limits are needed because a short YAML file can expand to billions

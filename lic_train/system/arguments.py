@@ -3,6 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Callable
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Return the ``type`` of an argument that must be an integer of at least ``least``."""
+
+    def number(text: str) -> int:
+        if not re.fullmatch(r"\d{1,15}", text) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
+        return int(text)
+
+    return number
 
 
 def command_parser(name: str, description: str, examples: str) -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 TRAIN = ("-m", "lic_train.train")  # a module of the installed package, so it is found in every working directory
 COMMON: list[str] = []  # overrides of every process of this command, such as hydra.searchpath
+TYPED: list[str] = []  # arguments as the user typed them, before they are rewritten for Hydra
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -24,4 +25,4 @@ def typed_command() -> list[str]:
     """
     program = Path(sys.argv[0])
     script = program.name == "train.py" and program.resolve().parent != _PACKAGE
-    return [*(("python", str(program)) if script else ("lic", "train")), *sys.argv[1:]]
+    return [*(("python", str(program)) if script else ("lic", "train")), *(TYPED or sys.argv[1:])]

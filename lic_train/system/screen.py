@@ -7,9 +7,6 @@ go to the standard error stream.
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import rich
@@ -17,8 +14,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-
-from lic_train.errors import LicError
 
 _MAX_REASON = 200  # characters
 # Control and text-direction characters, which a terminal obeys, and halves of surrogate pairs, which no stream accepts.
@@ -47,16 +42,6 @@ def say_warning(message: str) -> None:
 def say_error(error: BaseException) -> None:
     """Print an error message, without a traceback, on the standard error stream."""
     _print_labelled("error: ", "bold red", str(error))
-
-
-@contextmanager
-def errors_without_traceback() -> Iterator[None]:
-    """Print a `LicError` raised in the block and exit with its exit code."""
-    try:
-        yield
-    except LicError as error:
-        say_error(error)
-        sys.exit(error.exit_code)
 
 
 def reason(error: BaseException) -> str:

@@ -12,6 +12,7 @@ import os
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from typing import Any
 
 import wandb
@@ -35,7 +36,8 @@ from lic_train.runs.metric_names import (
     WAITING_SHARE,
 )
 from lic_train.system import atomic
-from lic_train.system.screen import errors_without_traceback, reason
+from lic_train.system.command import command, errors_without_traceback
+from lic_train.system.screen import reason
 from lic_train.training.arguments import dashboard_parser
 from lic_train.training.callbacks import pictures, rate_distortion
 from lic_train.training.loggers import STEP_AXIS, has_credentials
@@ -167,20 +169,20 @@ def _check_server() -> None:
         urllib.request.urlopen(address, timeout=SERVER_SECONDS)
 
 
-def main(argv: list[str] | None = None) -> int:
+@command()
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     arguments = dashboard_parser().parse_args(argv)
     console = Console()
-    with errors_without_traceback():
-        workspace = build(arguments.entity, arguments.project, arguments.group)
-        atomic.replace_text(arguments.out, json.dumps(as_json(workspace), indent=1) + "\n")
-        panels = sum(len(section.panels) for section in workspace.sections)
-        console.print(f"{len(workspace.sections)} sections with {panels} panels, validated")
-        console.print(Text(f"JSON       {arguments.out}"), soft_wrap=True)
-        if has_credentials():
-            console.print(Text(f"workspace  {save(workspace)}"), soft_wrap=True)
-        else:
-            console.print("Not saved on the server: no credentials. Run `wandb login`, then the same command again.")
+    workspace = build(arguments.entity, arguments.project, arguments.group)
+    atomic.replace_text(arguments.out, json.dumps(as_json(workspace), indent=1) + "\n")
+    panels = sum(len(section.panels) for section in workspace.sections)
+    console.print(f"{len(workspace.sections)} sections with {panels} panels, validated")
+    console.print(Text(f"JSON       {arguments.out}"), soft_wrap=True)
+    if has_credentials():
+        console.print(Text(f"workspace  {save(workspace)}"), soft_wrap=True)
+    else:
+        console.print("Not saved on the server: no credentials. Run `wandb login`, then the same command again.")
     return 0
 
 

@@ -14,7 +14,7 @@ import torch
 import lic_train
 from lic_train.runs import layout
 from lic_train.system import atomic
-from lic_train.system.machine import cpu_model
+from lic_train.system.machine import cpu_model, memory_bytes
 from lic_train.system.reading import Unreadable, read_json
 from lic_train.system.relaunch import typed_command
 
@@ -51,7 +51,7 @@ def record(run_dir: Path, processes: list[dict[str, Any]]) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": platform.node(),
-        "cpu": {"model": cpu_model(), "cores": os.cpu_count(), "ram_gib": _ram_gib()},
+        "cpu": {"model": cpu_model(), "cores": os.cpu_count(), "ram_gib": round(memory_bytes() / 2**30, 1)},
         "gpus": _gpus(),
         "torch": {"version": torch.__version__, "cuda": torch.version.cuda, "build": torch.__config__.show()},
         "variables": {name: os.environ[name] for name in RECORDED_VARIABLES if name in os.environ},
@@ -106,13 +106,6 @@ def _bounded(diff: str) -> str:
     if len(diff) <= MAX_DIFF_BYTES:
         return diff
     return f"{diff[:MAX_DIFF_BYTES]}\n... truncated to {MAX_DIFF_BYTES} of {len(diff)} characters\n"
-
-
-def _ram_gib() -> float | None:
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    except (ValueError, OSError, AttributeError):
-        return None
 
 
 def _gpus() -> list[dict[str, Any]]:

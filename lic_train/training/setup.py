@@ -28,8 +28,9 @@ from lic_train.errors import ConfigError, TrainingError
 from lic_train.models.base import Codec, build
 from lic_train.runs import layout
 from lic_train.runs.claim import ResumeState, claim
-from lic_train.runs.load import load_run
+from lic_train.runs.load import check_start, load_run
 from lic_train.runs.same import differences
+from lic_train.system.interrupts import stopping_on_signals
 from lic_train.system.memory import keep_freed_memory
 from lic_train.system.screen import LiteralTable, is_first_process, reason, ruled_table
 from lic_train.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
@@ -37,7 +38,7 @@ from lic_train.training.callbacks.data_watch import DataWatch
 from lic_train.training.callbacks.ema import WeightAveraging
 from lic_train.training.callbacks.guard import NonFiniteGuard
 from lic_train.training.callbacks.hours import DeviceHours
-from lic_train.training.callbacks.interrupt import GracefulStop, stopping_at_once
+from lic_train.training.callbacks.interrupt import GracefulStop
 from lic_train.training.callbacks.pictures import Pictures
 from lic_train.training.callbacks.progress import ProgressBar
 from lic_train.training.callbacks.rate_distortion import RateDistortion
@@ -55,12 +56,11 @@ def claim_directory(config: RunConfig, data: Photographs) -> Iterator[ResumeStat
 
     Raises:
         ConfigError: the directory is not writable, in use, or contains a run with another configuration.
-        DataError: it contains a run on other photographs.
         TrainingError: another process of the run ended.
     """
     overrides = list(HydraConfig.get().overrides.task)  # of this job; the command line may define a sweep
     trainer = config.trainer
-    stopped, full = stopping_at_once(), _full_disk_reported(Path(config.output))
+    stopped, full = stopping_on_signals(), _full_disk_reported(Path(config.output))
     with stopped, full, joined(trainer.devices, trainer.num_nodes, trainer.accelerator, overrides) as ranks:
         _check_that_all_are_equal(ranks.gather("configuration", config.plain()))
         processes = ranks.gather("process", about_this_process(ranks.rank, overrides))
@@ -113,15 +113,9 @@ def _check_that_all_are_equal(configurations: list[dict[str, Any]]) -> None:
 
 
 def keep_manifest(run: ResumeState, data: Photographs) -> None:
-    """Write the manifest of the photographs; a resumed run must have the same ones.
-
-    Raises:
-        DataError: they differ.
-    """
+    """Write the manifest of the photographs of a new run."""
     path = run.run_dir / manifest.NAME
-    if run.checkpoint is not None and path.exists():
-        manifest.require_same(path, data.manifest())
-    else:
+    if run.checkpoint is None or not path.exists():
         manifest.write(path, data.manifest())
 
 
@@ -156,16 +150,8 @@ def make_model(config: RunConfig) -> Codec:
     except ValueError as error:
         raise ConfigError(f"model: {error}", to_do="change the model.* values") from error
     if config.init_from is not None:
-        donor, _ = load_run(Path(config.init_from))
-        try:
-            model.load_state_dict(donor.state_dict())
-        except RuntimeError as error:
-            raise ConfigError(
-                f"init_from={config.init_from} contains another network.",
-                expected=f"the weights of {config.model_name} with the model.* values of this run",
-                got=str(error),
-                to_do="use the model and the model.* values of that run",
-            ) from error
+        check_start(config.model, Path(config.init_from))
+        model.load_state_dict(load_run(Path(config.init_from))[0].state_dict())
     return model
 
 

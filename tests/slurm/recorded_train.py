@@ -15,7 +15,7 @@ from typing import Any
 
 import submitit
 
-from lic_train.system.screen import errors_without_traceback
+from lic_train.system.command import errors_without_traceback
 from lic_train.training import setup
 from lic_train.training.callbacks.interrupt import GracefulStop
 from tests.small_runs import run_here, without_drawing

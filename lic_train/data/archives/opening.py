@@ -102,7 +102,8 @@ def _kind(paths: Sequence[Path]) -> str:
             f"Different kinds of archives in one root: {named}.",
             expected="archives of one kind",
             got=", ".join(sorted(kinds)),
-            to_do="use one root for each kind: data.root=[...,...]",
+            to_do=f"select the files of one kind, for example data.root='{paths[0].parent}/*.tar', or use one root for "
+            "each kind: data.root=[...,...]",
         )
     raise DataError(
         f"{named} cannot be used as data.root.",

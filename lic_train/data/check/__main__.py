@@ -11,10 +11,6 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +26,9 @@ from lic_train.data.damage import LIMIT
 from lic_train.data.stream.loader import available_cores
 from lic_train.errors import DataError
 from lic_train.system import atomic
-from lic_train.system.screen import errors_without_traceback, ruled_table
+from lic_train.system.command import command
+from lic_train.system.processes import Workers
+from lic_train.system.screen import ruled_table
 
 CHUNK = 32  # images of one task
 NAMED = 10  # damaged files in the table
@@ -116,13 +114,13 @@ def write(result: Result, folder: Path) -> None:
     atomic.replace_text(folder / "index.html", page(result.root, result.source, summary, result.crop))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command()
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
-    options = check_parser().parse_args(arguments)
-    with errors_without_traceback():
-        result = check(options.root, options.crop, available_cores() if options.jobs is None else max(options.jobs, 1))
-        folder = options.to / (Path(options.root.rstrip("/")).name or "root")
-        write(result, folder)
+    options = check_parser().parse_args(argv)
+    result = check(options.root, options.crop, options.jobs or available_cores())
+    folder = options.to / (Path(options.root.rstrip("/")).name or "root")
+    write(result, folder)
     show(result)
     verdicts = {0: "Every image is usable.", 1: "Training continues: damaged files are replaced and reported."}
     too_much = f"Training would stop: more than {LIMIT:.0%} of the images are damaged, or none is usable."
@@ -134,28 +132,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _looks(total: int, crop: int, jobs: int) -> Iterator[list[Look]]:
-    """Yield the results of each chunk when it is done; the number of queued chunks is bounded."""
-    chunks = iter(range(0, total, CHUNK))
-    with ProcessPoolExecutor(jobs, get_context("fork"), os.nice, (5,)) as pool:
-        pending: set[Future[list[Look]]] = set()
-        try:
-            while True:
-                while len(pending) < 4 * jobs and (first := next(chunks, None)) is not None:
-                    pending.add(pool.submit(partial(_look_at_some, first, min(first + CHUNK, total), crop)))
-                if not pending:
-                    return
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield future.result()
-        except BrokenProcessPool as error:
-            raise DataError(
-                "A decoding process died.",
-                expected="enough memory for one large image in each process",
-                to_do=f"use fewer than --jobs {jobs}",
-            ) from error
+    """Yield the results of each chunk in order."""
+    died = DataError(
+        "A decoding process died.",
+        expected="enough memory for one large image in each process",
+        to_do=f"use fewer than --jobs {jobs}",
+    )
+    with Workers(jobs, "fork", died, os.nice, (5,)) as workers:
+        chunks = ((first, min(first + CHUNK, total), crop) for first in range(0, total, CHUNK))
+        yield from workers.in_order(_look_at_some, chunks)
 
 
-def _look_at_some(first: int, last: int, crop: int) -> list[Look]:
+def _look_at_some(chunk: tuple[int, int, int]) -> list[Look]:
+    first, last, crop = chunk
     return [look_at(_source, number, crop) for number in range(first, last)]
 
 

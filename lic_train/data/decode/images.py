@@ -55,8 +55,8 @@ class Picture:
 
     - EXIF orientation is applied.
     - Transparency is composited on white.
-    - 16 bits are divided by 257 and rounded, which maps 65535 to 255. (Two rare kinds lose up to one level more: 16-bit
-      grey with alpha, and 16-bit colour outside PNG, of which Pillow only returns the high byte.)
+    - 16 bits are divided by 257 and rounded, which maps 65535 to 255. (16-bit colour outside PNG loses up to one level
+      more, because Pillow only returns its high byte.)
     - CMYK is converted by R = (255 - C)(255 - K)/255; CMYK JPEGs store complements, as Adobe writes them. Colour
       profiles are ignored.
     - The first frame of an animation is used. The transparent colour (not alpha) of a 16-bit PNG is ignored.
@@ -182,6 +182,8 @@ def _check_size(image: Image.Image) -> None:
 
 def _decoded(image: Image.Image, data: bytes, turned: int | None = None) -> Image.Image:
     """Return upright RGB pixels of an opened file; ``turned`` is the EXIF orientation, None reads it from the file."""
+    if isinstance(image, PngImageFile) and image.tile and image.tile[0].args == "LA;16B":
+        image = _grey_with_alpha(data)
     low = _low_bytes(image, data)
     image.load()
     image = image if low is None else _rounded(image, low)
@@ -200,6 +202,22 @@ def _low_bytes(image: Image.Image, data: bytes) -> Image.Image | None:
     low.tile = [tile._replace(args=str(tile.args).replace("16B", "16L")) for tile in low.tile]
     low.load()
     return low
+
+
+def _grey_with_alpha(data: bytes) -> Image.Image:
+    """Return a 16-bit grey PNG with alpha on white.
+
+    Pillow only keeps the high bytes. Declared as RGBA, its four bytes per pixel are those of the two samples.
+    """
+    file = PngImageFile(io.BytesIO(data))
+    file._mode = "RGBA"
+    file.tile = [tile._replace(args="RGBA") for tile in file.tile]
+    file.load()
+    samples = np.asarray(file).astype(np.float64)
+    grey, alpha = (samples[..., high] * 256 + samples[..., high + 1] for high in (0, 2))
+    image = Image.fromarray(_sixteen_to_eight(np.rint(65535 - (65535 - grey) * (alpha / 65535))))
+    image.info = dict(file.info)
+    return image
 
 
 def _rounded(high: Image.Image, low: Image.Image) -> Image.Image:

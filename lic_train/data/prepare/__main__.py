@@ -12,9 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +28,11 @@ from lic_train.data.prepare.shards import RECORD as SHARD_RECORD
 from lic_train.data.prepare.tiles import FORMATS
 from lic_train.data.sets.sources import Source, folder
 from lic_train.data.stream.loader import available_cores
-from lic_train.errors import ConfigError, DataError, LicError
+from lic_train.errors import ConfigError, DataError
 from lic_train.system import atomic
+from lic_train.system.command import command
+from lic_train.system.processes import Workers
 from lic_train.system.reading import Unreadable, read_json
-from lic_train.system.screen import say_error, say_warning
 
 RECORD = "prepared.json"
 
@@ -91,26 +90,19 @@ def verify(out: Path) -> int:
     return files
 
 
+@command("the same command continues the preparation")
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns 0, 2 after an error, 130 after Ctrl-C."""
+    """Run the command line."""
     arguments = prepare_parser().parse_args(argv)
     console = Console()
     how = Preparation(
         arguments.cut, arguments.side, arguments.format, arguments.per_shard, arguments.seed, arguments.val_ratio
     )
-    try:
-        if arguments.verify:
-            console.print(f"{verify(arguments.out):,} files verified", highlight=False)
-            return 0
-        jobs = available_cores() if arguments.jobs is None else arguments.jobs
-        result = prepare(arguments.root, arguments.out, how, jobs, console)
-        _show(result, arguments.out, console)
-    except (LicError, OSError) as error:
-        say_error(error)
-        return 2
-    except KeyboardInterrupt:
-        say_warning("interrupted; the same command continues the preparation")
-        return 130
+    if arguments.verify:
+        console.print(f"{verify(arguments.out):,} files verified", highlight=False)
+        return 0
+    result = prepare(arguments.root, arguments.out, how, arguments.jobs or available_cores(), console)
+    _show(result, arguments.out, console)
     return 0
 
 
@@ -126,14 +118,13 @@ def _write_all(job: Job, shards: Sequence[Shard], jobs: int, console: Console) -
     global _job
     _job = job
     columns = (TextColumn("shards"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with ProcessPoolExecutor(jobs, get_context("fork")) as pool:
-        waiting = [pool.submit(_write, shard) for shard in shards]
-        try:
-            with Progress(*columns, console=console, transient=True) as progress:
-                return dict(progress.track((future.result() for future in as_completed(waiting)), len(waiting)))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    died = DataError(
+        "A process that writes shards died.",
+        expected="enough memory for one photograph in each",
+        to_do="use fewer --jobs",
+    )
+    with Workers(jobs, "fork", died) as workers, Progress(*columns, console=console, transient=True) as progress:
+        return dict(progress.track(workers.in_order(_write, shards), len(shards)))
 
 
 def _key(train: Source, val: Source, how: Preparation) -> str:

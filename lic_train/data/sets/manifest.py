@@ -43,8 +43,11 @@ def manifest_of(split: Split, root: str) -> Manifest:
     return {"format": FORMAT, "root": root, "train": _side(split.train), "val": _side(split.val)}
 
 
-def require_same(path: Path, now: Manifest) -> None:
+def require_same(path: Path, now: Manifest) -> str:
     """Compare with the manifest of the first start of the run.
+
+    Returns:
+        The root at the first start; the same photographs may have another root now.
 
     Raises:
         DataError: the photographs differ, or the manifest cannot be read.
@@ -59,6 +62,7 @@ def require_same(path: Path, now: Manifest) -> None:
             to_do="restore the old files, or start again with fresh=true, or continue with the new files in a new run: "
             f"name=... init_from={path.parent}",
         )
+    return before["root"]
 
 
 def write(path: Path, manifest: Manifest) -> None:

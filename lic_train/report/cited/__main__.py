@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lic_train.report.cited import HERE
 from lic_train.report.cited.table import read_table, write_curves
-from lic_train.system.screen import errors_without_traceback
+from lic_train.system.command import errors_without_traceback
 
 if __name__ == "__main__":
     with errors_without_traceback():

@@ -1,10 +1,7 @@
 """Ctrl-C, SIGTERM and SIGUSR1: finish the optimizer step, save a checkpoint and report how to continue."""
 
 import signal
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -13,13 +10,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lic_train.errors import LicError
+from lic_train.system.interrupts import EXIT_CODES, Stopped
 from lic_train.system.screen import say
 from lic_train.training.callbacks.checkpoints import Checkpoints
 from lic_train.training.callbacks.position import step_ended, validation_follows
-
-INTERRUPTED = 130  # the exit code of a shell after Ctrl-C
-REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: the scheduler that sent SIGUSR1 should run the same command again
-EXIT_CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: INTERRUPTED, signal.SIGUSR1: REQUEUE}
 
 
 class Interrupted(LicError):
@@ -38,29 +32,6 @@ class Interrupted(LicError):
             f"Stopped after step {step} by {signal.Signals(number).name}; the checkpoint {checkpoint} is complete.",
             to_do="run the same command again, which continues from this step",
         )
-
-
-@contextmanager
-def stopping_at_once() -> Iterator[None]:
-    """End the program on SIGTERM and SIGUSR1, as Ctrl-C does: outside of the training there is nothing to save.
-
-    The handler raises SystemExit, not an error that a file reader might catch as one of its own. It prints nothing,
-    because it may interrupt a print.
-    """
-    got: list[str] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        got.append(signal.Signals(number).name)
-        sys.exit(EXIT_CODES[signal.Signals(number)])
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    try:
-        yield
-    finally:
-        for name in got[:1]:
-            say(f"Stopped by {name}; the same command continues the run.", style="yellow")
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class GracefulStop(Callback):
@@ -103,7 +74,7 @@ class GracefulStop(Callback):
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
             self._restore()
-            raise KeyboardInterrupt
+            raise Stopped(number)
         if not self.requested:
             self.requested = number
             message = "\nStopping after this step and saving a checkpoint; Ctrl-C again aborts at once."
