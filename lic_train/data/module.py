@@ -22,9 +22,11 @@ from lic_train.data.stream.loader import (
     Sample,
     StreamSampler,
     available_cores,
+    bytes_of,
     training_crops,
     validation_crops,
 )
+from lic_train.data.stream.workers import SHARED_MEMORY, batches_that_fit
 from lic_train.errors import ConfigError
 from lic_train.system.screen import say
 
@@ -143,11 +145,12 @@ class Photographs(lightning.LightningDataModule):
         if many > 1:
             draws = Spread(draws, self.batch_size, many, self.seed)
         sampler = StreamSampler(draws, size, start, rank, world)
+        loaders = self._devices()
         if self.decoder == "dali":
-            return DaliLoader(crops, sampler, self.workers(), pin, self._gpu())
+            return DaliLoader(crops, sampler, self.workers(), pin, self._gpu(), loaders)
         if many > 1:
-            return BufferedLoader(crops, sampler, many, self.workers(), pin)
-        return CropLoader(crops, sampler, self.workers(), pin)
+            return BufferedLoader(crops, sampler, many, self.workers(), pin, loaders)
+        return CropLoader(crops, sampler, self.workers(), pin, loaders)
 
     def val_dataloader(self) -> CropLoader:
         """Return centre crops of the first ``val_crops`` validation photographs, distributed over the ranks."""
@@ -183,10 +186,17 @@ class Photographs(lightning.LightningDataModule):
         """Return the number of worker processes of this device's training loader."""
         if self.num_workers != "auto":
             return int(self.num_workers)
-        cores = available_cores() // (self.trainer.num_devices if self.trainer is not None else 1)
+        cores = available_cores() // self._devices()
         if cores <= 2 and not self._on_gpu():  # measured: workers slow the training down on one or two cores
             return 0
-        return max(min(cores, MAX_AUTO_WORKERS), 1)
+        wanted = max(min(cores, MAX_AUTO_WORKERS), 1)
+        world = self.trainer.world_size if self.trainer is not None else 1
+        batch = self.batch_size // (self.accumulate * world) * bytes_of(self.crop)
+        room = batches_that_fit(max(batch, 1), self._devices())
+        if room < wanted:
+            wanted = max(int(room), 0)
+            say(f"{SHARED_MEMORY} has room for the batches of {wanted} decoding processes only.", style="yellow")
+        return wanted
 
     def _roots(self) -> list[str]:
         return [self.root] if isinstance(self.root, str) else self.root or []
@@ -210,6 +220,10 @@ class Photographs(lightning.LightningDataModule):
         self.setup()
         assert self._split is not None
         return self._split
+
+    def _devices(self) -> int:
+        """Return the number of training processes on this machine."""
+        return self.trainer.num_devices if self.trainer is not None else 1
 
     def _gpu(self) -> int | None:
         """Return the index of the GPU that trains, None on the CPU."""

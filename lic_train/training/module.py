@@ -210,6 +210,10 @@ class LitCodec(L.LightningModule):
         cropped = {name: float(mean) for name, mean in self.crop_means.compute().items()}
         self.log_dict({**cropped, **coded, "step": float(self.global_step)})
 
+    def restore_training_state(self) -> None:
+        """End a validation that an error interrupted, which restores the trained quantiles."""
+        self._coding.close()
+
     def _code_whole_images(self) -> dict[str, float]:
         """Code this process's share of the whole images; return the means over all of them, or {} without images.
 
