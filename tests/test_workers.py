@@ -125,7 +125,7 @@ def test_batch_that_cannot_be_sent_ends_the_stream(
 
     monkeypatch.setitem(ForkingPickler._extra_reducers, torch.Tensor, full)
     stream = module(photographs).stream()
-    with pytest.raises(DataError, match="could not be sent: .*No space left on device"):
+    with pytest.raises(DataError, match=r"could not be sent: .*No space left on device"):
         next(iter(stream))
     assert "Traceback" not in capfd.readouterr().err
 

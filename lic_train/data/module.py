@@ -106,6 +106,11 @@ class Photographs(lightning.LightningDataModule):
         return manifest_of(self._ready(), self.place)
 
     @property
+    def rows(self) -> tuple[tuple[str, str], ...]:
+        """Labels and texts about the parts of the data set and what is left out, for a table."""
+        return self._ready().rows
+
+    @property
     def train(self) -> Source:
         """The training photographs."""
         return self._ready().train

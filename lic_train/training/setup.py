@@ -18,6 +18,7 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 from rich import get_console
+from rich.markup import escape
 from rich.table import Table
 
 from lic_train.config.resolvers import quality
@@ -281,6 +282,7 @@ def show_start(config: RunConfig, model: Codec, trainer: L.Trainer, data: Photog
         ("model", f"{config.model_name}({arguments}), {parameters:,} parameters"),
         ("lambda", f"{config.lmbda:g} ({config.distortion}, quality {rung} of 8)"),
         ("data", f"{photographs} photographs, {data.place}"),
+        *((f"  {kind}", escape(text)) for kind, text in data.rows),
         ("batch", batch + _split(config.batch_size, trainer.world_size, config.accumulate)),
         ("device", f"{trainer.strategy.root_device}, {trainer.precision}{', compiled' if config.compile else ''}"),
         ("output", config.output),

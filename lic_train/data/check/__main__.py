@@ -91,7 +91,7 @@ def show(result: Result) -> None:
     if copies := len(summary.copies()):
         table.add_row("exact copies of others", f"{copies:,}")
     table.add_row("ignored: hidden and system files", f"{index.hidden:,}")
-    table.add_row("ignored: not images by their names", f"{index.others:,}")
+    table.add_row("ignored: not images by their names", f"{sum(index.others.values()):,}")
     table.add_row("shorter side in pixels: minimum, median, maximum", "{:,}, {:,}, {:,}".format(*summary.sides()))
     get_console().print(table)
 

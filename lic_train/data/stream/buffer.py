@@ -1,8 +1,8 @@
 """Several crops of each decoded photograph: crops wait in the main process until the batch that uses them.
 
 `lic_train.data.stream.draws.Spread` alone determines the content of a batch. This file only decides when a photograph
-is decoded: once, for the first batch that contains a crop of it, for any number of workers, ranks or micro-batches. There
-is no state to save: a resumed run decodes again the photographs whose crops are still needed.
+is decoded: once, for the first batch that contains a crop of it, for any number of workers, ranks or micro-batches.
+There is no state to save: a resumed run decodes again the photographs whose crops are still needed.
 """
 
 from __future__ import annotations

@@ -23,7 +23,15 @@ from lic_train.data.decode.images import Picture, UnreadableImage
 from lic_train.data.sets.splits import Source
 from lic_train.data.stream.crops import Sample, Window, centre_window, cut, random_window, replacement
 from lic_train.data.stream.draws import Draws
-from lic_train.data.stream.workers import MIB, ended, prefetch_that_fits, settle, too_many_files, watch_children, worker_ended
+from lic_train.data.stream.workers import (
+    MIB,
+    ended,
+    prefetch_that_fits,
+    settle,
+    too_many_files,
+    watch_children,
+    worker_ended,
+)
 from lic_train.errors import DataError
 
 MAX_ATTEMPTS = 32  # training stops after this number of unusable photographs in a row
@@ -236,9 +244,10 @@ class WorkerEnded(RuntimeError):
 
 
 def _raise_if_waiting(loader: CropLoader | None) -> None:
-    if loader is not None and loader._waiting and loader._iterator is not None:
-        if ended(loader._iterator._workers):  # type: ignore[attr-defined]
-            raise WorkerEnded
+    if loader is None or not loader._waiting or loader._iterator is None:
+        return
+    if ended(loader._iterator._workers):  # type: ignore[attr-defined]
+        raise WorkerEnded
 
 
 def largest(batches: Iterable[list[Sample]], crop: int) -> int:

@@ -32,7 +32,7 @@ def free_shared_memory() -> int | None:
 
 
 def batches_that_fit(batch: int, loaders: int) -> float:
-    """Return the number of batches of ``batch`` bytes that fit into the shared memory for one of ``loaders`` loaders."""
+    """Return the number of batches of ``batch`` bytes for which each of ``loaders`` loaders has shared memory."""
     free = free_shared_memory()
     return float("inf") if free is None else SPARE * free / loaders // batch - IN_USE
 
@@ -58,8 +58,8 @@ def prefetch_that_fits(num_workers: int, batch: int, loaders: int = 1) -> int:
             expected=f"{needed / MIB:,.0f} MiB free in {SHARED_MEMORY}: {num_workers + IN_USE} batches of "
             f"{batch / MIB:,.1f} MiB for each of {loaders} devices",
             got=f"{free / MIB:,.0f} MiB",
-            to_do=f"set data.num_workers={max(int(room), 0)}, or use a smaller batch_size or crop, or give the container "
-            f"more shared memory: docker run --shm-size={_gibibytes(needed)}g",
+            to_do=f"set data.num_workers={max(int(room), 0)}, use a smaller batch_size or crop, or give the "
+            f"container more shared memory: docker run --shm-size={_gibibytes(needed)}g",
         )
     return int(min(PREFETCH, room // num_workers))
 
@@ -69,7 +69,7 @@ def _gibibytes(needed: float) -> int:
 
 
 def settle(reasons: Any, worker: int) -> None:
-    """Configure a forked worker: it ignores the garbage and the signals of the main process, and ends if it cannot send.
+    """Configure a forked worker: it ignores garbage and signals of the main process and ends if it cannot send.
 
     Args:
         reasons: SimpleQueue that receives the reason of a worker that ends itself.
@@ -114,9 +114,9 @@ def worker_ended(workers: Sequence[BaseProcess], reasons: Any) -> DataError:
         "A process that decodes photographs ended.",
         expected=f"{len(workers)} processes until the end of the training",
         got="\n".join(lines),
-        to_do="SIGKILL usually means that the memory is exhausted, SIGBUS or a batch that cannot be sent that the shared "
-        "memory is: use fewer data.num_workers; then run the same command again, which continues from the newest "
-        "checkpoint",
+        to_do="SIGKILL usually means that the memory is exhausted, SIGBUS or a batch that cannot be sent that the "
+        "shared memory is: use fewer data.num_workers; then run the same command again, which continues from the "
+        "newest checkpoint",
     )
 
 

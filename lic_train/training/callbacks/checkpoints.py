@@ -78,10 +78,12 @@ def _rewind_to_the_step(trainer: Trainer, validate: bool) -> None:
     """
     loop = trainer.fit_loop.epoch_loop
     for part in (loop.batch_progress.total, loop.batch_progress.current):
-        part.ready = part.started = part.processed = part.completed = _micro_batches(trainer)
+        for counter in ("ready", "started", "processed", "completed"):
+            setattr(part, counter, _micro_batches(trainer))
     if validate:
         loop.val_loop.batch_progress.reset()
-        loop.val_loop.batch_progress.total.ready = loop.val_loop.batch_progress.total.started = 1
+        loop.val_loop.batch_progress.increment_ready()
+        loop.val_loop.batch_progress.increment_started()
 
 
 def _link_or_copy(path: Path, other: Path) -> None:
@@ -179,7 +181,7 @@ class Checkpoints(Callback):
         if pending and step == trainer.max_steps:
             return
         try:
-            pl_module.restore_training_state()
+            pl_module.restore_training_state()  # type: ignore[operator]
             _rewind_to_the_step(trainer, pending)
             # Not Trainer.save_checkpoint, which waits for the other processes.
             checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)

@@ -111,11 +111,12 @@ def _not_finite(report: dict[str, Any], saved: str, run_dir: Path) -> TrainingEr
     first = next(iter(report["parameters_without_finite_gradient"]), None)
     # `Checkpoints` saves the steps before this one after the error.
     last = run_dir / CHECKPOINTS / LAST
-    again = f"start another run from the last checkpoint, which is intact (init_from={last} name=retry)"
+    retry = f"start another run from the last checkpoint, which is intact (init_from={last} name=retry)"
+    again = retry if report["step"] else "start again with fresh=true"
     return TrainingError(
         f"Training stopped at step {report['step']}: the loss or its gradient is not finite.",
         expected="finite numbers",
         got=terms + (f"\nfirst parameter with a non-finite gradient: {first}" if first else "") + f"\n{saved}",
-        to_do=f"{again if report['step'] else 'start again with fresh=true'}, with a lower learning rate (lr_scale=0.5), "
+        to_do=f"{again}, with a lower learning rate (lr_scale=0.5), "
         "a stronger clip (smaller recipe.optimizer.clip_norm) or precision=32",
     )
