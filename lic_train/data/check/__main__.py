@@ -28,6 +28,7 @@ from lic_train.data.arguments import check_parser
 from lic_train.data.check.looks import KINDS, Look, Summary, look_at
 from lic_train.data.check.page import page
 from lic_train.data.damage import LIMIT
+from lic_train.data.sets.parts import TRAIN, UNNAMED, parts_of, rows
 from lic_train.data.stream.loader import available_cores
 from lic_train.errors import DataError
 from lic_train.system import atomic
@@ -92,6 +93,8 @@ def show(result: Result) -> None:
         table.add_row("exact copies of others", f"{copies:,}")
     table.add_row("ignored: hidden and system files", f"{index.hidden:,}")
     table.add_row("ignored: not images by their names", f"{sum(index.others.values()):,}")
+    for kind, text in rows(parts_of(index), index, [TRAIN, UNNAMED]):
+        table.add_row(Text(f"{kind}: {text}"), "")
     table.add_row("shorter side in pixels: minimum, median, maximum", "{:,}, {:,}, {:,}".format(*summary.sides()))
     get_console().print(table)
 
