@@ -14,7 +14,7 @@ from lic_train.config.run import RunConfig, checked
 from lic_train.report import card
 from lic_train.system.screen import errors_without_traceback
 from lic_train.training import setup
-from lic_train.training.closing import evaluate_best, show_end
+from lic_train.training.closing import check_evaluation, evaluate_best, show_end
 
 
 def train(config: RunConfig) -> int:
@@ -23,6 +23,7 @@ def train(config: RunConfig) -> int:
     with setup.claim_directory(config, data) as run:
         if not run.finished:
             model = setup.make_model(config)
+            check_evaluation(config, run, model)
             with setup.loggers(config, run) as loggers:
                 trainer = setup.make_trainer(config, run, loggers, data)
                 setup.show_start(config, model, trainer, data)

@@ -22,7 +22,7 @@ from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from lic_train.data.archives.indexed import Cache, Indexed
+from lic_train.data.archives.indexed import Cache, Indexed, naming
 from lic_train.data.archives.opening import open_source
 from lic_train.data.arguments import check_parser
 from lic_train.data.check.looks import KINDS, Look, Summary, look_at
@@ -123,7 +123,7 @@ def write(result: Result, folder: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     options = check_parser().parse_args(arguments)
-    with errors_without_traceback():
+    with errors_without_traceback(), naming("ROOT"):
         result = check(options.root, options.crop, available_cores() if options.jobs is None else max(options.jobs, 1))
         folder = options.to / (Path(options.root.rstrip("/")).name or "root")
         write(result, folder)

@@ -122,10 +122,8 @@ class Picture:
             return self._done
         upper = jpeg_until(self.data, rows) if rows is not None and self._turned <= 2 else None
         if upper is not None and self._opened.tile:
-            with (
-                contextlib.suppress(UnreadableImage),
-                _reasons(self._max_pixels),
-            ):  # on failure, decode the whole file for the reason
+            # On failure, decode the whole file for the reason.
+            with contextlib.suppress(UnreadableImage), _reasons(self._max_pixels):
                 return _decoded(_of_rows(self._opened, *upper), self.data, self._turned)
         with _reasons(self._max_pixels):
             image = self._opened if self._opened.tile else open_header(self.data)
@@ -143,10 +141,8 @@ def _of_rows(image: ImageFile.ImageFile, data: bytes, rows: int) -> ImageFile.Im
 def _reasons(max_pixels: int) -> Iterator[None]:
     """Convert every exception of Pillow into UnreadableImage."""
     try:
-        with (
-            _limit_of_pillow(max_pixels),
-            warnings.catch_warnings(),
-        ):  # Pillow's warnings on EXIF and size would be repeated by every worker
+        with _limit_of_pillow(max_pixels), warnings.catch_warnings():
+            # Pillow's warnings on EXIF and size would be repeated by every worker.
             warnings.simplefilter("ignore")
             yield
     except UnreadableImage:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 PNG = b"\x89PNG\r\n\x1a\n"
-# Chunks that determine the pixels, from the PNG specification (third edition, section 11); eXIf contains the orientation.
+# Chunks that determine the pixels (PNG specification, third edition, section 11). eXIf contains the orientation.
 PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
 ORIENTATION_CHUNK = b"eXIf"
 JPEG = b"\xff\xd8"
