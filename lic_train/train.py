@@ -17,7 +17,7 @@ from lic_train.report import card
 from lic_train.system import relaunch
 from lic_train.system.command import command, errors_without_traceback
 from lic_train.training import preconditions, setup
-from lic_train.training.closing import evaluate_best, show_end
+from lic_train.training.closing import check_evaluation, evaluate_best, show_end
 
 
 def train(config: RunConfig) -> int:
@@ -27,6 +27,7 @@ def train(config: RunConfig) -> int:
     with preconditions.lack_of_memory_explained(), setup.claim_directory(config, data) as run:
         if not run.finished:
             model = setup.make_model(config)
+            check_evaluation(config, run, model)
             with setup.loggers(config, run) as loggers:
                 with preconditions.refusals_explained():
                     trainer = setup.make_trainer(config, run, loggers, data)

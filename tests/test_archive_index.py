@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections import Counter
 from hashlib import blake2b
 from pathlib import Path
 
@@ -25,7 +26,7 @@ PARTS = [Part("/sets/\udce9.tar", 12345, 678)]
 
 
 def small_index() -> Index:
-    listing = Listing(hidden=3, others=4)
+    listing = Listing(hidden=3, others=Counter({".txt": 4}))
     for name, offset in ((b"b.png", 512), (b"a\xe9.png", 2**40), (b"c/d.png", 0)):
         listing.add(name, 0, offset, 100 + offset % 7)
     listing.report("x.tar", "cut short", 9)

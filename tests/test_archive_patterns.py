@@ -57,7 +57,7 @@ def test_shards_by_folder_braces_or_wildcard(shards):
     expected = {f"train-{int(name[:4]) // 2:06d}/{name}": data for name, data in FILES.items()}
     for root in ("", "/train-{000000..000002}.tar", "/train-*.tar", "/train-00000?.tar"):
         assert contents(open_source(f"{shards}{root}", Cache())) == expected
-    assert open_source(str(shards), Cache()).index.others == 12
+    assert sum(open_source(str(shards), Cache()).index.others.values()) == 12
     alone = open_source(f"{shards}/train-000001.tar", Cache())
     assert list(contents(alone)) == ["0002.png", "0003.png"]
     braces = shards.rename(shards.with_name("a{b,c}"))  # an existing folder whose name looks like a pattern
@@ -102,7 +102,7 @@ def test_archives_next_to_images_are_ignored(tmp_path):
     write_tree(tmp_path, {"all.tar": tar_bytes(FILES), "deep/er/x.png": b"x"})
     source = open_source(str(tmp_path), Cache())
     assert contents(source) == {"deep/er/x.png": b"x"}
-    assert source.index.others == 1
+    assert sum(source.index.others.values()) == 1
 
 
 def test_single_image_as_root_raises(tmp_path):

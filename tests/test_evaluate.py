@@ -293,7 +293,12 @@ def test_missing_set_is_an_error(run, tmp_path, capsys):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "a.png").write_bytes(b"broken")
     assert main([str(run), "eval=folder", f"eval.root={tmp_path / 'set'}"]) == 2
-    assert "The image a.png of the evaluation set cannot be read" in capsys.readouterr().err
+    (tmp_path / "set" / "b.png").write_bytes(b"broken")
+    assert main([str(run), "eval=folder", f"eval.root={tmp_path / 'set'}"]) == 2
+    shown = capsys.readouterr().err
+    assert "2 of 2 images" in shown
+    assert "a.png: not an image" in shown
+    assert "b.png: not an image" in shown
 
 
 @pytest.mark.skipif(not (SHARED / "kodak").is_dir(), reason="the Kodak images are not available")

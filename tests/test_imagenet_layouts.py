@@ -39,7 +39,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize(("files", "root"), LAYOUTS.values(), ids=LAYOUTS)
 def test_every_layout_has_the_same_photographs_and_names(tmp_path, files, root):
-    train, val, note = imagenet(str(write_tree(tmp_path, files) / root))
+    train, val, note, _ = imagenet(str(write_tree(tmp_path, files) / root))
     assert contents(train) == TRAIN
     assert contents(val) == VAL
     assert note == ""
@@ -55,7 +55,8 @@ def test_zip_of_the_folder(tmp_path, home):
 
 
 def test_tar_without_validation_is_split_with_a_note(tmp_path):
-    train, val, note = imagenet(str(write_tree(tmp_path, {TRAIN_TAR: imagenet_tar(TRAIN)}) / TRAIN_TAR), val_ratio=0.3)
+    root = write_tree(tmp_path, {TRAIN_TAR: imagenet_tar(TRAIN)}) / TRAIN_TAR
+    train, val, note, _ = imagenet(str(root), val_ratio=0.3)
     assert contents(train) | contents(val) == TRAIN
     assert 0 < len(val) < 12
     assert "no validation photographs" in note

@@ -62,6 +62,9 @@ class Tiny(LightningModule):
         values = {"val/loss": value, "val/bpp": 0.25, "val/psnr": 31.0, "val/bpp_file": 0.26}
         self.log_dict({**values, "step": float(self.global_step)}, batch_size=2)
 
+    def restore_training_state(self) -> None:
+        """As in LitCodec; there is nothing to restore."""
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=0.1)
 

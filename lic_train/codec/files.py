@@ -8,8 +8,9 @@ from pathlib import Path
 
 from rich.table import Table
 
-from lic_train.codec.image_codec import ImageCodec, to_tensor
+from lic_train.codec.image_codec import ImageCodec
 from lic_train.codec.load import find_model, load
+from lic_train.data.decode import images
 from lic_train.data.decode.images import save_png
 from lic_train.errors import BitstreamError, ConfigError
 from lic_train.files.bitstream import MAX_PIXELS, decode, encode, unpack
@@ -30,7 +31,8 @@ def compress_file(arguments: argparse.Namespace) -> Table:
         ValueError: it has too many pixels.
     """
     codec = _codec(arguments.run, arguments.checkpoint, arguments.device)
-    x = to_tensor(arguments.source).to(codec.device)
+    limit = max(_max_pixels(arguments), images.MAX_PIXELS)
+    x = images.read_image(arguments.source, limit).float().div(255).to(codec.device)
     began = time.perf_counter()
     data = encode(codec.model, x, codec.metadata.fingerprint, _max_pixels(arguments))
     seconds = time.perf_counter() - began

@@ -10,7 +10,7 @@ import lightning
 from torch import Tensor
 
 from lic_train.data.damage import DataReport
-from lic_train.data.decode.images import UnreadableImage, decode
+from lic_train.data.decode.images import MAX_CODED, Picture, UnreadableImage, can_be_coded, to_tensor
 from lic_train.data.sets.manifest import Manifest, manifest_of
 from lic_train.data.sets.splits import Source, Split
 from lic_train.data.stream.buffer import BufferedLoader
@@ -22,9 +22,11 @@ from lic_train.data.stream.loader import (
     Sample,
     StreamSampler,
     available_cores,
+    bytes_of,
     training_crops,
     validation_crops,
 )
+from lic_train.data.stream.workers import SHARED_MEMORY, batches_that_fit
 from lic_train.errors import ConfigError
 from lic_train.system.screen import say
 
@@ -79,6 +81,7 @@ class Photographs(lightning.LightningDataModule):
         self.crops_per_image, self.decoder = crops_per_image, decoder
         self.flip, self.small, self.val_crops, self.val_batch = flip, small, val_crops, val_batch
         self._split: Split | None = None
+        self._too_large: set[str] = set()  # reported by `whole_images`
 
     def setup(self, stage: str | None = None) -> None:
         """Check the options and list the photographs; a second call does nothing.
@@ -102,6 +105,11 @@ class Photographs(lightning.LightningDataModule):
     def manifest(self) -> Manifest:
         """Return the manifest of the data set, which is compared when the run is resumed."""
         return manifest_of(self._ready(), self.place)
+
+    @property
+    def rows(self) -> tuple[tuple[str, str], ...]:
+        """Labels and texts about the parts of the data set and what is left out, for a table."""
+        return self._ready().rows
 
     @property
     def train(self) -> Source:
@@ -143,11 +151,12 @@ class Photographs(lightning.LightningDataModule):
         if many > 1:
             draws = Spread(draws, self.batch_size, many, self.seed)
         sampler = StreamSampler(draws, size, start, rank, world)
+        loaders = self._devices()
         if self.decoder == "dali":
-            return DaliLoader(crops, sampler, self.workers(), pin, self._gpu())
+            return DaliLoader(crops, sampler, self.workers(), pin, self._gpu(), loaders)
         if many > 1:
-            return BufferedLoader(crops, sampler, many, self.workers(), pin)
-        return CropLoader(crops, sampler, self.workers(), pin)
+            return BufferedLoader(crops, sampler, many, self.workers(), pin, loaders)
+        return CropLoader(crops, sampler, self.workers(), pin, loaders)
 
     def val_dataloader(self) -> CropLoader:
         """Return centre crops of the first ``val_crops`` validation photographs, distributed over the ranks."""
@@ -161,13 +170,23 @@ class Photographs(lightning.LightningDataModule):
         return CropLoader(crops, batches, 0, self._on_gpu())
 
     def whole_images(self, count: int) -> list[tuple[str, Tensor]]:
-        """Return name and uint8 (3, H, W) of the first ``count`` readable validation photographs, or of all."""
+        """Return name and uint8 (3, H, W) of the first ``count`` validation photographs that can be coded, or of all.
+
+        Unreadable ones are skipped, and larger ones than codecs code as a whole, each of these with one line.
+        """
         found: list[tuple[str, Tensor]] = []
         for index in range(len(self.val)):
             if len(found) == count:
                 break
+            name = self.val.name(index)
             try:
-                found.append((self.val.name(index), decode(self.val.read(index))))
+                picture = Picture(self.val.read(index))
+                if can_be_coded(*picture.size):
+                    found.append((name, to_tensor(picture.rgb())))
+                elif name not in self._too_large:
+                    self._too_large.add(name)
+                    size = "{} x {}".format(*picture.size)
+                    say(f"validation picture skipped: {name} ({size} is more than {MAX_CODED:,} pixels)", "yellow")
             except (OSError, UnreadableImage):  # reported by the validation crops
                 continue
         return found
@@ -183,10 +202,17 @@ class Photographs(lightning.LightningDataModule):
         """Return the number of worker processes of this device's training loader."""
         if self.num_workers != "auto":
             return int(self.num_workers)
-        cores = available_cores() // (self.trainer.num_devices if self.trainer is not None else 1)
+        cores = available_cores() // self._devices()
         if cores <= 2 and not self._on_gpu():  # measured: workers slow the training down on one or two cores
             return 0
-        return max(min(cores, MAX_AUTO_WORKERS), 1)
+        wanted = max(min(cores, MAX_AUTO_WORKERS), 1)
+        world = self.trainer.world_size if self.trainer is not None else 1
+        batch = self.batch_size // (self.accumulate * world) * bytes_of(self.crop)
+        room = batches_that_fit(max(batch, 1), self._devices())
+        if room < wanted:
+            wanted = max(int(room), 0)
+            say(f"{SHARED_MEMORY} has room for the batches of {wanted} decoding processes only.", style="yellow")
+        return wanted
 
     def _roots(self) -> list[str]:
         return [self.root] if isinstance(self.root, str) else self.root or []
@@ -210,6 +236,10 @@ class Photographs(lightning.LightningDataModule):
         self.setup()
         assert self._split is not None
         return self._split
+
+    def _devices(self) -> int:
+        """Return the number of training processes on this machine."""
+        return self.trainer.num_devices if self.trainer is not None else 1
 
     def _gpu(self) -> int | None:
         """Return the index of the GPU that trains, None on the CPU."""

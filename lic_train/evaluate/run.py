@@ -21,7 +21,9 @@ from lic_train.data.sets.sources import SUFFIXES
 from lic_train.errors import ConfigError, DataError
 from lic_train.evaluate import image_metrics, results
 from lic_train.evaluate.bench import Bench, Settings, Task, load_bench, measure_all, threads_of_a_job
+from lic_train.evaluate.sets import FolderImages
 from lic_train.evaluate.table import table
+from lic_train.files.bitstream import MAX_PIXELS, padding
 from lic_train.files.checkpoint import load_file, move
 from lic_train.models.base import Codec
 from lic_train.runs import layout
@@ -59,11 +61,29 @@ def evaluate_run(
     encoder = move(encoder, device)
     info = results.describe(metadata)
     out_dir = run if run.is_dir() else run.parent
+    require_all(images, encoder)
     if settings.jobs == 1:
         decoder = move(load_file(metadata.path)[0], device)
-        return evaluate(encoder, decoder, images, out_dir, set_name, info, settings)
+        bench = Bench(encoder, decoder, info, layout.coded(out_dir, set_name), settings)
+        return _evaluate(lambda: bench, images, out_dir, set_name, info, settings, _device(encoder))
     make = partial(load_bench, metadata.path, device, info, layout.coded(out_dir, set_name), settings)
-    return _evaluate(make, images, out_dir, set_name, info, settings, next(encoder.parameters()).device)
+    return _evaluate(make, images, out_dir, set_name, info, settings, _device(encoder))
+
+
+def require_all(images: Iterable[tuple[str, Tensor]], model: Codec) -> None:
+    """Check that every image of a folder can be read and coded by ``model``, before any is coded.
+
+    Raises:
+        DataError: an image cannot; the message names all of them.
+    """
+
+    def problem(height: int, width: int) -> str:
+        bottom, right = padding(height, width, model.downsampling_factor)
+        pixels = (height + bottom) * (width + right)
+        return f"{height}x{width} is more than {MAX_PIXELS:,} pixels (padded)" if pixels > MAX_PIXELS else ""
+
+    if isinstance(images, FolderImages):
+        images.require_all(problem)
 
 
 def evaluate(
@@ -97,8 +117,13 @@ def evaluate(
         DataError: there is no image, or two images have the same name.
     """
     settings = replace(settings or Settings(), jobs=1)
+    require_all(images, encoder)
     bench = Bench(encoder, decoder, info, layout.coded(out_dir, set_name), settings)
-    return _evaluate(lambda: bench, images, out_dir, set_name, info, settings, next(encoder.parameters()).device)
+    return _evaluate(lambda: bench, images, out_dir, set_name, info, settings, _device(encoder))
+
+
+def _device(model: Codec) -> torch.device:
+    return next(model.parameters()).device
 
 
 class _Shown(results.Result):

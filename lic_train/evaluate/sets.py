@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,11 +11,14 @@ from torch import Tensor
 
 from lic_train.config.compose import Section, read_section
 from lic_train.config.run import HELDOUT, SetOptions
-from lic_train.data.decode.images import UnreadableImage, decode
+from lic_train.data.archives.indexed import naming
+from lic_train.data.decode.images import Picture, UnreadableImage, decode
 from lic_train.data.sets.sources import FolderSource
 from lic_train.errors import DataError
 from lic_train.evaluate.image_metrics import check_names
 from lic_train.runs.untrusted import data_of
+
+NAMED = 20  # unusable images in a message
 
 
 def _as_list(value: Any) -> Any:
@@ -50,7 +53,8 @@ class FolderImages:
 
     def __init__(self, roots: Sequence[Path], limit: int | None) -> None:
         prefixes = [f"{root.name}/" if len(roots) > 1 else "" for root in roots]
-        sources = zip(prefixes, map(FolderSource, roots), strict=True)
+        with naming("eval.root"):
+            sources = zip(prefixes, [FolderSource(root) for root in roots], strict=True)
         self._pictures = [(prefix, source, index) for prefix, source in sources for index in range(len(source))][:limit]
 
     def __len__(self) -> int:
@@ -62,12 +66,39 @@ class FolderImages:
             try:
                 yield name, decode(source.read(index))
             except (OSError, UnreadableImage) as error:
-                raise DataError(
-                    f"The image {name} of the evaluation set cannot be read.",
-                    expected="readable images only, because results refer to the whole set",
-                    got=str(error),
-                    to_do="repair or remove the file",
-                ) from error
+                raise _not_usable([f"{name}: {error}"], len(self)) from error
+
+    def require_all(self, problem: Callable[[int, int], str]) -> None:
+        """Decode every image.
+
+        Args:
+            problem: returns why an image of this height and width cannot be coded, empty if it can.
+
+        Raises:
+            DataError: an image cannot be read or coded; the message names all of them.
+        """
+        problems = []
+        for prefix, source, index in self._pictures:
+            try:
+                picture = Picture(source.read(index))
+                picture.rgb()
+                reason = problem(*picture.size)
+            except (OSError, UnreadableImage) as error:
+                reason = str(error)
+            if reason:
+                problems.append(f"{prefix}{source.name(index)}: {reason}")
+        if problems:
+            raise _not_usable(problems, len(self))
+
+
+def _not_usable(problems: Sequence[str], images: int) -> DataError:
+    more = [f"and {len(problems) - NAMED} more"] if len(problems) > NAMED else []
+    return DataError(
+        f"{len(problems)} of {images} images of the evaluation set cannot be used.",
+        expected="usable images only, because results refer to the whole set",
+        got="\n".join([*problems[:NAMED], *more]),
+        to_do="repair or remove these files, or set another folder with eval.root=...",
+    )
 
 
 def read_options(overrides: Sequence[str]) -> Options:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from lic_train.config.run import RunConfig
 from lic_train.data.module import Photographs
-from lic_train.evaluate.run import evaluate_run, show, stored_result
+from lic_train.evaluate.run import evaluate_run, require_all, show, stored_result
 from lic_train.evaluate.sets import open_images
+from lic_train.models.base import Codec
 from lic_train.runs import layout
 from lic_train.runs.claim import ResumeState
 from lic_train.system.screen import is_first_process, say
@@ -35,6 +36,16 @@ def evaluate_best(config: RunConfig, run: ResumeState, data: Photographs) -> dic
     result = evaluate_run(run.run_dir, _images(config, run.run_dir, data), config.eval.name, device=device)
     run.finish(config.steps, {**result["mean"], "eval": config.eval.name})
     return result
+
+
+def check_evaluation(config: RunConfig, run: ResumeState, model: Codec) -> None:
+    """Check before the training that the folder of the closing evaluation contains only images that can be coded.
+
+    Raises:
+        DataError: the folder is missing, or an image cannot be used; the message names all of them.
+    """
+    if config.eval.root is not None and is_first_process():
+        require_all(open_images(config.eval, run.run_dir), model)
 
 
 def show_end(result: dict[str, Any], run_dir: Path) -> int:

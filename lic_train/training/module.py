@@ -215,6 +215,10 @@ class LitCodec(L.LightningModule):
         """Add the coding tables of the weights that are used after training; runs after the callbacks' hooks."""
         add_tables(checkpoint, self.model)
 
+    def restore_training_state(self) -> None:
+        """End a validation that an error interrupted, which restores the trained quantiles."""
+        self._coding.close()
+
     def _code_whole_images(self) -> dict[str, float]:
         """Code this process's share of the whole images; return the means over all of them, or {} without images.
 

@@ -267,6 +267,7 @@ def show_start(config: RunConfig, model: Codec, trainer: L.Trainer, data: Photog
         ("model", f"{config.model_name}({arguments}), {parameters:,} parameters"),
         ("lambda", f"{config.lmbda:g} ({config.distortion}, quality {rung} of 8)"),
         ("data", f"{photographs} photographs, {data.place}"),
+        *((f"  {kind}", text) for kind, text in data.rows),
         ("batch", batch + _split(config.batch_size, trainer.world_size, config.accumulate)),
         ("device", f"{trainer.strategy.root_device}, {trainer.precision}{', compiled' if config.compile else ''}"),
         ("output", config.output),

@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from lic_train.data.archives.index import DamagedIndex, Index
+from lic_train.data.archives.names import SUFFIXES
 from lic_train.system.screen import say
 
 
@@ -24,7 +25,8 @@ def cached(folder: Path | None, key: str, is_current: Callable[[Index], bool], b
     """
     if folder is None:
         return build()
-    path = folder / f"{sha256(os.fsencode(key)).hexdigest()[:20]}.index"
+    rule = "\n".join([key, *SUFFIXES])  # an extra adds suffixes, and with them images
+    path = folder / f"{sha256(os.fsencode(rule)).hexdigest()[:20]}.index"
     if (index := _usable(path, is_current)) is not None:
         return index
     with _locked(path, key):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from lic_train.data.archives.index import Entry, Index, Listing, Part
-from lic_train.data.archives.names import ARCHIVES, SUFFIXES, is_hidden, is_picture, printable, raw, text
+from lic_train.data.archives.names import ARCHIVES, SUFFIXES, is_hidden, is_picture, printable, raw, short_suffix, text
 from lic_train.data.archives.progress import number_found
 from lic_train.data.archives.storage import read_file
 from lic_train.errors import DataError
@@ -31,7 +32,7 @@ class Found(NamedTuple):
     pictures: list[os.DirEntry[str]]
     archives: list[str]
     hidden: int
-    others: int
+    others: Counter[str]
 
 
 def walk(root: Path) -> Iterator[Found]:
@@ -71,13 +72,13 @@ def list_folder(root: Path) -> Index:
             for entry in found.pictures:
                 listing.add(raw(_below(found.below, entry.name)), 0, 0, _size(entry.stat))
             listing.hidden += found.hidden
-            listing.others += found.others + len(found.archives)
+            listing.others += found.others
             show(len(listing))
     if not len(listing):
         raise NoPicture(
             f"No image below {printable(str(root))}.",
             expected=f"files ending in {' '.join(SUFFIXES)}, or archives of them",
-            got=f"{listing.others} other files",
+            got=f"{listing.others.total():,} other files",
             to_do="correct data.root",
         )
     return Index.of(listing, parts)
@@ -107,7 +108,8 @@ class FolderReader:
 
 def _sort_out(below: str, stamp: int, entries: list[os.DirEntry[str]]) -> tuple[list[str], Found]:
     """Split the entries of one folder into sub-folders and everything else."""
-    folders, pictures, archives, hidden, others = [], [], [], 0, 0
+    folders, pictures, archives, hidden = [], [], [], 0
+    others: Counter[str] = Counter()
     for entry in entries:
         if is_hidden(entry.name):
             hidden += 1
@@ -115,10 +117,10 @@ def _sort_out(below: str, stamp: int, entries: list[os.DirEntry[str]]) -> tuple[
             folders.append(_below(below, entry.name))
         elif is_picture(entry.name) and (entry.is_symlink() or entry.is_file()):
             pictures.append(entry)  # broken links are included, so that they are reported as unreadable
-        elif entry.name.lower().endswith(ARCHIVES):
-            archives.append(_below(below, entry.name))
         else:
-            others += 1
+            others[short_suffix(entry.name)] += 1
+            if entry.name.lower().endswith(ARCHIVES):
+                archives.append(_below(below, entry.name))
     return folders, Found(below, stamp, pictures, archives, hidden, others)
 
 

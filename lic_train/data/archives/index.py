@@ -13,10 +13,11 @@ import struct
 import zlib
 from array import array
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b, sha256
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,11 +26,12 @@ import numpy.typing as npt
 
 from lic_train.system import atomic
 
-MAGIC, VERSION = b"LICINDEX", 1
+MAGIC, VERSION = b"LICINDEX", 2
 HEAD = struct.Struct("<8sIIII")  # magic, version, length and CRC-32 of the JSON header, CRC-32 of the columns
 ALIGNMENT = 64
 COLUMNS = {"offset": "<i8", "size": "<i8", "start": "<i8", "hash": "<u8", "part": "<u4", "text": "u1"}
 MAX_PROBLEMS = 1000  # limit of the stored list; a hostile archive may have any number
+MAX_SUFFIXES = 100  # counted suffixes of ignored files
 CHUNK = 2**20
 
 
@@ -67,7 +69,7 @@ class Listing:
 
     Attributes:
         hidden: number of ignored hidden and system files.
-        others: number of files that are not images by their name.
+        others: number of files that are not images by their name, for each suffix.
         lost: bytes of archives that cannot be reached because of damage before them.
     """
 
@@ -75,7 +77,7 @@ class Listing:
     numbers: array[int] = field(default_factory=lambda: array("q"))  # part, offset and size of each image
     problems: list[Problem] = field(default_factory=list)
     hidden: int = 0
-    others: int = 0
+    others: Counter[str] = field(default_factory=Counter)
     lost: int = 0
 
     def __len__(self) -> int:
@@ -116,7 +118,8 @@ class Index:
     def __init__(self, header: dict[str, Any], columns: dict[str, npt.NDArray[Any]], path: Path | None = None) -> None:
         self.parts = tuple(Part(*part) for part in header["parts"])
         self.problems = tuple(Problem(*problem) for problem in header["problems"])
-        self.hidden, self.others, self.lost = header["hidden"], header["others"], header["lost"]
+        self.hidden, self.lost = header["hidden"], header["lost"]
+        self.others: dict[str, int] = header["others"]
         self.digest: str = header["digest"]
         self.hashes: npt.NDArray[np.uint64] = columns["hash"]
         self._header, self._columns, self._path = header, columns, path
@@ -142,7 +145,7 @@ class Index:
             "parts": parts,
             "problems": listing.problems,
             "hidden": listing.hidden,
-            "others": listing.others,
+            "others": dict(listing.others.most_common(MAX_SUFFIXES)),
             "lost": listing.lost,
             "digest": digest.hexdigest(),
             "entries": len(names),
@@ -200,6 +203,11 @@ class Index:
         """Return the name as stored in the folder or archive."""
         first, last = self._columns["start"][number : number + 2]
         return self._columns["text"][first:last].tobytes()
+
+    def names(self) -> Iterator[bytes]:
+        """Yield the names in order; faster than `name` for each."""
+        letters, starts = self._columns["text"].tobytes(), self._columns["start"].tolist()
+        return (letters[first:last] for first, last in pairwise(starts))
 
     @property
     def sizes(self) -> npt.NDArray[np.int64]:

@@ -28,6 +28,17 @@ def reading(what: str = "data.root") -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def naming(key: str) -> Iterator[None]:
+    """Replace ``data.root`` by ``key`` in the messages of a command that has no such key."""
+    try:
+        yield
+    except DataError as error:
+        texts = (error.what, error.expected, error.got, error.to_do)
+        what, expected, got, to_do = (text.replace("data.root", key) for text in texts)
+        raise DataError(what, expected=expected, got=got, to_do=to_do) from error
+
+
 class Cache(NamedTuple):
     """Directory of the indexes (None disables it), and the limit in bytes of the cache of remote data in it."""
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 
 # Compared in lower case.
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
+HEIF = (".heic", ".heif", ".hif")  # read if the extra "heif" is installed
+HAS_HEIF = importlib.util.find_spec("pillow_heif") is not None
+BASIC = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
+SUFFIXES = BASIC + HEIF if HAS_HEIF else BASIC
 ARCHIVES = (".tar", ".zip", ".parquet")
 SYSTEM_NAMES = frozenset({"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"})
 
@@ -13,6 +17,12 @@ SYSTEM_NAMES = frozenset({"__macosx", "@eadir", "#recycle", "$recycle.bin", "sys
 def is_picture(path: str) -> bool:
     """Return whether the name has the suffix of an image format; the content is not inspected."""
     return os.path.splitext(path)[1].lower() in SUFFIXES
+
+
+def short_suffix(path: str) -> str:
+    """Return the suffix of a name for a count of ignored files: lower case, empty for unusual ones."""
+    suffix = os.path.splitext(path)[1].lower()
+    return suffix if suffix[1:].isalnum() and len(suffix) <= 9 else ""
 
 
 def is_hidden(part: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from lic_train.data.archives.fetched import ByteCache
 from lic_train.data.archives.index import Entry, Index, Listing, Part, name_hash
-from lic_train.data.archives.names import has_hidden_part, is_picture, printable, raw, text
+from lic_train.data.archives.names import has_hidden_part, is_picture, printable, raw, short_suffix, text
 from lic_train.data.archives.storage import MAX_BYTES, too_large
 from lic_train.errors import DataError
 
@@ -173,7 +173,7 @@ def list_remote(root: str, files: dict[str, Any]) -> Index:
         if has_hidden_part(name):
             listing.hidden += 1
         elif not is_picture(name):
-            listing.others += 1
+            listing.others[short_suffix(name)] += 1
         elif info["size"] > MAX_BYTES:
             listing.report(printable(name), too_large(info["size"]))
         else:

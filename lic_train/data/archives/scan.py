@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lic_train.data.archives.index import Listing, Part
-from lic_train.data.archives.names import has_hidden_part, is_picture, printable, text
+from lic_train.data.archives.names import has_hidden_part, is_picture, printable, short_suffix, text
 from lic_train.data.archives.storage import MAX_BYTES, ReadAt, too_large
 
 
@@ -57,7 +57,7 @@ class Scan:
         if has_hidden_part(path):
             self.listing.hidden += 1
         elif not is_picture(path):
-            self.listing.others += 1
+            self.listing.others[short_suffix(path)] += 1
         elif unusable:
             self.listing.report(f"{self.label}: {printable(folder + name)}", unusable)
         else:

@@ -46,7 +46,7 @@ def index_archives(walk: Walk, files: Files, cache: Cache, key: str) -> Index:
         raise DataError(
             f"No image in {places(paths)}.",
             expected=f"files ending in {' '.join(SUFFIXES)}",
-            got=f"{index.others} other files",
+            got=f"{sum(index.others.values()):,} other files",
             to_do="correct data.root",
         )
     return index

@@ -17,12 +17,13 @@ from typing import NamedTuple
 from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lic_train.data.archives.indexed import Cache, Indexed
+from lic_train.data.archives.indexed import Cache, Indexed, naming
 from lic_train.data.archives.opening import open_source
 from lic_train.data.arguments import check_parser
 from lic_train.data.check.looks import KINDS, Look, Summary, look_at
 from lic_train.data.check.page import page
 from lic_train.data.damage import LIMIT
+from lic_train.data.sets.parts import TRAIN, UNNAMED, parts_of, rows
 from lic_train.data.stream.loader import available_cores
 from lic_train.errors import DataError
 from lic_train.system import atomic
@@ -88,7 +89,9 @@ def show(result: Result) -> None:
     if copies := len(summary.copies()):
         table.add_row("exact copies of others", f"{copies:,}")
     table.add_row("ignored: hidden and system files", f"{index.hidden:,}")
-    table.add_row("ignored: not images by their names", f"{index.others:,}")
+    table.add_row("ignored: not images by their names", f"{sum(index.others.values()):,}")
+    for kind, text in rows(parts_of(index), index, [TRAIN, UNNAMED]):
+        table.add_row(f"{kind}: {text}", "")
     table.add_row("shorter side in pixels: minimum, median, maximum", "{:,}, {:,}, {:,}".format(*summary.sides()))
     get_console().print(table)
 
@@ -118,7 +121,8 @@ def write(result: Result, folder: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     options = check_parser().parse_args(argv)
-    result = check(options.root, options.crop, options.jobs or available_cores())
+    with naming("ROOT"):
+        result = check(options.root, options.crop, options.jobs or available_cores())
     folder = options.to / (Path(options.root.rstrip("/")).name or "root")
     write(result, folder)
     show(result)

@@ -13,7 +13,16 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from lic_train.data.decode.images import UPRIGHT, UnreadableImage, open_header, open_rgb, orientation
+from lic_train.data.archives.names import HEIF
+from lic_train.data.decode.images import (
+    MAX_CODED,
+    UPRIGHT,
+    Picture,
+    UnreadableImage,
+    can_be_coded,
+    open_header,
+    orientation,
+)
 from lic_train.data.sets.splits import Source
 
 WORST = 24  # images on the page for each kind of problem
@@ -24,6 +33,7 @@ FORMAT_OF = {
     **dict.fromkeys((".ppm", ".pgm"), "PPM"),
     **{f".{name.lower()}": name for name in ("PNG", "WEBP", "AVIF", "BMP", "GIF")},
     ".jp2": "JPEG2000",
+    **dict.fromkeys(HEIF, "HEIF"),
 }
 KINDS = {  # unusual images that are usable, and how training reads them
     "small": "smaller than the crop: padded by reflection, or skipped with data.small=skip",
@@ -36,6 +46,7 @@ KINDS = {  # unusual images that are usable, and how training reads them
     "turned": "rotated or mirrored by EXIF: turned upright",
     "misnamed": "another format than the suffix of the name: read by its content",
     "flat": "nearly one colour",
+    "large": f"too large to be coded as a whole, {MAX_CODED:,} pixels: not used as a whole image of a validation",
 }
 
 
@@ -64,14 +75,16 @@ def look_at(source: Source, number: int, crop: int) -> Look:
     """Read and decode one image exactly as in training."""
     try:
         data = source.read(number)
-        image = open_rgb(data)
+        picture = Picture(data)
+        image = picture.rgb()
     except OSError as error:
         return Look(number, error.strerror or str(error))
     except UnreadableImage as error:
         return Look(number, str(error))
     spread = float(np.asarray(image.resize((32, 32), Image.Resampling.BOX), np.float32).std((0, 1)).max())
-    notes = [*_kinds(data, source.name(number))]
+    notes = [*_kinds(picture.data, source.name(number))]
     notes += ["small"] * (min(image.size) < crop) + ["flat"] * (spread < FLAT)
+    notes += ["large"] * (not can_be_coded(image.height, image.width))
     content = int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
     bits = 8 * len(data) / (image.width * image.height)
     return Look(number, "", tuple(notes), image.height, image.width, bits, spread, content)

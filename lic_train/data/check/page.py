@@ -77,7 +77,7 @@ def _counts(source: Indexed, summary: Summary) -> list[tuple[str, int, str]]:
         ("damaged", len(summary.damaged), "bad"),
         *((meaning, summary.notes[kind], "plain") for kind, meaning in KINDS.items()),
         ("ignored: hidden and system files", source.index.hidden, "plain"),
-        ("ignored: not images by their names", source.index.others, "plain"),
+        ("ignored: not images by their names", sum(source.index.others.values()), "plain"),
     ]
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import io
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,13 +19,17 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from torch import Tensor
 
+from lic_train.data.archives.names import HAS_HEIF
 from lic_train.data.decode.jpeg_rows import END, jpeg_until
+from lic_train.data.decode.metadata import without_metadata
 from lic_train.errors import DataError
 from lic_train.system import atomic
 
 MAX_PIXELS = 178_956_970  # 512 MiB as 8-bit RGB; also the number above which Pillow itself refuses to open a file
+# Pixels that every codec codes, with the padding of the model: `lic_train.files.bitstream.MAX_PIXELS`.
+MAX_CODED, PADDED_TO = 2**25, 256
 # Without this list Pillow also runs a PostScript interpreter on files of any name.
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "HEIF")
 ORIENTATION = 0x0112  # EXIF tag
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -59,26 +65,43 @@ class Picture:
       more, because Pillow only returns its high byte.)
     - CMYK is converted by R = (255 - C)(255 - K)/255; CMYK JPEGs store complements, as Adobe writes them. Colour
       profiles are ignored.
+    - HEIF is read if pillow-heif is installed; samples of more than 8 bits are rounded by libheif.
+    - Metadata do not decide: a PNG or JPEG that cannot be opened is opened without text, profiles and other metadata.
     - The first frame of an animation is used. The transparent colour (not alpha) of a 16-bit PNG is ignored.
 
     Args:
         data: the encoded file.
+        max_pixels: limit of the size.
 
     Attributes:
+        data: the encoded file as it is decoded, without its metadata if these cannot be read.
         size: height and width in pixels, upright.
 
     Raises:
-        UnreadableImage: empty, truncated, foreign or damaged bytes; more than MAX_PIXELS pixels; a format without a
+        UnreadableImage: empty, truncated, foreign or damaged bytes; more than ``max_pixels`` pixels; a format without a
             defined white (floating point, 32-bit integers). Raised here or by `rgb`.
     """
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, max_pixels: int = MAX_PIXELS) -> None:
         if not data:
             raise UnreadableImage("the file is empty")
+        self._max_pixels = max_pixels
+        try:
+            self._open(data)
+        except UnreadableImage:
+            for keep_orientation in (True, False):
+                plain = without_metadata(data, keep_orientation)
+                with contextlib.suppress(UnreadableImage):
+                    if plain is not None:
+                        self._open(plain)
+                        return
+            raise
+
+    def _open(self, data: bytes) -> None:
         self.data, self._turned, self._done = data, 1, None
-        with _reasons():
+        with _reasons(self._max_pixels):
             image = open_header(data)
-            _check_size(image)
+            _check_size(image, self._max_pixels)
             self._plain, self._opened = image.mode in ("RGB", "L"), image
             if isinstance(image, JpegImageFile):
                 self._turned = orientation(image)
@@ -99,9 +122,10 @@ class Picture:
             return self._done
         upper = jpeg_until(self.data, rows) if rows is not None and self._turned <= 2 else None
         if upper is not None and self._opened.tile:
-            with contextlib.suppress(UnreadableImage), _reasons():  # on failure, decode the whole file for the reason
+            # On failure, decode the whole file for the reason.
+            with contextlib.suppress(UnreadableImage), _reasons(self._max_pixels):
                 return _decoded(_of_rows(self._opened, *upper), self.data, self._turned)
-        with _reasons():
+        with _reasons(self._max_pixels):
             image = self._opened if self._opened.tile else open_header(self.data)
             return _decoded(image, self.data, self._turned)
 
@@ -114,16 +138,17 @@ def _of_rows(image: ImageFile.ImageFile, data: bytes, rows: int) -> ImageFile.Im
 
 
 @contextlib.contextmanager
-def _reasons() -> Iterator[None]:
+def _reasons(max_pixels: int) -> Iterator[None]:
     """Convert every exception of Pillow into UnreadableImage."""
     try:
-        with warnings.catch_warnings():  # Pillow's warnings on EXIF and size would be repeated by every worker
+        with _limit_of_pillow(max_pixels), warnings.catch_warnings():
+            # Pillow's warnings on EXIF and size would be repeated by every worker.
             warnings.simplefilter("ignore")
             yield
     except UnreadableImage:
         raise
     except Image.DecompressionBombError as error:
-        raise UnreadableImage(f"more than the limit of {MAX_PIXELS:,} pixels") from error
+        raise UnreadableImage(f"more than the limit of {max_pixels:,} pixels") from error
     except Image.UnidentifiedImageError as error:
         raise UnreadableImage("not an image, or of an unknown format") from error
     except MemoryError as error:
@@ -132,10 +157,28 @@ def _reasons() -> Iterator[None]:
         raise UnreadableImage(str(error) or type(error).__name__) from error
 
 
-def read_image(path: str | os.PathLike[str]) -> Tensor:
+@contextlib.contextmanager
+def _limit_of_pillow(max_pixels: int) -> Iterator[None]:
+    """Allow Pillow to open ``max_pixels`` if that is more than its own limit, which is a global variable."""
+    if max_pixels <= MAX_PIXELS:
+        yield
+        return
+    with _pillow_limit:
+        before = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = max_pixels
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+_pillow_limit = threading.RLock()
+
+
+def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Tensor:
     """Read a file as uint8 (3, H, W). Raises UnreadableImage with the file name and the reason."""
     try:
-        return decode(Path(path).read_bytes())
+        return to_tensor(Picture(Path(path).read_bytes(), max_pixels).rgb())
     except OSError as error:
         raise UnreadableImage(f"{path}: {error.strerror or error}") from error
     except UnreadableImage as error:
@@ -172,12 +215,20 @@ def open_header(data: bytes) -> ImageFile.ImageFile:
 def _known_formats() -> tuple[str, ...]:
     """Return the formats of FORMATS that this build of Pillow supports."""
     Image.init()
+    if HAS_HEIF:
+        importlib.import_module("pillow_heif").register_heif_opener()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _check_size(image: Image.Image) -> None:
-    if image.width * image.height > MAX_PIXELS:  # other code may have disabled Pillow's own limit
-        raise UnreadableImage(f"{image.width}x{image.height} is more than the limit of {MAX_PIXELS:,} pixels")
+def _check_size(image: Image.Image, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:  # other code may have disabled Pillow's own limit
+        raise UnreadableImage(f"{image.width}x{image.height} is more than the limit of {max_pixels:,} pixels")
+
+
+def can_be_coded(height: int, width: int) -> bool:
+    """Return whether every codec can code a picture of this size as a whole."""
+    padded = (height + -height % PADDED_TO) * (width + -width % PADDED_TO)
+    return padded <= MAX_CODED
 
 
 def _decoded(image: Image.Image, data: bytes, turned: int | None = None) -> Image.Image:

@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from lic_train.data.archives.indexed import naming
 from lic_train.data.arguments import prepare_parser
 from lic_train.data.prepare.shards import CUTS, Job, Preparation, Record, Shard, sha256
 from lic_train.data.prepare.shards import RECORD as SHARD_RECORD
@@ -45,7 +46,8 @@ def prepare(root: str, out: Path, how: Preparation, jobs: int, console: Console)
         DataError: there is no usable photograph.
     """
     _check(how)
-    split = folder(root, how.val_ratio)
+    with naming("ROOT"):
+        split = folder(root, how.val_ratio)
     out.mkdir(parents=True, exist_ok=True)
     job = Job(split.train, split.val, out, how, _key(split.train, split.val, how))
     records: dict[str, Record] = {}

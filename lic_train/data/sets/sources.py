@@ -6,25 +6,19 @@ Other packages only use the `Source` interface. `lic_train.data.archives.opening
 from __future__ import annotations
 
 import importlib.util
-import os
-import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from lic_train.data.archives.index import Index
-from lic_train.data.archives.indexed import Cache, FolderSource, Indexed, reading, require_folder
+from lic_train.data.archives.indexed import Cache, FolderSource, reading, require_folder
 from lic_train.data.archives.names import SUFFIXES, printable
 from lic_train.data.archives.opening import open_source
 from lic_train.data.sets import imagenet_layouts
+from lic_train.data.sets.parts import TEST, TRAIN, UNNAMED, VAL, Parts, parts_of, rows
 from lic_train.data.sets.splits import Integers, Source, Split, Subset, divide, join
 from lic_train.errors import ConfigError, DataError
 
 __all__ = ["SUFFIXES", "FolderSource", "Source", "Split", "demo", "folder", "imagenet"]
-
-VALIDATION = ("val", "valid", "validation")  # folder names, and words in the names of archives
 
 # Files inside the wheels of scikit-image (skimage/data) and matplotlib (mpl-data/sample_data).
 DEMO_TRAIN = (
@@ -69,8 +63,9 @@ def folder(
 ) -> Split:
     """Return any photographs: a tree, tars, zips, Parquet files, patterns or addresses of these, or a list of roots.
 
-    In each root, ``train`` and ``val`` are used if both exist, as folders, in the names of its archives, or in an
-    archive. Otherwise a fraction of the photographs is used for validation (see `divide`).
+    In each root, names of folders and archives such as ``train2017``, ``DIV2K_valid_HR`` and ``test`` define the parts
+    (see `lic_train.data.sets.parts`). With train, only train is trained on; val is validated on; test is never used.
+    Without val, a fraction of the training photographs is used for validation (see `divide`).
 
     Args:
         root: value of data.root.
@@ -130,43 +125,34 @@ def kept_in(cache: str | None, gib: float) -> Cache:
 
 
 def _split_of(root: str, cache: Cache, val_ratio: float, split: str) -> Split:
-    """Return training and validation photographs of one root."""
-    base = Path(root).expanduser()
-    if not (base / "train").is_dir():
-        source = open_source(root, cache)
-        return _named_split(source) or divide(source, val_ratio, split)
-    train = open_source(str(base / "train"), cache)
-    val = next((base / name for name in VALIDATION if (base / name).is_dir()), None)
-    if val is not None:
-        return Split(train, open_source(str(val), cache))
-    return divide(train, val_ratio, split, note=f"{base} has train/ but no val/. ")
+    """Return training and validation photographs of one root; see `lic_train.data.sets.parts`."""
+    source = open_source(root, cache)
+    parts = parts_of(source.index)
+    if len(parts.unnamed) == len(source):
+        whole = divide(source, val_ratio, split)
+        return whole._replace(rows=tuple(rows(parts, source.index, [UNNAMED])))
+    trained = next((part for part in (TRAIN, UNNAMED, VAL) if len(_members(parts, part))), None)
+    if trained is None:
+        raise _only_test(root, parts)
+    train, table = Subset(source, _members(parts, trained)), tuple(rows(parts, source.index, [trained]))
+    if trained != VAL and len(parts.val):
+        return Split(train, Subset(source, parts.val), rows=table)
+    lack = f"{printable(root)} has {parts.where(trained) or 'no train'} but no "
+    note = lack + ("pictures outside of it. " if trained == VAL else "val. ")
+    return divide(train, val_ratio, split, note=note)._replace(rows=table)
 
 
-def _named_split(source: Indexed) -> Split | None:
-    """Split by the names train and val of archives, or of folders inside; None if these names do not exist."""
-    has_names = len(source.index.parts) > 1 and not isinstance(source, FolderSource)
-    sides = (_sides_of_archives if has_names else _sides_of_folders)(source.index)
-    if not all(map(len, sides)):
-        return None
-    train, val = (Subset(source, side) for side in sides)
-    left = len(source) - len(train) - len(val)
-    return Split(train, val, f"{left:,} images are neither in train nor in val and are not used." if left else "")
+def _members(parts: Parts, part: str) -> Integers:
+    return {TRAIN: parts.train, UNNAMED: parts.unnamed, VAL: parts.val}[part]
 
 
-def _sides_of_archives(index: Index) -> tuple[Integers, Integers]:
-    """Return the images of the archives whose names contain the word train, and of those with the word val."""
-    words = [set(re.split(r"[^a-z]+", Path(part.path).stem.lower())) for part in index.parts]
-    train = [number for number, found in enumerate(words) if "train" in found]
-    val = [number for number, found in enumerate(words) if found & set(VALIDATION)]
-    return np.flatnonzero(np.isin(index.part_numbers, train)), np.flatnonzero(np.isin(index.part_numbers, val))
-
-
-def _sides_of_folders(index: Index) -> tuple[Integers, Integers]:
-    """Return the images below train/ and below val/, in the innermost folder that contains all images."""
-    first, last = (os.path.dirname(index.name(number)) for number in (0, len(index) - 1))  # the index is sorted
-    home = os.path.join(os.path.commonpath([first, last]), b"")
-    val = [index.below(home + name.encode() + b"/") for name in VALIDATION]
-    return index.below(home + b"train/"), max(val, key=len)
+def _only_test(root: str, parts: Parts) -> DataError:
+    return DataError(
+        f"{printable(root)} contains only test pictures, which are never trained on.",
+        expected="train, or pictures outside of val and test",
+        got=f"{len(parts.test):,} pictures in {parts.where(TEST)}",
+        to_do="correct data.root; if these pictures are meant for training, name their folder: data.root=.../test",
+    )
 
 
 def _check_weights(weights: Sequence[float] | None, roots: int) -> None:

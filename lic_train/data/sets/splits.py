@@ -78,11 +78,17 @@ class Joined:
 
 
 class Split(NamedTuple):
-    """Training and validation photographs, and a note that is printed once for the user."""
+    """Training and validation photographs.
+
+    Attributes:
+        note: printed once for the user.
+        rows: labels and texts for the table at the start: the parts, and what is left out and why.
+    """
 
     train: Source
     val: Source
     note: str = ""
+    rows: tuple[tuple[str, str], ...] = ()
 
     @property
     def problems(self) -> list[Problem]:
@@ -99,7 +105,8 @@ def join(splits: Sequence[Split], labels: Sequence[str], weights: Sequence[float
     places = np.concatenate([(np.arange(len(split.val)) + 0.5) / len(split.val) for split in splits])
     train = Joined([split.train for split in splits], labels, weights)
     note = " ".join(split.note for split in splits if split.note)
-    return Split(train, Subset(val, np.argsort(places, kind="stable")), note)
+    rows = [(kind, f"{name}: {text}") for name, split in zip(labels, splits, strict=True) for kind, text in split.rows]
+    return Split(train, Subset(val, np.argsort(places, kind="stable")), note, tuple(rows))
 
 
 def divide(source: Source, val_ratio: float, split: str = "hash", note: str = "") -> Split:
@@ -145,6 +152,8 @@ def name_hashes(source: Source) -> npt.NDArray[np.uint64]:
     """Return (n,) 64-bit hashes that depend only on each name."""
     if isinstance(source, Indexed):
         return source.index.hashes
+    if isinstance(source, Subset):
+        return name_hashes(source.source)[source.indices]
     return np.array([name_hash(source.name(i).encode()) for i in range(len(source))], np.uint64)
 
 

@@ -1,9 +1,8 @@
 """Several crops of each decoded photograph: crops wait in the main process until the batch that uses them.
 
 `lic_train.data.stream.draws.Spread` alone determines the content of a batch. This file only decides when a photograph
-is
-decoded: once, for the first batch that contains a crop of it, for any number of workers, ranks or micro-batches. There
-is no state to save: a resumed run decodes again the photographs whose crops are still needed.
+is decoded: once, for the first batch that contains a crop of it, for any number of workers, ranks or micro-batches.
+There is no state to save: a resumed run decodes again the photographs whose crops are still needed.
 """
 
 from __future__ import annotations
@@ -54,11 +53,20 @@ class BufferedLoader(CropLoader):
         count: number of crops of each photograph.
         num_workers: decoding processes.
         pin_memory: return batches in pinned memory.
+        loaders: number of such loaders on this machine.
     """
 
-    def __init__(self, crops: Crops, stream: StreamSampler, count: int, num_workers: int, pin_memory: bool) -> None:
+    def __init__(
+        self,
+        crops: Crops,
+        stream: StreamSampler,
+        count: int,
+        num_workers: int,
+        pin_memory: bool,
+        loaders: int = 1,
+    ) -> None:
         self.stream, self.uses = stream, FirstUses(stream, count)
-        super().__init__(crops, self.uses, num_workers, pin_memory=False)
+        super().__init__(crops, self.uses, num_workers, pin_memory=False, loaders=loaders)
         self._crop, self._pinned = crops.crop, pin_memory
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]

@@ -66,14 +66,21 @@ class DaliLoader(CropLoader):
         num_workers: processes that read, and threads that decode.
         pin_memory: return batches in pinned memory.
         gpu: index of the GPU that decodes; None for the CPU.
+        loaders: number of such loaders on this machine.
     """
 
     def __init__(
-        self, crops: Crops, batches: Iterable[list[Sample]], num_workers: int, pin_memory: bool, gpu: int | None = None
+        self,
+        crops: Crops,
+        batches: Iterable[list[Sample]],
+        num_workers: int,
+        pin_memory: bool,
+        gpu: int | None = None,
+        loaders: int = 1,
     ) -> None:
         require_dali()
         undecoded = Undecoded(crops.source, crops.crop, crops.seed, crops.small, crops.window)
-        super().__init__(undecoded, batches, num_workers, pin_memory)
+        super().__init__(undecoded, batches, num_workers, pin_memory, loaders)
         self._crops, self._threads, self._gpu = crops, max(num_workers, 1), gpu
         self._pipeline: Any = None
 

@@ -7,12 +7,12 @@ beginning with the r-th.
 
 from __future__ import annotations
 
-import gc
 import itertools
 import os
-import signal
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from multiprocessing import get_context
 from typing import Any, Protocol, TypedDict
 
 import torch
@@ -23,10 +23,21 @@ from lic_train.data.decode.images import Picture, UnreadableImage
 from lic_train.data.sets.splits import Source
 from lic_train.data.stream.crops import Sample, Window, centre_window, cut, random_window, replacement
 from lic_train.data.stream.draws import Draws
+from lic_train.data.stream.workers import (
+    MIB,
+    ended,
+    prefetch_that_fits,
+    settle,
+    too_many_files,
+    watch_children,
+    worker_ended,
+)
 from lic_train.errors import DataError
 
 MAX_ATTEMPTS = 32  # training stops after this number of unusable photographs in a row
 SMALL = ("reflect", "skip")
+LOOKED_AT = 32  # batches of which the largest determines the shared memory that is needed
+PATIENCE = 1.0  # seconds until a worker whose connection is lost has ended
 
 
 class Batch(TypedDict):
@@ -90,12 +101,14 @@ class Crops(Dataset[Batch]):
 
         Consecutive samples of one photograph share its decoding.
         """
-        batch = empty_batch(len(samples), self.crop)
         try:
+            batch = empty_batch(len(samples), self.crop)
             for _, crops in itertools.groupby(range(len(samples)), lambda row: samples[row][:2]):
                 self._fill(list(crops), samples, batch)
         except DataError as error:
             return error
+        except MemoryError:
+            return _no_memory(len(samples), self.crop)
         return batch
 
     def _fill(self, rows: Sequence[int], samples: Sequence[Sample], batch: Batch) -> None:
@@ -141,33 +154,110 @@ class Crops(Dataset[Batch]):
 
 
 class CropLoader(DataLoader[Batch]):
-    """DataLoader that raises, in the main process, a DataError that a worker returned."""
+    """DataLoader that raises a DataError in the main process if a worker returned one, ended, or cannot send.
 
-    def __init__(self, crops: Crops, batches: Iterable[list[Sample]], num_workers: int, pin_memory: bool) -> None:
+    Args:
+        crops: the dataset.
+        batches: samples of each batch; can be iterated several times.
+        num_workers: decoding processes; 0 decodes in this process.
+        pin_memory: return batches in pinned memory.
+        loaders: number of such loaders on this machine, which share its shared memory.
+
+    Raises:
+        ConfigError: the shared memory is too small for the workers.
+    """
+
+    def __init__(
+        self,
+        crops: Crops,
+        batches: Iterable[list[Sample]],
+        num_workers: int,
+        pin_memory: bool,
+        loaders: int = 1,
+    ) -> None:
+        context = get_context("fork") if num_workers else None  # the source is shared, not pickled
+        self._reasons = context.SimpleQueue() if context else None
+        self._waiting = False
         super().__init__(
             crops,
             batch_sampler=batches,
             num_workers=num_workers,
             collate_fn=_as_it_is,
             pin_memory=pin_memory,
-            worker_init_fn=_settle if num_workers else None,
-            multiprocessing_context="fork" if num_workers else None,  # the source is shared, not pickled
+            worker_init_fn=partial(settle, self._reasons) if num_workers else None,
+            multiprocessing_context=context,
             persistent_workers=num_workers > 0,
-            prefetch_factor=4 if num_workers else None,
+            prefetch_factor=prefetch_that_fits(num_workers, largest(batches, crops.crop), loaders) if context else None,
         )
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # only iteration is used
-        for batch in super().__iter__():
+        batches = super().__iter__()
+        if self.num_workers:
+            loader = weakref.ref(self)  # a handler that referred to the loader would keep its workers alive
+            watch_children(lambda: _raise_if_waiting(loader()))
+        while (batch := self._next(batches)) is not None:
             if isinstance(batch, DataError):
                 self.close()
                 raise batch
             yield batch
+
+    def _next(self, batches: Iterator[Batch | DataError]) -> Batch | DataError | None:
+        """Return the next batch, None at the end.
+
+        Raises:
+            DataError: a worker ended.
+        """
+        self._waiting = True
+        try:
+            return next(batches, None)
+        except (RuntimeError, OSError, EOFError) as error:
+            self._waiting = False
+            raise self._failure(error) from None
+        finally:
+            self._waiting = False
+
+    def _failure(self, error: BaseException) -> BaseException:
+        """Return the error to raise for an exception of PyTorch; all workers are stopped."""
+        if not self.num_workers or self._iterator is None:
+            return error
+        workers = self._iterator._workers  # type: ignore[attr-defined]
+        if ended(workers, PATIENCE):
+            failure: BaseException = worker_ended(workers, self._reasons)
+        else:
+            failure = too_many_files(error) if "open files" in str(error) else error
+        for worker in workers:
+            worker.kill()
+        # A thread that pins memory may wait for ever for the rest of a message.
+        vars(self._iterator).pop("_pin_memory_thread", None)
+        self.close()
+        return failure
 
     def close(self) -> None:
         """Stop the workers; if the garbage collector does it, a loader in a reference cycle waits 5 s per worker."""
         if self.num_workers and self._iterator is not None:
             self._iterator._shutdown_workers()  # type: ignore[attr-defined]  # Lightning does the same
             self._iterator = None
+
+
+class WorkerEnded(RuntimeError):
+    """A worker ended while the loader waited for a batch."""
+
+
+def _raise_if_waiting(loader: CropLoader | None) -> None:
+    if loader is None or not loader._waiting or loader._iterator is None:
+        return
+    if ended(loader._iterator._workers):  # type: ignore[attr-defined]
+        raise WorkerEnded
+
+
+def largest(batches: Iterable[list[Sample]], crop: int) -> int:
+    """Return the bytes of the largest of the first batches."""
+    return max(map(len, itertools.islice(batches, LOOKED_AT)), default=0) * bytes_of(crop)
+
+
+def bytes_of(crop: int) -> int:
+    """Return the bytes of one crop in a batch."""
+    return 3 * crop * crop + 1
 
 
 def training_crops(source: Source, crop: int, seed: int, small: str = "reflect", flip: bool = True) -> Crops:
@@ -187,18 +277,20 @@ def available_cores() -> int:
 
 def empty_batch(count: int, crop: int, pinned: bool = False) -> Batch:
     """Return a batch with memory for ``count`` crops."""
-    x = torch.empty(count, crop, crop, 3, dtype=torch.uint8, pin_memory=pinned).permute(0, 3, 1, 2)
+    try:
+        x = torch.empty(count, crop, crop, 3, dtype=torch.uint8, pin_memory=pinned).permute(0, 3, 1, 2)
+    except RuntimeError as error:  # of PyTorch's allocator
+        raise _no_memory(count, crop) from error
     return Batch(x=x, flip=torch.zeros(count, dtype=torch.bool, pin_memory=pinned), failures=[], small=0)
+
+
+def _no_memory(count: int, crop: int) -> DataError:
+    return DataError(
+        "Not enough memory for a batch.",
+        expected=f"{count * 3 * crop * crop / MIB:,.0f} MiB for {count} crops of {crop} x {crop}",
+        to_do="use a smaller batch_size, crop or data.num_workers",
+    )
 
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-def _settle(worker: int) -> None:
-    """Configure a forked worker to ignore the garbage and the signals of the main process."""
-    gc.freeze()  # collecting an inherited loader would disturb its queues and copy shared pages
-    # The main process needs data until it has saved its checkpoint.
-    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -18,7 +18,7 @@ from lic_train.runs.checkpoints import read_checkpoint, step_file, step_files, s
 from lic_train.runs.layout import BEST, LAST
 from lic_train.runs.metric_names import VAL_LOSS
 from lic_train.system import atomic
-from lic_train.system.screen import reason
+from lic_train.system.screen import reason, say, say_warning
 from lic_train.training.callbacks.position import step_ended, validation_follows
 
 
@@ -59,6 +59,33 @@ def _not_written(path: Path, error: BaseException) -> TrainingError:
     )
 
 
+def _validation_is_pending(trainer: Trainer) -> bool:
+    """Return whether the validation of the last optimizer step is due and has not finished."""
+    in_hook = trainer.fit_loop.epoch_loop.batch_progress.total.completed < _micro_batches(trainer)
+    return trainer.validating or (in_hook and validation_follows(trainer))
+
+
+def _micro_batches(trainer: Trainer) -> int:
+    return trainer.global_step * trainer.accumulate_grad_batches
+
+
+def _rewind_to_the_step(trainer: Trainer, validate: bool) -> None:
+    """Set Lightning's counters to the end of the last step: the micro-batches after it are repeated.
+
+    Args:
+        trainer: of a training that has ended.
+        validate: mark the validation as begun, so that a resumed training begins with it.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    for part in (loop.batch_progress.total, loop.batch_progress.current):
+        for counter in ("ready", "started", "processed", "completed"):
+            setattr(part, counter, _micro_batches(trainer))
+    if validate:
+        loop.val_loop.batch_progress.reset()
+        loop.val_loop.batch_progress.increment_ready()
+        loop.val_loop.batch_progress.increment_started()
+
+
 def _link_or_copy(path: Path, other: Path) -> None:
     try:
         os.link(path, other)
@@ -68,6 +95,8 @@ def _link_or_copy(path: Path, other: Path) -> None:
 
 class Checkpoints(Callback):
     """Saves ``step_%08d.ckpt`` every ``every`` optimizer steps and at the end, ``last.ckpt``, and the best model.
+
+    If an error ends the training, the last completed step is saved as well.
 
     If a validation follows the step, the checkpoint is written after it, so that a resumed run neither repeats nor
     misses a validation. The best model has the lowest ``val/loss``; every checkpoint contains its value and step.
@@ -92,10 +121,15 @@ class Checkpoints(Callback):
         self.best_value = math.inf
         self.best_step: int | None = None
         self._saved_step = 0
+        self._changing_step = -1  # the step during which the optimizer changes the weights
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start from the resumed step."""
         self._saved_step = trainer.global_step
+
+    def on_before_optimizer_step(self, trainer: Trainer, *_: Any) -> None:
+        """Note that the weights are not those of a whole step until the step is counted."""
+        self._changing_step = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Save if a checkpoint is due, unless a validation of the same step follows."""
@@ -131,6 +165,32 @@ class Checkpoints(Callback):
                 self._point_last_to(path)
                 self._remove_old(step)
         return path
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save the last completed step after an error; a second Ctrl-C and other exits save nothing.
+
+        Every process may do it: the others may wait for this one, and all have the same state. A validation that did
+        not finish is repeated when the run is resumed. After the last step Lightning would not repeat it, so that step
+        is not saved.
+        """
+        step, path = trainer.global_step, step_file(self.directory, trainer.global_step)
+        is_saved = step == self._saved_step or path.exists()
+        if not isinstance(exception, Exception) or is_saved or step == self._changing_step:
+            return
+        pending = _validation_is_pending(trainer)
+        if pending and step == trainer.max_steps:
+            return
+        try:
+            pl_module.restore_training_state()  # type: ignore[operator]
+            _rewind_to_the_step(trainer, pending)
+            # Not Trainer.save_checkpoint, which waits for the other processes.
+            checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+            trainer.strategy.checkpoint_io.save_checkpoint(checkpoint, path)
+            self._point_last_to(path)
+        except Exception as error:  # the cause is the first error, which is reported
+            say_warning(f"step {step} could not be saved: {reason(error)}")
+            return
+        say(f"Saved step {step}: {path}", style="yellow")
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best value so far and its step."""

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lic_train.errors import TrainingError
-from lic_train.runs.layout import FAILING_BATCH
+from lic_train.runs.layout import CHECKPOINTS, FAILING_BATCH, LAST
 from lic_train.training.callbacks.rows import as_floats, numbers_of_the_step
 
 NAMED = 20  # maximum number of parameter names in the report
@@ -62,7 +62,7 @@ class NonFiniteGuard(Callback):
         }
         directory = self.directory / f"rank_{trainer.global_rank}" if trainer.world_size > 1 else self.directory
         saved = _save(directory, self._batch, report)
-        raise _not_finite(report, saved)
+        raise _not_finite(report, saved, self.directory.parent)
 
 
 def _gradient_norm(pl_module: LightningModule) -> Tensor:
@@ -106,14 +106,17 @@ def _printable(report: dict[str, Any]) -> dict[str, Any]:
     return {**report, "terms": terms}
 
 
-def _not_finite(report: dict[str, Any], saved: str) -> TrainingError:
+def _not_finite(report: dict[str, Any], saved: str, run_dir: Path) -> TrainingError:
     terms = ", ".join(f"{name} {value:.6g}" for name, value in report["terms"].items())
     first = next(iter(report["parameters_without_finite_gradient"]), None)
+    # `Checkpoints` saves the steps before this one after the error.
+    last = run_dir / CHECKPOINTS / LAST
+    retry = f"start another run from the last checkpoint, which is intact (init_from={last} name=retry)"
+    again = retry if report["step"] else "start again with fresh=true"
     return TrainingError(
         f"Training stopped at step {report['step']}: the loss or its gradient is not finite.",
         expected="finite numbers",
         got=terms + (f"\nfirst parameter with a non-finite gradient: {first}" if first else "") + f"\n{saved}",
-        to_do="start another run from the last checkpoint, which is intact (init_from=<run>/checkpoints/last.ckpt "
-        "name=retry), with a lower learning rate in recipe.stages, a stronger clip (smaller "
-        "recipe.optimizer.clip_norm) or precision=32",
+        to_do=f"{again}, with a lower learning rate (lr_scale=0.5), "
+        "a stronger clip (smaller recipe.optimizer.clip_norm) or precision=32",
     )
