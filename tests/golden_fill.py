@@ -21,8 +21,7 @@ from torch import Tensor
 
 GOLDEN = Path(__file__).parent / "golden"
 
-# By table of names: power of the weights by the beginning of the name (the first that fits), and which biases are raised
-# by 1, because they are scales: the last part of the name, and the first entry and step of the raised ones.
+# By table of names: power of the weights by the beginning of the name; the first that fits counts.
 GAIN: dict[str, list[tuple[str, float]]] = {
     "dcae": [("", 1.5)],
     "cwam_n128": [("h_", 6), ("entropy_parameters", 4), ("", 2.97)],
@@ -36,6 +35,7 @@ GAIN: dict[str, list[tuple[str, float]]] = {
     "invcompress_n128": [("h_", 6), ("entropy_parameters", 3), ("", 1.5)],
     "qres34m": [(r"decoder\.dec_blocks\.\d+\.posterior", 4), (r"decoder\.dec_blocks\.16", 0.06), ("", 2.86)],
 }
+# Biases that predict scales and are therefore raised by 1.
 RAISED: dict[str, str] = {
     "dcae": r"cc_scale_transforms\.\d\.4\.bias",
     "cwam_n128": r"entropy_parameters\.4\.bias",

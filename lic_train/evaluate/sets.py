@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -17,6 +17,7 @@ from lic_train.data.decode.images import UnreadableImage, decode
 from lic_train.data.sets.sources import FolderSource
 from lic_train.errors import ConfigError, DataError
 from lic_train.evaluate.image_metrics import check_names
+from lic_train.evaluate.protocol import Protocol
 from lic_train.runs.layout import CONFIG
 
 HELDOUT = "heldout"
@@ -26,10 +27,23 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+class EvaluationSet(SetOptions):
+    """A set of pictures, and how it is padded and PSNR computed; see `lic_train.evaluate.protocol.Protocol`."""
+
+    padding: Literal["replicate", "zero", "zero_centred"]
+    multiple: PositiveInt | None
+    psnr: Literal["uint8", "float"]
+
+    @property
+    def protocol(self) -> Protocol:
+        """Padding and kind of PSNR."""
+        return Protocol(padding=self.padding, multiple=self.multiple, psnr=self.psnr)
+
+
 class Options(Section):
     """Options of an evaluation, documented in conf/evaluate.yaml."""
 
-    eval: SetOptions
+    eval: EvaluationSet
     checkpoint: str
     device: str
     metrics: Annotated[tuple[str, ...], BeforeValidator(_as_list), AfterValidator(check_names)]

@@ -23,7 +23,7 @@ from lic_train.system.screen import errors_without_traceback, say
 class Options(Section):
     """Validated conf/zoo.yaml."""
 
-    model: dict[str, Any] | None
+    model: dict[str, Any] | None = None
     lmbda: Annotated[PositiveFloat, Field(alias="lambda")]
     distortion: str
 
@@ -73,7 +73,7 @@ def _report(
     say(f"{found.described}: recognised from the names and shapes of {len(found.weights)} tensors in {named}")
     if facts:
         result = facts.result
-        say(f"published as {result.name}: {result.set} {result.bpp:g} bpp, {result.quality} ({result.source})")
+        say(f"published as {result.name}: {result.set} {result.described} ({result.source})")
     elif known := published.names(found.config):
         say(f"no published result has the name of the file; --quality-from NAME selects one: {', '.join(known)}")
     if lmbda is None:

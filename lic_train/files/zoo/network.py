@@ -94,8 +94,7 @@ class Network:
         """Return the tensors, with the widths that their shapes imply."""
         found = self.renamed({}, weights)
         widths = {name: self._width(name, found.weights) for name in self._integers}
-        config = self._config(**{name: width for name, width in widths.items() if width is not None})
-        return Recognised(config, found.weights, found.theirs)
+        return Recognised(self._config(**widths), found.weights, found.theirs)
 
     def _config(self, **arguments: int) -> dict[str, Any]:
         target = {"_target_": f"{self._model_class.__module__}.{self._model_class.__name__}"}
@@ -134,15 +133,15 @@ class Network:
         except ValueError:
             return self._base_shapes
 
-    def _width(self, argument: str, weights: Mapping[str, Tensor]) -> int | None:
-        """Return the value of an argument that most tensors imply; None if no size depends on it alone."""
+    def _width(self, argument: str, weights: Mapping[str, Tensor]) -> int:
+        """Return the value of an argument that most tensors imply; its default if no size depends on it alone."""
         base = self._integers[argument]
         votes = Counter(
             weights[name].shape[axis] * base // size
             for name, axis, size in self._proportional(argument)
             if name in weights and weights[name].dim() > axis and weights[name].shape[axis] * base % size == 0
         )
-        return votes.most_common(1)[0][0] if votes else None
+        return votes.most_common(1)[0][0] if votes else base
 
     def _proportional(self, argument: str) -> list[tuple[str, int, int]]:
         """Return (tensor, axis, base size) of the sizes that double with this argument and with no other."""

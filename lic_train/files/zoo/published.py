@@ -41,14 +41,25 @@ class Published(BaseModel):
     options: dict[Literal["padding", "multiple", "psnr"], str | int] = {}
 
     @property
-    def quality(self) -> str:
-        """PSNR or MS-SSIM with its unit."""
-        return f"{self.psnr:.2f} dB" if self.psnr is not None else f"MS-SSIM {self.ms_ssim:.4f}"
+    def metric(self) -> Literal["psnr", "ms_ssim"]:
+        """The metric of the published quality."""
+        return "ms_ssim" if self.psnr is None else "psnr"
+
+    @property
+    def described(self) -> str:
+        """Rate and quality, for example ``0.298 bpp 32.15 dB``."""
+        return point(self.bpp, self.metric, getattr(self, self.metric))
 
     @property
     def command(self) -> str:
         """The authors' evaluation options for a command line, empty for the house convention."""
         return " ".join(f"eval.{key}={value}" for key, value in self.options.items())
+
+
+def point(bpp: float, metric: str, quality: float | None) -> str:
+    """Return a rate and a quality with their units."""
+    value = "-" if quality is None else f"{quality:.2f} dB" if metric == "psnr" else f"MS-SSIM {quality:.4f}"
+    return f"{bpp:.3f} bpp {value}"
 
 
 class _Group(BaseModel):
