@@ -71,7 +71,7 @@ COMMANDS = {
         "download a set of evaluation pictures", "lic_train.data.download", "lic_train.data.arguments:download_parser"
     ),
     "zoo": Command(
-        "convert weights that CompressAI published", "lic_train.files.zoo", "lic_train.files.arguments:zoo_parser"
+        "import weights that authors published", "lic_train.files.zoo.__main__", "lic_train.files.arguments:zoo_parser"
     ),
     "export": Command("write a run's model as one .safetensors file", "lic_train.codec.__main__", prefix=("export",)),
     "show": Command("list what a model file contains", "lic_train.codec.__main__", prefix=("show",)),

@@ -9,7 +9,7 @@ from types import ModuleType
 
 MOVED = {
     "lic_train.checkpoint": "lic_train.codec.__main__",
-    "lic_train.zoo": "lic_train.files.zoo",
+    "lic_train.zoo": "lic_train.files.zoo.__main__",
     "lic_train.report.anchors": "lic_train.anchors.__main__",
 }
 

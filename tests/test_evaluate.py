@@ -197,7 +197,7 @@ def test_names_are_unique(run, tmp_path):
     dot = IMAGES[2][1]
     result = evaluate_run(best, [("a.png", dot), ("a.jpg", dot), ("../b", dot)], "names", settings=Settings(panels=0))
     assert [row["name"] for row in result["rows"]] == ["a", "a.jpg", "_b"]
-    written = sorted(path.name for path in (best.parent / "eval" / "names").glob("*.lic"))
+    written = sorted(path.name for path in (best.parent / "best" / "eval" / "names").glob("*.lic"))
     assert written == ["_b.lic", "a.jpg.lic", "a.lic"]
     with pytest.raises(DataError, match=r"got: 'a\.png' twice"):
         evaluate_run(best, [("a.png", dot), ("a.png", dot)], "names", settings=Settings(panels=0))

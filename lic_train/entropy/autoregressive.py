@@ -23,8 +23,8 @@ from lic_train.entropy.quantize import add_noise, on_grid, round_to
 # (row, column) of the 12 visible taps of a 5x5 kernel with mask type A.
 TAPS = tuple((row, column) for row in range(3) for column in range(5) if row < 2 or column < 2)
 
-# (name in CompressAI's models with this context, name here) of the tensors of `SerialContext`.
-COMPRESSAI_NAMES = tuple((name, f"context.{name}") for name in ("context_prediction.", "entropy_parameters."))
+# (name in CompressAI's models with this context, name here) of the tensors of `SerialContext`, a regular expression.
+COMPRESSAI_NAMES = ((r"^(context_prediction|entropy_parameters)\.", r"context.\1."),)
 
 # Maps positions (K,), scales (B, K, M) and means (B, K, M) to y_hat (B, K, M).
 Code = Callable[[Tensor, Tensor, Tensor], Tensor]

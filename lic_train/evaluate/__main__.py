@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from lic_train.errors import ConfigError, LicError
 from lic_train.evaluate import image_metrics
@@ -15,7 +16,8 @@ from lic_train.evaluate.arguments import evaluate_parser
 from lic_train.evaluate.bench import Settings
 from lic_train.evaluate.run import evaluate_run, show
 from lic_train.evaluate.sets import Options, each_set, open_images, read_options
-from lic_train.evaluate.table import overview
+from lic_train.evaluate.table import notes, overview
+from lic_train.runs import layout
 from lic_train.runs.find import find_runs
 from lic_train.system.command import command
 from lic_train.system.screen import say_error
@@ -63,7 +65,7 @@ def _evaluate_all(jobs: Sequence[tuple[Path, Options]], save_images: bool, quali
             say_error(LicError(f"{run}: {error}"))
     if len(jobs) == 1:
         run, result = done[0]
-        show(result, run if run.is_dir() else run.parent)
+        show(result, layout.results_folder(run))
     elif done:
         _show_overview(done)
     return 2 if failed else int(not all(result["mean"]["equal"] for _, result in done))
@@ -71,7 +73,14 @@ def _evaluate_all(jobs: Sequence[tuple[Path, Options]], save_images: bool, quali
 
 def _evaluate_one(run: Path, options: Options, save_images: bool, quality_map: bool) -> dict[str, Any]:
     settings = Settings(
-        options.panels, options.repeats, options.jobs, save_images, quality_map, options.fresh, options.metrics
+        panels=options.panels,
+        repeats=options.repeats,
+        jobs=options.jobs,
+        save_images=save_images,
+        quality_map=quality_map,
+        fresh=options.fresh,
+        metrics=options.metrics,
+        protocol=options.eval.protocol,
     )
     images = open_images(options.eval, run)
     return evaluate_run(run, images, options.eval.name, options.checkpoint, options.device, settings)
@@ -82,6 +91,9 @@ def _show_overview(done: Sequence[tuple[Path, dict[str, Any]]]) -> None:
     shared = len(next(iter(_common_parents([run for run, _ in done]))).parts)
     console = Console()
     console.print(overview([("/".join(run.parts[shared:]) or run.name, result) for run, result in done]))
+    for run, result in done:
+        for line in notes(result):
+            console.print(Text(f"{run}: {line}"), soft_wrap=True)
     console.print("results   eval/<set>.json and eval/<set>/*.lic in every run", soft_wrap=True)
 
 

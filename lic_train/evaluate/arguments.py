@@ -20,7 +20,8 @@ def evaluate_parser() -> argparse.ArgumentParser:
         "words",
         nargs="+",
         metavar="RUN | KEY=VALUE",
-        help="run directories, exported models or folders with runs; overrides: eval= eval.root= eval.limit= metrics= "
+        help="run directories, exported models or folders with runs; overrides: eval= eval.root= eval.limit= "
+        "eval.padding= eval.multiple= eval.psnr= metrics= "
         "checkpoint= device= panels= repeats= jobs= fresh=, as in conf/evaluate.yaml; metrics: lpips, "
         "lpips_vgg, dists, ssim, vif, uqi, scc, sam, ergas, rmse_sw",
     )

@@ -18,6 +18,7 @@ from lic_train.errors import ConfigError
 from lic_train.evaluate import image_metrics, results
 from lic_train.evaluate.measure import Measured, measure
 from lic_train.evaluate.pictures import panel, save_bits_map, save_error_map
+from lic_train.evaluate.protocol import HOUSE, Protocol
 from lic_train.files.checkpoint import load_file, move
 from lic_train.models.base import Codec
 from lic_train.runs import layout
@@ -39,6 +40,7 @@ class Settings:
         quality_map: keep maps of the error and of the bits as ``error/<name>.png`` and ``bits/<name>.png``.
         fresh: measure again images that have already been measured.
         metrics: names of further metrics in `lic_train.evaluate.image_metrics.METRICS`.
+        protocol: padding and kind of PSNR.
     """
 
     panels: int = 4
@@ -48,6 +50,7 @@ class Settings:
     quality_map: bool = False
     fresh: bool = False
     metrics: tuple[str, ...] = ()
+    protocol: Protocol = HOUSE
 
     def __post_init__(self) -> None:
         if min(self.repeats, self.jobs) < 1 or self.panels < 0:
@@ -88,7 +91,8 @@ class Bench:
         path = self._folder / f"{task.stem}{layout.LIC}"
         fingerprint = bytes.fromhex(self._info["fingerprint"])
         picture = torch.from_numpy(task.picture)
-        measured = measure(self._encoder, self._decoder, task.stem, picture, fingerprint, path, self._settings.repeats)
+        repeats, protocol = self._settings.repeats, self._settings.protocol
+        measured = measure(self._encoder, self._decoder, task.stem, picture, fingerprint, path, repeats, protocol)
         self._keep_pictures(task, measured)
         metrics = image_metrics.compare(self._settings.metrics, measured.x, measured.x_hat, self._device)
         row = {**measured.row.model_dump(), **metrics}
@@ -96,7 +100,7 @@ class Bench:
         return row
 
     def _key(self, task: Task) -> str:
-        """Return a hash of everything that determines a row: model, image, machine, threads, repeats, metrics."""
+        """Return a hash of everything that determines a row: model, image, machine, threads, repeats, protocol, ..."""
         about = {
             "format": results.FORMAT,
             "fingerprint": self._info["fingerprint"],
@@ -104,6 +108,7 @@ class Bench:
             "environment": self._environment,
             "repeats": self._settings.repeats,
             "metrics": image_metrics.definitions(self._settings.metrics),
+            "protocol": self._settings.protocol.model_dump(),
         }
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lic_train.entropy.stopwatch import coding_time
 from lic_train.errors import BitstreamError
+from lic_train.evaluate.protocol import HOUSE, Protocol
 from lic_train.evaluate.results import FLOAT_ORDER, Row, decibel, finite
 from lic_train.files.bitstream import Estimate, decode, encode, estimate
 from lic_train.models.base import Codec
@@ -41,7 +42,14 @@ class Seconds(NamedTuple):
 
 
 def measure(
-    encoder: Codec, decoder: Codec, name: str, picture: Tensor, fingerprint: bytes, path: Path, repeats: int = 1
+    encoder: Codec,
+    decoder: Codec,
+    name: str,
+    picture: Tensor,
+    fingerprint: bytes,
+    path: Path,
+    repeats: int = 1,
+    protocol: Protocol = HOUSE,
 ) -> Measured:
     """Encode an image to a file, decode the file with a second model and compare the reconstructions.
 
@@ -53,22 +61,26 @@ def measure(
         fingerprint: of the model, written to the file.
         path: the .lic file, which is replaced.
         repeats: number of timed calls of the encoder and of the decoder; times are their medians.
+        protocol: padding and kind of PSNR.
 
     Raises:
         BitstreamError: the estimated rate is not finite.
         CheckpointError: the model's coding tables are stale.
+        ConfigError: the protocol does not fit the model.
     """
     device = next(encoder.parameters()).device
     x = picture.to(device).float().div(255)
-    expected = estimate(encoder, x)
+    padded = protocol.pad(x, encoder.downsampling_factor)
+    expected = estimate(encoder, padded.x)
     estimated = _finite_bits(name, expected)
-    data, encoding = _timed(lambda: encode(encoder, x, fingerprint), repeats, device)
+    data, encoding = _timed(lambda: encode(encoder, padded.x, fingerprint), repeats, device)
     began = time.perf_counter()
     atomic.replace_bytes(path, data)
     data = path.read_bytes()
     io_seconds = time.perf_counter() - began
     x_hat, decoding = _timed(lambda: decode(decoder, data, fingerprint).cpu(), repeats, device)
-    x, reconstruction, (height, width) = x.cpu(), expected.x_hat.cpu(), picture.shape[1:]
+    x, reconstruction, (height, width) = x.cpu(), padded.crop(expected.x_hat.cpu()), picture.shape[1:]
+    x_hat = padded.crop(x_hat)
     similarity = metrics.ms_ssim(x, x_hat)
     ms_ssim = None if similarity is None else finite(float(similarity))
     row = Row(
@@ -78,7 +90,7 @@ def measure(
         bytes=len(data),
         bpp_file=8 * len(data) / (height * width),
         bpp=estimated / (height * width),
-        psnr=finite(float(metrics.psnr(x, x_hat))),
+        psnr=finite(float(metrics.psnr(x, x_hat, rounded=protocol.psnr == "uint8"))),
         ms_ssim=ms_ssim,
         ms_ssim_db=decibel(ms_ssim),
         encode_seconds=encoding.total,
@@ -91,7 +103,7 @@ def measure(
         equal=same_picture(reconstruction, x_hat),
         max_difference=finite(float((reconstruction - x_hat).abs().max())),
     )
-    bits = metrics.bits_map(expected.likelihoods, expected.padded)[:height, :width]
+    bits = padded.crop(metrics.bits_map(expected.likelihoods, expected.padded))
     return Measured(row, x, x_hat, bits)
 
 

@@ -17,7 +17,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError, model_validator
 from torch import Tensor
 
+from lic_train.evaluate.protocol import HOUSE, Protocol
 from lic_train.files.checkpoint import Metadata
+from lic_train.files.zoo.published import Published
 from lic_train.rd.curves import ImagePoint, Point
 from lic_train.rd.metrics import MS_SSIM_MIN_SIDE
 from lic_train.system import atomic
@@ -128,6 +130,8 @@ class Result(Record):
     training: dict[str, Any] = {}
     environment: dict[str, Any] = {}
     definitions: dict[str, Any] = {}
+    protocol: Protocol = HOUSE
+    published: Published | None = None
 
     @model_validator(mode="after")
     def _names_differ(self) -> Result:
@@ -162,14 +166,19 @@ class ImageListHash:
 
 
 def describe(metadata: Metadata) -> dict[str, Any]:
-    """Return the model's part of a result: configuration, training, checkpoint file with SHA-256, fingerprint."""
+    """Return the model's part of a result: configuration, training, checkpoint file with SHA-256, fingerprint.
+
+    An imported model also has the result that its authors published.
+    """
     with metadata.path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    published = metadata.extra.get("published")
     return {
         "model": metadata.config,
         "training": metadata.training,
         "checkpoint": {"file": "/".join(metadata.path.parts[-2:]), "sha256": digest},
         "fingerprint": metadata.fingerprint.hex(),
+        **({"published": published} if published else {}),
     }
 
 
@@ -194,6 +203,7 @@ def assemble(
     image_list: ImageListHash,
     environment: dict[str, Any],
     metrics: Mapping[str, str] | None = None,
+    protocol: Protocol = HOUSE,
 ) -> dict[str, Any]:
     """Return the content of the result file: plain values, no infinity, no NaN.
 
@@ -204,6 +214,7 @@ def assemble(
         image_list: hash of the images.
         environment: returned by `environment`, and how the times were measured.
         metrics: names and definitions of the requested metrics.
+        protocol: padding and kind of PSNR.
     """
     metrics = metrics or {}
     return {
@@ -216,7 +227,8 @@ def assemble(
         "median": {name: median(row[name] for row in rows) for name in SECONDS},
         "rows": rows,
         "environment": environment,
-        "definitions": {**DEFINITIONS, **metrics},
+        "definitions": {**DEFINITIONS, **protocol.definitions(), **metrics},
+        "protocol": protocol.model_dump(),
     }
 
 

@@ -22,7 +22,7 @@ from lic_train.errors import ConfigError, DataError
 from lic_train.evaluate import image_metrics, results
 from lic_train.evaluate.bench import Bench, Settings, Task, load_bench, measure_all, threads_of_a_job
 from lic_train.evaluate.sets import FolderImages
-from lic_train.evaluate.table import table
+from lic_train.evaluate.table import notes, table
 from lic_train.files.bitstream import MAX_PIXELS, padding
 from lic_train.files.checkpoint import load_file, move
 from lic_train.models.base import Codec
@@ -44,7 +44,7 @@ def evaluate_run(
     """Load a run's model twice, one instance to encode and one to decode, and `evaluate` it.
 
     Args:
-        run: a run directory, or an exported model; the results of a model are written to the directory of its file.
+        run: a run directory, or a model file; the results of a file are written to a folder with its name beside it.
         images: as in `evaluate`.
         set_name: as in `evaluate`.
         checkpoint: ``best``, ``last`` or a path.
@@ -60,7 +60,7 @@ def evaluate_run(
     encoder, metadata = load_run(run, checkpoint)
     encoder = move(encoder, device)
     info = results.describe(metadata)
-    out_dir = run if run.is_dir() else run.parent
+    out_dir = layout.results_folder(run)
     require_all(images, encoder)
     if settings.jobs == 1:
         decoder = move(load_file(metadata.path)[0], device)
@@ -149,6 +149,8 @@ def show(result: dict[str, Any], out_dir: Path, console: Console | None = None) 
     console = console or Console()
     name = result["set"]
     console.print(table(result))
+    for line in notes(result):
+        console.print(Text(line), soft_wrap=True)
     pictures = f"{name}_*.png"
     places = [("results", layout.result(out_dir, name)), ("files", layout.coded(out_dir, name) / f"*{layout.LIC}")]
     if any((out_dir / layout.PICTURES).glob(pictures)):
@@ -180,7 +182,7 @@ def _evaluate(
     machine = {**results.environment(device), "jobs": settings.jobs, "repeats": settings.repeats}
     machine["threads"] = threads_of_a_job(settings.jobs)
     metrics = image_metrics.definitions(settings.metrics)
-    result = results.assemble(set_name, rows, info, image_list, machine, metrics)
+    result = results.assemble(set_name, rows, info, image_list, machine, metrics, settings.protocol)
     results.write(layout.result(out_dir, set_name), result)
     return result
 

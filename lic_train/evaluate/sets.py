@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, NonNegativeInt, PositiveInt
 from torch import Tensor
@@ -16,6 +16,7 @@ from lic_train.data.decode.images import Picture, UnreadableImage, decode
 from lic_train.data.sets.sources import FolderSource
 from lic_train.errors import DataError
 from lic_train.evaluate.image_metrics import check_names
+from lic_train.evaluate.protocol import Protocol
 from lic_train.runs.untrusted import data_of
 
 NAMED = 20  # unusable images in a message
@@ -25,10 +26,23 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+class EvaluationSet(SetOptions):
+    """A set of pictures, and how it is padded and PSNR computed; see `lic_train.evaluate.protocol.Protocol`."""
+
+    padding: Literal["replicate", "zero", "zero_centred"]
+    multiple: PositiveInt | None
+    psnr: Literal["uint8", "float"]
+
+    @property
+    def protocol(self) -> Protocol:
+        """Padding and kind of PSNR."""
+        return Protocol(padding=self.padding, multiple=self.multiple, psnr=self.psnr)
+
+
 class Options(Section):
     """Options of an evaluation, documented in conf/evaluate.yaml."""
 
-    eval: SetOptions
+    eval: EvaluationSet
     checkpoint: str
     device: str
     metrics: Annotated[tuple[str, ...], BeforeValidator(_as_list), AfterValidator(check_names)]

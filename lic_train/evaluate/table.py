@@ -10,6 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lic_train.evaluate.image_metrics import METRICS
+from lic_train.evaluate.protocol import Protocol
+from lic_train.files.zoo.published import Published, point
 from lic_train.system.screen import ruled_table
 
 Columns = Sequence[tuple[str, str, str]]  # heading, key in rows and mean, format
@@ -43,6 +45,20 @@ def overview(results: Sequence[tuple[str, dict[str, Any]]]) -> RenderableType:
     tables = [_overview_table(results, _COLUMNS, "means over images")]
     metrics = _metric_columns([result for _, result in results])
     return Group(*tables, *(_overview_table(results, columns) for columns in metrics))
+
+
+def notes(result: dict[str, Any]) -> list[str]:
+    """Return the evaluation options if they are not the house convention, and the published result beside this one."""
+    protocol = Protocol.model_validate(result.get("protocol", {}))
+    lines = [] if protocol.is_house else [f"measured with {protocol.described}"]
+    if "published" in result:
+        published = Published.model_validate(result["published"])
+        if published.set == result["set"]:
+            here = point(result["mean"]["bpp_file"], published.metric, result["mean"][published.metric])
+            lines.append(f"published {published.described}, here {here}")
+        if published.command not in ("", protocol.described):
+            lines.append(f"the authors measured with {published.command}")
+    return lines
 
 
 def _image_table(result: dict[str, Any], columns: Columns, title: Text | str = "", equal: bool = False) -> Table:

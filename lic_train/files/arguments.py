@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from lic_train.system.arguments import command_parser
 
@@ -12,11 +11,23 @@ def zoo_parser() -> argparse.ArgumentParser:
     """Return the parser of ``lic zoo``."""
     parser = command_parser(
         "zoo",
-        "Import weights of a CompressAI model as a model file of this package.",
+        "Import weights that the authors of a model published, or CompressAI, as a model file of this package. Model "
+        "and widths are recognised from the tensors.",
+        "lic zoo stf_0067_best.pth.tar stf_0067.safetensors\n"
+        "lic zoo checkpoint.pth.tar tinylic.safetensors --quality-from q3\n"
         "lic zoo weights.pth.tar zoo.safetensors model=mbt2018_mean lambda=0.0067",
     )
-    parser.add_argument("source", type=Path, metavar="FILE.pth.tar")
-    parser.add_argument("target", type=Path, metavar="OUT.safetensors")
-    overrides = "keys of conf/zoo.yaml: model= lambda= distortion= model.N= model.M="
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=overrides)
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="FILE ... OUT.safetensors | KEY=VALUE",
+        help="the file, or the files over which the authors distribute one model, and the file to write; overrides: "
+        "lambda= distortion= model= model.N=, as in conf/zoo.yaml",
+    )
+    parser.add_argument(
+        "--quality-from",
+        metavar="NAME",
+        help="name by which the authors published the file, if it has another one here; selects lambda and the "
+        "published result",
+    )
     return parser

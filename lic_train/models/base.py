@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import entry_points
-from typing import Any, NotRequired, Protocol, TypedDict
+from typing import Any, ClassVar, NotRequired, Protocol, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -67,8 +67,12 @@ class Codec(nn.Module):
     # Training quantisers that a recipe can select, the paper's first. Empty: the model has a single one.
     quantizers: tuple[str, ...] = ()
     quantizer: str
-    # (prefix in CompressAI, prefix here) of tensor names, for models whose networks are CompressAI's; otherwise None.
-    compressai_names: tuple[tuple[str, str], ...] | None = None
+    # How `lic zoo` reads the authors' files, or CompressAI's. Pairs (regular expression, replacement) change a tensor's
+    # name there into the name here, one substitution after the other; a tensor whose name becomes empty is not used.
+    # None: such weights cannot be imported.
+    authors_names: Sequence[tuple[str, str]] | None = None
+    # Constructor arguments of the authors' network that differ from the defaults and do not follow from shapes.
+    authors_arguments: ClassVar[Mapping[str, Any]] = {}
 
     def compress(self, x: Tensor) -> Compressed:
         """Encode one image (1, 3, H, W)."""

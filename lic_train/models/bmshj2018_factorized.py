@@ -21,7 +21,7 @@ from lic_train.models.base import Codec, CodecOutput, Compressed, Decompressed
 class FactorizedPrior(Codec):
     """Codec with a factorised prior: ``x -> g_a -> y -> Q, factorised density -> y_hat -> g_s -> x_hat``."""
 
-    compressai_names = ()
+    authors_names = ()
 
     downsampling_factor = 16
 

@@ -22,7 +22,7 @@ from lic_train.models.base import HyperpriorCodec
 class ScaleHyperprior(HyperpriorCodec):
     """``x -> g_a -> y -> |.| -> h_a -> z -> z_hat -> h_s -> scales``; ``y -> y_hat -> g_s -> x_hat``."""
 
-    compressai_names = ()
+    authors_names = ()
 
     def __init__(self, N: int, M: int) -> None:
         super().__init__()

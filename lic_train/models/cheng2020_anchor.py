@@ -27,7 +27,7 @@ from lic_train.models.base import HyperpriorCodec
 class Cheng2020Anchor(HyperpriorCodec):
     """Codec of the paper without attention."""
 
-    compressai_names = COMPRESSAI_NAMES
+    authors_names = COMPRESSAI_NAMES
 
     def __init__(self, N: int) -> None:
         super().__init__()

@@ -27,7 +27,7 @@ from lic_train.models.base import HyperpriorCodec
 class Cheng2020Attention(HyperpriorCodec):
     """Codec of the paper with attention at 1/4 and 1/16 of the resolution."""
 
-    compressai_names = COMPRESSAI_NAMES
+    authors_names = COMPRESSAI_NAMES
 
     def __init__(self, N: int) -> None:
         super().__init__()

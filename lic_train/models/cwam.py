@@ -33,7 +33,7 @@ from compressai.layers import GDN, AttentionBlock
 from compressai.models.utils import conv, deconv
 from torch import Tensor, nn
 
-from lic_train.entropy.autoregressive import SerialContext
+from lic_train.entropy.autoregressive import COMPRESSAI_NAMES, SerialContext
 from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.layers.enhancement import Enhancement
 from lic_train.layers.gated_attention import GatedAttention
@@ -163,6 +163,30 @@ TAIL: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
+# Tensor names in the authors' files and here. Theirs also contain a second enhancement module, which is never called.
+_BLOCK = r"^(g_a\.[59]|g_s\.[16])\."
+AUTHORS_NAMES = (
+    (r"^enh1\..*", ""),
+    (r"^enh\.forw_enh\.layers\.", "g_a.0.branch."),
+    (r"^enh\.back_enh\.layers\.", "g_s.10.branch."),
+    *((rf"\.branch\.([04])\.conv{j}\.", rf".branch.\1.convs.{j - 1}.") for j in range(1, 6)),
+    *((rf"^cnn\.(g_[as])\.{i}\.", rf"\1.{i + 1}.") for i in range(9)),
+    (r"^attention\.forw_att\.", "g_a.10."),
+    (r"^attention\.back_att\.", "g_s.0."),
+    (_BLOCK + r"conv_a\.(\d)\.conv\.", r"\1.trunk.\2.branch."),
+    (_BLOCK + r"conv_b\.(\d)\.conv\.", r"\1.mask.\2.branch."),
+    (_BLOCK + r"conv_b\.", r"\1.mask."),
+    (r"\.attn\.relative_position_bias_table_x$", ".bias.table"),
+    (r"\.attn\.relative_position_bias_table_y$", ".bias_coarse.table"),
+    (r"\.attn\.merge1\.", ".merge.0."),
+    (r"\.attn\.merge2\.", ".merge.2."),
+    (r"\.attn\.kv\.", ".kv_coarse."),
+    (r"\.attn\.proj\.", ".projection."),
+    (r"\.attn\.qkv\.", ".qkv."),
+    *COMPRESSAI_NAMES,
+)
+
+
 def _choice(option: str, name: str, choices: Mapping[str, Choice]) -> Choice:
     if name not in choices:
         raise ValueError(f"{option}: expected {' or '.join(choices)}, got {name!r}")
@@ -195,6 +219,8 @@ class CWAM(HyperpriorCodec):
     Raises:
         ValueError: an option is not valid.
     """
+
+    authors_names = AUTHORS_NAMES
 
     def __init__(self, N: int = 320, hyper: str = "cheng", tail: str = "attention") -> None:
         super().__init__()

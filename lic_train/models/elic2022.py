@@ -85,14 +85,10 @@ _PARTS = (("entropy_parameters", "param_aggregation"), ("context_prediction", "s
 class ELIC(HyperpriorCodec):
     """``x -> g_a -> y -> h_a -> z -> z_hat -> h_s -> psi``; groups of y in two passes each -> y_hat -> g_s -> x_hat."""
 
-    compressai_names = (
-        ("latent_codec.hyper.", ""),
-        *((f"latent_codec.y.channel_context.y{k}.", f"context.channel_context.{k - 1}.") for k in range(1, 5)),
-        *(
-            (f"latent_codec.y.latent_codec.y{k}.{there}.", f"context.{here}.{k}.")
-            for k in range(5)
-            for there, here in _PARTS
-        ),
+    authors_names = (
+        (r"^latent_codec\.hyper\.", ""),
+        *((rf"^latent_codec\.y\.channel_context\.y{k}\.", f"context.channel_context.{k - 1}.") for k in range(1, 5)),
+        *((rf"^latent_codec\.y\.latent_codec\.y(\d)\.{there}\.", rf"context.{here}.\1.") for there, here in _PARTS),
     )
 
     def __init__(self, N: int, M: int, groups: tuple[int, ...] | None = None) -> None:

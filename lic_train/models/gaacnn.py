@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -86,6 +86,53 @@ def check_choice(option: str, value: str, legal: tuple[str, ...]) -> None:
     """
     if value not in legal:
         raise ValueError(f"{option}: expected {' or '.join(legal)}, got {value!r}")
+
+
+def _pairs(*names: str) -> list[tuple[str, str]]:
+    """Return name pairs from ``theirs -> here``, each of one or more whole components of a name."""
+    return [(rf"(?<![^.]){theirs}(?![^.])", here) for theirs, here in (name.split(" -> ") for name in names)]
+
+
+def _numbered(theirs: str, here: str, count: int, first: int = 1) -> list[tuple[str, str]]:
+    """Return name pairs of layers numbered from ``first``; {0} is the number from 0, {1} and {2} split it by 3."""
+    return _pairs(*(f"{theirs}{first + i} -> {here.format(i, *divmod(i, 3))}" for i in range(count)))
+
+
+# Tensor names in the authors' files, which repeat three tensors and contain an unused convolution, and here.
+AUTHORS_NAMES = (
+    (r"^(factorized_entropy_func\.(matrix|bias|factor)|encoder\.conv_out\..*)$", ""),
+    *_pairs("^conv1 -> context.context_prediction", "^conv2 -> context.entropy_parameters", "^conv3 -> context.hyper"),
+    *_pairs("encoder.conv_block1.2.gamma -> g_a.first.2.weight", "encoder.conv_block1.2.beta -> g_a.first.2.bias"),
+    *_pairs("encoder.conv_block1.1 -> g_a.first.1", "encoder.blk1 -> g_a.first.4", "encoder.low_high -> g_a.skip"),
+    *_pairs("factorized_entropy_func -> entropy_bottleneck", "encoder.sub_mean -> g_a.first.0"),
+    *_pairs("encoder.trans -> g_a.pool.0.0", "encoder.conv -> h_a.last", "hyper_dec.conv0 -> h_s.first"),
+    *_pairs("hyper_dec.subpel_conv1 -> h_s.grow", "decoder.high_low -> g_s.skip", "decoder.blk1 -> g_s.last.0"),
+    *_pairs("decoder.conv.1 -> g_s.last.1", "decoder.add_mena -> g_s.last.2", "p.context_p.3 -> p_net.last"),
+    *_pairs(r"p.context_p.(\d).conv1 -> p_net.pairs.\1.0", r"p.context_p.(\d).conv2 -> p_net.pairs.\1.2"),
+    *_numbered("encoder.blk", "g_a.down.{1}.0.blocks.{2}", 12, first=2),
+    *_numbered("encoder.blk", "h_a.acnn.{1}.blocks.{2}", 6, first=14),
+    *_pairs(*(f"encoder.down{i + 1}.{j} -> g_a.down.{i}.{j + 1}" for i in range(4) for j in range(2))),
+    *_numbered("encoder.down", "h_a.down.{0}", 2, first=5),
+    *_numbered("encoder.attention", "g_a.attention.{0}.coordinate", 4),
+    *_numbered("encoder.encode", "g_a.attention.{0}.group", 4),
+    *_numbered("encoder.attention", "h_a.attention.{0}.coordinate", 2, first=5),
+    *_numbered("encoder.hyper_encode", "h_a.attention.{0}.group", 2),
+    *_numbered("encoder.(gamma|beta)", r"g_a.link.{0}.\1", 3),
+    *_numbered("encoder.(gamma|beta)", r"h_a.link.{0}.\1", 2, first=4),
+    *_numbered("encoder.gcn", "h_a.graph.layers.{0}", 2),
+    *_numbered("hyper_dec.blk", "h_s.acnn.{1}.blocks.{2}", 6, first=2),
+    *_numbered("hyper_dec.gcn", "h_s.graph.layers.{0}", 2),
+    *_numbered("decoder.blk", "g_s.up.{1}.2.blocks.{2}", 12, first=2),
+    *_pairs("decoder -> g_s", "hyper_dec -> h_s", r"h_s.(gamma|beta)1 -> h_s.link.\1"),
+    *_numbered("([gh]_s).up", r"\1.up.{0}", 4),
+    *_numbered("([gh]_s).attention", r"\1.attention.{0}.coordinate", 4),
+    *_numbered("([gh]_s).(?:hyper_)?decode", r"\1.attention.{0}.group", 4),
+    *_numbered("g_s.(gamma|beta)", r"g_s.link.{0}.\1", 3),
+    *_numbered("g_s.subpel_conv", "g_s.grow.{0}", 3),
+    *_pairs(r"blocks.(\d).1 -> blocks.\1", "conv1x3.0 -> row", "conv3x1.0 -> column", "conv3x3.0 -> square"),
+    *_pairs("coordinate.conv1 -> coordinate.reduce.0", "coordinate.bn1 -> coordinate.reduce.1", "conv_h -> rows"),
+    *_pairs("conv_w -> columns", "group.0.body -> group", "body.3.conv_du -> gate", "W -> weight", "a -> attention"),
+)
 
 
 def _bias(layer: nn.Conv2d) -> Tensor:
@@ -396,6 +443,8 @@ class GAACNN(HyperpriorCodec):
     """
 
     quantizers = ("universal", "noise")  # in training; evaluation rounds
+    authors_names = AUTHORS_NAMES
+    authors_arguments: ClassVar = {"acnn_skip": "relu_alias", "adjacency": "rownorm", "mean_shift": "trainable"}
     context: VolumeContext  # its forward takes y_hat and returns only likelihoods
 
     def __init__(

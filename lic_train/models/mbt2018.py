@@ -24,7 +24,7 @@ from lic_train.models.base import HyperpriorCodec
 class JointAutoregressive(HyperpriorCodec):
     """Codec with 5x5 GDN transforms, the hyper transforms of Minnen et al., and one Gaussian per element."""
 
-    compressai_names = COMPRESSAI_NAMES
+    authors_names = COMPRESSAI_NAMES
 
     def __init__(self, N: int, M: int) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ from lic_train.models.base import HyperpriorCodec
 class MeanScaleHyperprior(HyperpriorCodec):
     """``x -> g_a -> y -> h_a -> z -> z_hat -> h_s -> (scales, means)``; ``y -> y_hat -> g_s -> x_hat``."""
 
-    compressai_names = ()
+    authors_names = ()
 
     def __init__(self, N: int, M: int) -> None:
         super().__init__()

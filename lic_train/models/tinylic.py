@@ -20,6 +20,24 @@ from lic_train.layers.icsa import analysis, check_options, synthesis
 from lic_train.layers.multistage_context import MultistageContext
 from lic_train.models.base import HyperpriorCodec
 
+# Tensor names in the authors' files and here: networks of alternating layers, then the inner names of a block.
+AUTHORS_NAMES = (
+    *((rf"^([gh]_a){2 * i}\.", rf"\1.{i}.conv.") for i in range(4)),
+    *((rf"^([gh]_a){2 * i + 1}\.", rf"\1.{i}.rnab.") for i in range(4)),
+    *((rf"^([gh]_s){2 * i}\.", rf"\1.{i}.rnab.") for i in range(4)),
+    *((rf"^([gh]_s){2 * i + 1}\.", rf"\1.{i}.conv.") for i in range(4)),
+    (r"\.residual_group\.blocks\.", ".blocks."),
+    (r"\.attn\.proj\.", ".attention.projection."),
+    (r"\.attn\.", ".attention."),
+    (r"\.mlp\.fc1\.", ".mlp.0."),
+    (r"\.mlp\.fc2\.", ".mlp.2."),
+    (r"^cc_transforms\.", "context.channel_context."),
+    *((rf"^entropy_parameters_{i + 1}\.", f"context.entropy_parameters.{i}.") for i in range(4)),
+    *((rf"^sc_transform_{i + 1}\.", f"context.spatial_context.0.{i}.") for i in range(3)),
+    (r"^sc_transform_4\.", "context.spatial_context.1.0."),
+    (r"^sc_transform_5\.", "context.spatial_context.2.0."),
+)
+
 
 class TinyLIC(HyperpriorCodec):
     """Codec of the paper.
@@ -38,6 +56,8 @@ class TinyLIC(HyperpriorCodec):
     Raises:
         ValueError: a width or the probability is not valid.
     """
+
+    authors_names = AUTHORS_NAMES
 
     def __init__(self, N: int = 128, M: int = 320, drop_path: float = 0.1) -> None:
         super().__init__()

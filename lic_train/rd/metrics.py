@@ -21,12 +21,14 @@ def to_8bit(x: Tensor) -> Tensor:
     return x.float().clamp(0, 1).mul(255).round()
 
 
-def psnr(x: Tensor, x_hat: Tensor) -> Tensor:
+def psnr(x: Tensor, x_hat: Tensor, rounded: bool = True) -> Tensor:
     """Return the peak signal-to-noise ratio of the 8-bit pictures in dB, one value per picture.
 
-    The mean square error is over all pixels and channels; the PSNR of equal pictures is infinite.
+    The mean square error is over all pixels and channels; the PSNR of equal pictures is infinite. Without ``rounded``,
+    the pictures are clamped but not rounded to 8 bits.
     """
-    mse = (to_8bit(x) - to_8bit(x_hat)).square().mean(dim=(-3, -2, -1))
+    pair = [to_8bit(picture) if rounded else picture.float().clamp(0, 1) * 255 for picture in (x, x_hat)]
+    mse = (pair[0] - pair[1]).square().mean(dim=(-3, -2, -1))
     return 10 * torch.log10(255**2 / mse)
 
 

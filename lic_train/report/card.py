@@ -16,6 +16,7 @@ from typing import Any
 
 from lic_train import models
 from lic_train.errors import DataError
+from lic_train.files.zoo.published import point
 from lic_train.rd.curves import Curve
 from lic_train.rd.style import METRIC_LABELS, METRIC_OF
 from lic_train.report import cited
@@ -33,6 +34,7 @@ from lic_train.system.reading import Unreadable, printable, read_yaml, slug
 from lic_train.system.screen import say
 
 CHOSEN = "chosen for this run"
+HOUSE = "those of lic_train"
 NO_PAPERS = "common"  # name of the recipe that reproduces no paper
 Content = tuple[str, Sequence[str], Sequence[Sequence[Cell]], Sequence[int | None], str]  # a table without its key
 
@@ -47,8 +49,12 @@ def write(run_dir: Path) -> Path:
     if not runs:
         reason = left_out[0].reason if left_out else "no run"
         raise DataError(f"No card is written for {run_dir}.", expected="a finished run", got=reason)
-    atomic.replace_text(run_dir / CARD, markdown(section(runs)))
-    return run_dir / CARD
+    return _write(runs[0])
+
+
+def _write(run: Run) -> Path:
+    atomic.replace_text(run.path / CARD, markdown(section([run])))
+    return run.path / CARD
 
 
 def sections(runs: Iterable[Run]) -> list[Section]:
@@ -64,6 +70,7 @@ def section(runs: Sequence[Run]) -> Section:
     first, paper = runs[0], of_model(runs[0].model)
     key = slug(" ".join(["card", *first.family]))
     tables = [
+        _imported(runs),
         _trained(runs, paper),
         *_points(runs, paper),
         _deviations(runs, paper),
@@ -77,12 +84,30 @@ def section(runs: Sequence[Run]) -> Section:
 
 def _title(runs: Sequence[Run]) -> str:
     first = runs[0]
-    parts = [first.model, f"recipe {first.recipe}" if first.recipe != first.model else "", first.name or ""]
+    recipe = "authors' weights" if first.is_imported else f"recipe {first.recipe}"
+    parts = [first.model, recipe if first.recipe != first.model else "", first.name or ""]
     lambdas = ", ".join(f"{run.lmbda:g}" for run in runs)
     return f"Reproduction card: {', '.join(filter(None, parts))}, λ {lambdas}"
 
 
+def _imported(runs: Sequence[Run]) -> Content:
+    """Return the published results of imported models beside the measured ones."""
+    columns = ["λ", "published as", "set", "published", "here", "options here", "options of the authors", "source"]
+    rows: list[list[Cell]] = []
+    for run in runs:
+        for name, result in sorted(run.results.items()):
+            if (published := result.published) is None or published.set != name:
+                continue
+            here = point(result.mean.bpp_file, published.metric, getattr(result.mean, published.metric))
+            options = [result.protocol.described or HOUSE, published.command or HOUSE]
+            texts = (published.name, name, published.described, here, *options, published.source)
+            rows.append([run.lmbda, *map(printable, texts)])
+    return "Imported weights: published results and results here", columns, rows, (), ""
+
+
 def _trained(runs: Sequence[Run], paper: Paper | None) -> Content:
+    if runs[0].is_imported:
+        return "", (), (), (), ""
     columns = ["λ", "distortion", "recipe", "data", "steps", "batch", "crops seen"]
     rows: list[list[Cell]] = []
     for run in runs:
@@ -149,7 +174,7 @@ def _own_points(runs: Sequence[Run], set_name: str, note: str) -> Content:
 
 def _deviations(runs: Sequence[Run], paper: Paper | None) -> Content:
     rows: list[list[Cell]] = []
-    if paper is not None:
+    if paper is not None and not runs[0].is_imported:
         rows += [list(row) for run in runs for row in _of_this_run(run, paper)]
         of_recipe = paper.deviations if runs[0].recipe != NO_PAPERS else ()
         rows += [[deviation.what, deviation.paper, deviation.here, deviation.why] for deviation in of_recipe]
@@ -202,6 +227,7 @@ def readings(module: Path) -> list[str]:
 
 def _environment(runs: Sequence[Run]) -> Content:
     columns = ["λ", "commit", "changed", "Python", "torch", "device", "started"]
+    runs = [run for run in runs if not run.is_imported]
     return "Environment", columns, [[run.lmbda, *_recorded(run.environment())] for run in runs], (), ""
 
 
@@ -256,7 +282,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             to_do="give the outputs/ folder or a run directory",
         )
     for run in runs:
-        say(str(write(run.path)))
+        say(str(_write(run)))
     return 0
 
 

@@ -146,7 +146,7 @@ def _evaluated(runs: Iterable[Run], set_name: str, refused: list[LeftOut]) -> li
     listed = {item.what for item in refused}  # the reason of a damaged result is listed already
     for run in runs:
         if set_name not in run.results and run.where not in listed:
-            command = f"lic evaluate {printable(run.path)} eval={set_name}"
+            command = f"lic evaluate {printable(run.file or run.path)} eval={set_name}"
             refused.append(LeftOut(run.where, f"not evaluated on {set_name}; to do: {command}"))
     return [run for run in runs if set_name in run.results]
 
@@ -216,9 +216,11 @@ def _other_distortion(run: Run) -> str:
 def _one_for_each_lambda(group: Iterable[Run], refused: list[LeftOut]) -> tuple[Run, ...]:
     """Keep the run with the most steps at each lambda, and among equals the first by path."""
     chosen: dict[float, Run] = {}
-    for run in sorted(group, key=lambda run: (run.lmbda, -run.step, run.where)):
+    for run in sorted(group, key=lambda run: run.order):
         if (kept := chosen.setdefault(run.lmbda, run)) is not run:
-            why = f"{run.step} steps" if run.step < kept.step else f"as many steps ({run.step}), later by name"
+            fewer = run.step is not None and kept.step is not None and run.step < kept.step
+            why = f"{run.step} steps" if fewer else f"as many steps ({run.step}), later by name"
+            why = "later by name" if run.is_imported else why
             refused.append(LeftOut(run.where, f"the same lambda {run.lmbda:g} as {kept.where}; {why}"))
     return tuple(chosen.values())
 
@@ -232,9 +234,13 @@ def _with_several_recipes(groups: Iterable[Sequence[Run]]) -> set[str]:
 def _curve(key: str, runs: Sequence[Run], set_name: str, with_recipe: bool) -> Curve:
     first = runs[0]
     named = [first.model]
-    named += [f"recipe {first.recipe}"] if with_recipe and first.recipe != first.model else []
+    if first.is_imported:
+        named.append("authors' weights")
+    elif with_recipe and first.recipe != first.model:
+        named.append(f"recipe {first.recipe}")
     named += [METRIC_NAMES[METRIC_OF[first.distortion]]] if first.distortion != "mse" else []
     named += [first.name] if first.name else []
+    named += sorted({protocol.described for run in runs if not (protocol := run.results[set_name].protocol).is_house})
     about = {"model": first.model, "recipe": first.recipe, "distortion": first.distortion, "name": first.name}
     return curve_of(runs, set_name, key, ", ".join(named), {**about, "steps": [run.step for run in runs]})
 

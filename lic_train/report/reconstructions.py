@@ -120,19 +120,19 @@ class Reconstructions:
         codec, fingerprint = self._codec(run)
         device = next(codec.parameters()).device
         x = original.to(device).float().div(255)
-        x_hat = decode(codec, data, fingerprint).cpu()
+        padded = run.results[self._set].protocol.pad(x, codec.downsampling_factor)
+        x_hat = padded.crop(decode(codec, data, fingerprint).cpu())
         _check(original, metrics.to_8bit(x_hat), row)
-        expected = estimate(codec, x)
-        height, width = x.shape[1:]
+        expected = estimate(codec, padded.x)
         save_png(paths[0], x_hat)
         save_error_map(paths[1], x.cpu(), x_hat)
-        save_bits_map(paths[2], metrics.bits_map(expected.likelihoods, expected.padded)[:height, :width])
+        save_bits_map(paths[2], padded.crop(metrics.bits_map(expected.likelihoods, expected.padded)))
 
     def _codec(self, run: Run) -> tuple[Codec, bytes]:
         """Return the run's model and its fingerprint. One model is cached, because calls are sorted by run."""
         if self._loaded is None or self._loaded[0] != run.path:
             self._loaded = None  # frees the memory first
-            codec, metadata = load_model(layout.best_model(run.path))
+            codec, metadata = load_model(run.file or layout.best_model(run.path))
             on_gpu = run.results[self._set].environment.get("device") != "cpu" and torch.cuda.is_available()
             self._loaded = run.path, move(codec, "cuda" if on_gpu else "cpu"), metadata.fingerprint
         return self._loaded[1:]

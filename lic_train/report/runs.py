@@ -1,4 +1,4 @@
-"""Read the finished runs below outputs/ with their results; list everything else with the reason."""
+"""Read the finished runs and the imported models below outputs/ with their results; list the rest with the reason."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from pydantic import BaseModel, Field, PositiveInt, ValidationError
 
 from lic_train.errors import LicError
 from lic_train.evaluate.results import Record, Result
+from lic_train.files.checkpoint import read_metadata
 from lic_train.rd.style import lambda_label
-from lic_train.runs.find import moved_aside, run_directories
-from lic_train.runs.layout import CONFIG, ENVIRONMENT, EVAL, FINISHED, METRICS
+from lic_train.runs.find import model_files, moved_aside, run_directories
+from lic_train.runs.layout import CONFIG, ENVIRONMENT, EVAL, FINISHED, METRICS, results_folder
 from lic_train.runs.state import read_config, read_finished
 from lic_train.runs.training_log import last_step
 from lic_train.system.reading import Unreadable, mistakes, printable, read_json
 
+IMPORTED = "imported"  # in place of a recipe
 _Content = TypeVar("_Content", bound=BaseModel)
 _Any = TypeVar("_Any")
 
@@ -32,20 +34,21 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Run:
-    """One finished training.
+    """One finished training, or an imported model, whose training is not known.
 
     Attributes:
-        path: run directory.
+        path: run directory; of an imported model, the folder of its results.
         where: the directory relative to outputs/, printable.
         model: name of the file in conf/model.
-        recipe: name of the file in conf/recipe.
+        recipe: name of the file in conf/recipe, or `IMPORTED`.
         lmbda: weight of the distortion.
         distortion: "mse" or "ms_ssim".
         name: name that separates runs of other configurations, or None.
-        step: optimizer steps done.
-        steps: optimizer steps in the configuration.
-        config: resolved configuration.
+        step: optimizer steps done; None of an imported model.
+        steps: optimizer steps in the configuration; None of an imported model.
+        config: resolved configuration; of an imported model, only the model, lambda and distortion.
         results: evaluations by name of the picture set.
+        file: the imported model, or None.
     """
 
     path: Path
@@ -55,10 +58,21 @@ class Run:
     lmbda: float
     distortion: str
     name: str | None
-    step: int
-    steps: int
+    step: int | None
+    steps: int | None
     config: dict[str, Any]
     results: dict[str, Result]
+    file: Path | None = None
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether the weights are those of other authors."""
+        return self.file is not None
+
+    @property
+    def order(self) -> tuple[float, int, str]:
+        """Key that sorts runs by lambda, and at one lambda by decreasing number of steps and by path."""
+        return self.lmbda, -(self.step or 0), self.where
 
     @property
     def family(self) -> tuple[str, str, str, str]:
@@ -93,6 +107,14 @@ class _Config(Record):
     model: dict[str, Any]
 
 
+class _Imported(Record):
+    """What ``lic zoo`` stores in a model file."""
+
+    lmbda: Annotated[float, Field(alias="lambda", gt=0, allow_inf_nan=False)]
+    distortion: Literal["mse", "ms_ssim"]
+    source: str
+
+
 def one_line(error: LicError) -> str:
     """Return the message of an error on one line, for a table cell: ``what Expected: ...; got: ...; to do: ...``."""
     labelled = {"expected": error.expected, "got": error.got, "to do": error.to_do}
@@ -108,13 +130,13 @@ def read_runs(outputs: Path, track: Callable[[list[Path]], Iterator[Path]] = ite
         track: wraps the list of directories to show progress.
 
     Returns:
-        The finished runs, and the unfinished, damaged or superseded ones with the reason.
+        The finished runs and imported models, and the unfinished, damaged or superseded ones with the reason.
     """
     runs, left_out = [], []
-    for path in track(list(run_directories(outputs))):
+    for path in track([*run_directories(outputs), *model_files(outputs)]):
         where = printable(path.relative_to(outputs) if path != outputs else path.name)
         try:
-            run, broken = _read(path, where)
+            run, broken = _read_imported(path, where) if path.is_file() else _read(path, where)
         except Unreadable as error:
             left_out.append(LeftOut(where, str(error)))
             continue
@@ -138,7 +160,7 @@ def _read(path: Path, where: str) -> tuple[Run, list[LeftOut]]:
     run = Run(
         path=path,
         where=where,
-        model=printable(config.choice.model if config.choice else _model_of_class(path, config)),
+        model=printable(config.choice.model if config.choice else _model_of_class(path, config.model)),
         recipe=printable(config.choice.recipe) if config.choice else "unknown",
         lmbda=config.lmbda,
         distortion=config.distortion,
@@ -151,9 +173,40 @@ def _read(path: Path, where: str) -> tuple[Run, list[LeftOut]]:
     return run, left_out
 
 
-def _model_of_class(path: Path, config: _Config) -> str:
+def _read_imported(file: Path, where: str) -> tuple[Run, list[LeftOut]]:
+    try:
+        metadata = read_metadata(file)
+    except LicError as error:
+        raise Unreadable(one_line(error)) from error
+    if "source" not in metadata.extra:
+        raise Unreadable("an exported model; its run directory is drawn instead")
+    if "lambda" not in metadata.extra:
+        raise Unreadable("lambda is not known; to do: lic zoo ... lambda=...")
+    about = _checked(_Imported, metadata.extra, "header")
+    folder = results_folder(file)
+    results, left_out = _results(folder, where)
+    others = [name for name, result in results.items() if result.fingerprint != metadata.fingerprint.hex()]
+    left_out += [LeftOut(where, f"{EVAL}/{name}.json is an evaluation of another model") for name in others]
+    run = Run(
+        path=folder,
+        where=where,
+        model=printable(_model_of_class(file, metadata.config)),
+        recipe=IMPORTED,
+        lmbda=about.lmbda,
+        distortion=about.distortion,
+        name=None,
+        step=None,
+        steps=None,
+        config={"model": metadata.config, "lambda": about.lmbda, "distortion": about.distortion},
+        results={name: result for name, result in results.items() if name not in others},
+        file=file,
+    )
+    return run, left_out
+
+
+def _model_of_class(path: Path, model: dict[str, Any]) -> str:
     """Return the name of the module of the model's class, for a configuration without the chosen names."""
-    module = str(config.model.get("_target_", "")).split(".")
+    module = str(model.get("_target_", "")).split(".")
     return module[-2] if len(module) > 1 else path.name
 
 

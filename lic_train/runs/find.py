@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lic_train.errors import CheckpointError
-from lic_train.runs.layout import CHECKPOINTS, CONFIG, FINISHED, METRICS
+from lic_train.runs.layout import CHECKPOINTS, CONFIG, EVAL, FINISHED, METRICS, results_folder
 
 _MARKS = (CONFIG.parts[0], CHECKPOINTS, FINISHED, METRICS)  # a folder with one of these is a run directory
 _OTHERS = ("anchors", "complexity", "report")  # folders of outputs/ that contain no runs
@@ -21,12 +21,23 @@ def run_directories(root: Path) -> Iterator[Path]:
 
     Symbolic links are not followed, and run directories are not searched for nested ones.
     """
+    return (path for path, _, is_run in _folders(root) if is_run)
+
+
+def model_files(root: Path) -> Iterator[Path]:
+    """Yield every model file below ``root`` that is outside run directories and was evaluated, sorted by folder."""
+    for folder, files, is_run in _folders(root):
+        models = [] if is_run else sorted(file for file in files if file.endswith(".safetensors"))
+        yield from (folder / file for file in models if (results_folder(folder / file) / EVAL).is_dir())
+
+
+def _folders(root: Path) -> Iterator[tuple[Path, list[str], bool]]:
+    """Yield every folder to search, its files, and whether it is a run directory."""
     for folder, names, files in os.walk(root):
         path = Path(folder)
-        if any(mark in names or mark in files for mark in _MARKS):
-            names.clear()
-            yield path
-        elif len(path.relative_to(root).parts) >= _MAX_DEPTH:
+        is_run = any(mark in names or mark in files for mark in _MARKS)
+        yield path, files, is_run
+        if is_run or len(path.relative_to(root).parts) >= _MAX_DEPTH:
             names.clear()
         else:
             names[:] = sorted(name for name in names if not name.startswith(".") and name not in _OTHERS)

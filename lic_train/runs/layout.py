@@ -45,6 +45,11 @@ def best_model(run: Path) -> Path:
     return run / CHECKPOINTS / BEST
 
 
+def results_folder(run: Path) -> Path:
+    """Return the folder of the results of a run directory, which is itself, or of a model file, which has its name."""
+    return run if run.is_dir() or not run.suffix else run.with_suffix("")
+
+
 def result(run: Path, set_name: str) -> Path:
     """Return the path of the JSON file with the evaluation results on a set."""
     return run / EVAL / f"{set_name}.json"

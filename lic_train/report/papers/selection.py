@@ -36,9 +36,9 @@ def same_lambda(a: float, b: float) -> bool:
 
 
 def samples(run: Run) -> int | None:
-    """Return the number of training crops of a run; None if its configuration has no batch size."""
+    """Return the number of training crops of a run; None if its configuration has no batch size or it is imported."""
     batch = run.config.get("batch_size")
-    return run.step * batch if isinstance(batch, int) else None
+    return run.step * batch if isinstance(batch, int) and run.step is not None else None
 
 
 def share(run: Run) -> float | None:
@@ -167,7 +167,7 @@ def one_family(runs: Iterable[Run], prefer: str = "") -> list[Run]:
     (``gcab_gmm_finetune``); more lambdas; runs without a name.
     """
     families: dict[tuple[str, str, str], dict[float, Run]] = {}
-    for run in sorted(runs, key=lambda run: (run.lmbda, -run.step, run.where)):
+    for run in sorted(runs, key=lambda run: run.order):
         families.setdefault(_family(run), {}).setdefault(run.lmbda, run)
 
     def rank(family: tuple[str, str, str]) -> tuple[Any, ...]:
