@@ -384,7 +384,10 @@ class IBLIC(HyperpriorCodec):
 
     def _psi(self, z_hat: Tensor) -> Tensor:
         """Return psi. Values of z_hat are integer steps from their median, so their series is constant per channel."""
-        series = rounding_error_series(self.entropy_bottleneck.medians.double()).to(z_hat)
+        series = rounding_error_series(self.entropy_bottleneck.medians.double())
+        if self.training:
+            series = (series * 2**20).round() / 2**20  # evaluation must not round what machines compute differently
+        series = series.to(z_hat)
         with repeatable(self.restore_z, self.h_s):
             return self.h_s(self.restore_z(z_hat, series))
 
