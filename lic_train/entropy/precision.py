@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -35,18 +35,20 @@ def in_float32(method: Callable[..., Any]) -> Callable[..., Any]:
 
 def at_least_float32(x: Tensor) -> Tensor:
     """Return ``x`` in float32, or in float64 if it already is."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def repeatable(*modules: nn.Module) -> AbstractContextManager[None]:
+    """Context in which modules compute in float64 in eval mode; their inputs must be float64, as z_hat is.
+
+    In training nothing changes.
+    """
+    return nullcontext() if modules[0].training else _float64(*modules)
 
 
 @contextmanager
-def repeatable(*modules: nn.Module) -> Iterator[None]:
-    """Context that makes modules compute in float64 in eval mode; their inputs must be float64, as z_hat is.
-
-    Parameters and buffers are replaced by copies, and restored at the end. In training nothing changes.
-    """
-    if modules[0].training:
-        yield
-        return
+def _float64(*modules: nn.Module) -> Iterator[None]:
+    """Context in which all parameters and buffers are replaced by copies in float64."""
     parts = {part for root in modules for part in root.modules()}
     groups: list[dict[str, Any]] = [group for part in parts for group in (part._parameters, part._buffers)]
     saved = [dict(group) for group in groups]

@@ -145,7 +145,7 @@ def test_bitstream_decodes_to_the_evaluation_forward(coder, height, width):
 @torch.no_grad()
 def test_decoded_latent_equals_the_encoders(coder):
     y = coder.g_a(torch.rand(1, 3, 64, 128))
-    psi = coder.h_s(coder.entropy_bottleneck(coder.h_a(y))[0])
+    psi = coder._psi(coder.entropy_bottleneck(coder.h_a(y))[0])
     y_hat, _ = coder.context(y, psi)
     assert y_hat.abs().max() > 2  # several symbols
     assert (y_hat - y_hat.round()).abs().max() > 0.1  # the means have an effect
