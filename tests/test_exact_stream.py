@@ -118,4 +118,4 @@ def test_disappeared_file_is_replaced_equally_everywhere(tmp_path):
     for batch in itertools.islice(iter(loader), 20):
         report.add(batch)
     loader.close()
-    assert report.damaged == {"07.png": "No such file or directory"}
+    assert report.damaged == {"train/07.png": "No such file or directory"}
