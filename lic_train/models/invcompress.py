@@ -8,7 +8,7 @@ code
 - Evaluation quantises like the bitstream, ``round(y - mean) + mean``; the code's forward pass rounds without the mean.
 - The context is evaluated as a wavefront instead of position by position.
 - Training draws one noise tensor for context, decoder and rate; the code draws a second one for the rate.
-- The flow is computed in float32 also under autocast: exponentials and inverse matrices lose precision in 16 bits.
+- The flow is computed in float32 also under autocast: its exponentials and inverse matrices are inexact in 16 bits.
 - ``kernels`` and ``enhancement_width`` are arguments, for smaller networks; the code has them fixed.
 
 The flow has no term of its own in the loss. It does not invert the codec: the average of groups of its channels and the
@@ -93,10 +93,9 @@ class Coupling(nn.Module):
 
     def __init__(self, channels: int, kernel: int) -> None:
         super().__init__()
-        first = channels // 4
-        self.sizes = (first, channels - first)
-        self.G1, self.H1 = (Subnet(*self.sizes, kernel) for _ in range(2))
-        self.G2, self.H2 = (Subnet(*reversed(self.sizes), kernel) for _ in range(2))
+        self.sizes = first, second = channels // 4, channels - channels // 4
+        self.G1, self.H1 = (Subnet(first, second, kernel) for _ in range(2))
+        self.G2, self.H2 = (Subnet(second, first, kernel) for _ in range(2))
 
     def forward(self, x: Tensor, inverse: bool = False) -> Tensor:
         """Map (B, C, h, w) to (B, C, h, w)."""

@@ -74,6 +74,13 @@ def bottleneck(in_channels: int, hidden: int, out_channels: int, kernel: int) ->
     )
 
 
+def last_weight(network: nn.Sequential) -> Tensor:
+    """Return the weight of the last convolution."""
+    last = network[-1]
+    assert isinstance(last, nn.Conv2d)
+    return last.weight
+
+
 class ConvNeXt(nn.Module):
     """ConvNeXt block (Liu et al. 2022) with expansion 2 and a layer scale, initially 1e-6."""
 
@@ -133,7 +140,7 @@ class LatentBlock(nn.Module):
         self.posterior = bottleneck(2 * channels, hidden, latent, kernel)
         self.prior = bottleneck(channels, hidden, 2 * latent, kernel)
         self.z_proj = nn.Sequential(conv(latent, hidden // 2, min(kernel, 3)), nn.GELU(), conv(hidden // 2, channels))
-        nn.init.zeros_(self.prior[-1].weight)
+        nn.init.zeros_(last_weight(self.prior))
 
     def forward(self, feature: Tensor, code: Code) -> Tensor:
         """Map the feature (B, C, h, w) to the next one, (B, C, h, w)."""
@@ -254,7 +261,7 @@ class QResVAE(Codec):
         with torch.no_grad():
             for block in self.top_down.blocks:
                 if isinstance(block, LatentBlock):
-                    block.z_proj[-1].weight *= gain
+                    last_weight(block.z_proj).mul_(gain)
 
     def forward(self, x: Tensor) -> CodecOutput:
         """Return x_hat and the likelihoods of all latents of x (B, 3, H, W); see `Codec`."""
