@@ -127,9 +127,8 @@ class GaacnnRecorder(Recorder):
         if quantity.startswith("9 outputs"):
             channel, (row, column) = (0, PLACES["(0, 0)"]) if "channel 0" in quantity else (96, PLACES["(9, 6)"])
             with torch.no_grad():
-                return self.codec.context.predict(self.maps["y_hat"], self.maps["psi"])[
-                    channel, :, row, column
-                ].tolist()
+                outputs = self.codec.context.predict(self.maps["y_hat"], self.maps["psi"])
+            return outputs[channel, :, row, column].tolist()
         return super().values(quantity)
 
 

@@ -353,8 +353,7 @@ def test_unknown_network_names_the_closest_model_and_the_first_difference() -> N
     weights["g_s.0.weight"] = torch.ones(12, 8, 7, 7)
     with pytest.raises(CheckpointError, match=r"(?s)one of .*cwam.*closest to mbt2018 with N=8, M=12.*g_s\.0\.weight"):
         recognise(weights)
-    with pytest.raises(CheckpointError, match=r"(?s)closest to bmshj2018.*
-  g_a\.0\.bias is missing.*more"):
+    with pytest.raises(CheckpointError, match=r"(?s)closest to bmshj2018.*g_a\.0\.bias is missing.*more"):
         recognise({"layer1.weight": torch.ones(3), "g_a.0.weight": torch.ones(8, 3, 5, 5)})
 
 
