@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from lic_train.errors import CheckpointError, ConfigError
 from lic_train.files import bitstream
-from lic_train.files.checkpoint import load_model
+from lic_train.files.checkpoint import load_model, read_metadata
 from lic_train.files.zoo.__main__ import main
 from lic_train.files.zoo.network import shapes
-from lic_train.files.zoo.published import facts
+from lic_train.files.zoo.published import facts, find
 from lic_train.files.zoo.reading import present_name, read_weights
 from lic_train.files.zoo.recognition import known_networks, recognise
 from lic_train.files.zoo.take_over import take_over
@@ -280,8 +280,7 @@ def test_two_files_are_one_network(tmp_path: Path) -> None:
     context = {key: tensor for key, tensor in weights.items() if key.startswith("conv")}
     torch.save({key: tensor for key, tensor in weights.items() if key not in context}, tmp_path / "mse1.pkl")
     torch.save(context, tmp_path / "mse1p.pkl")
-    _, found = take_over([tmp_path / "mse1.pkl", tmp_path / "mse1p.pkl"])
-    assert found.config == small_config("gaacnn")
+    assert recognise(read_weights([tmp_path / "mse1.pkl", tmp_path / "mse1p.pkl"])).config == small_config("gaacnn")
     with pytest.raises(CheckpointError, match=r"(?s)closest to gaacnn.*context\.\S+ is missing.*give all of them"):
         take_over([tmp_path / "mse1.pkl"])
 
@@ -356,9 +355,7 @@ def test_unknown_network_names_the_closest_model_and_the_first_difference() -> N
     weights["g_s.0.weight"] = torch.ones(12, 8, 7, 7)
     with pytest.raises(CheckpointError, match=r"(?s)one of .*cwam.*closest to mbt2018 with N=8, M=12.*g_s\.0\.weight"):
         recognise(weights)
-    with pytest.raises(
-        CheckpointError, match=r"(?s)The weights belong to an unknown network.*layer1\.weight is unknown"
-    ):
+    with pytest.raises(CheckpointError, match=r"(?s)closest to bmshj2018.*g_a\.0\.bias is missing.*more"):
         recognise({"layer1.weight": torch.ones(3), "g_a.0.weight": torch.ones(8, 3, 5, 5)})
 
 
@@ -393,35 +390,59 @@ def test_command_line_writes_a_model_with_its_lambda(tmp_path: Path, capsys: pyt
 
 @pytest.mark.parametrize("named_by", ["file", "folder", "option", "nothing"])
 def test_published_result_is_found_by_name(named_by: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / ("exp_01_mse_0175" if named_by == "folder" else "exp") / "checkpoints"
+    name = "bmshj2018-factorized-prior-3"
+    folder = tmp_path / (f"exp_{name}_mse" if named_by == "folder" else "exp") / "checkpoints"
     folder.mkdir(parents=True)
-    path = folder / ("mse_0175_best.pth.tar" if named_by == "file" else "checkpoint.pth.tar")
-    torch.save(authors_file("cwam"), path)
+    path = folder / (f"{name}-5c6f152b.pth.tar" if named_by == "file" else "checkpoint.pth.tar")
+    torch.save(make_codec(FACTORIZED).state_dict(), path)
     out = tmp_path / "out.safetensors"
-    main([str(path), str(out), *(["--quality-from", "mse_0175"] if named_by == "option" else [])])
+    main([str(path), str(out), *(["--quality-from", name] if named_by == "option" else [])])
     printed = capsys.readouterr().out
-    extra = load_model(out)[1].extra
+    extra = read_metadata(out).extra
     if named_by == "nothing":
         assert "published" not in extra
         assert "lambda" not in extra
         assert "lambda is not known" in printed
         return
-    assert extra["lambda"] == 0.0175
-    assert {key: extra["published"][key] for key in ("name", "set", "bpp", "psnr")} == {
-        "name": "mse_0175",
-        "set": "kodak",
-        "bpp": 0.4886,
-        "psnr": 34.257,
-    }
+    assert extra["lambda"] == 0.0067
+    published = {key: extra["published"][key] for key in ("name", "set", "bpp", "psnr")}
+    assert published == {"name": name, "set": "kodak", "bpp": 0.288, "psnr": 29.62}
     assert extra["published"]["options"] == {"padding": "zero_centred", "multiple": 64, "psnr": "float"}
-    assert "published as mse_0175: kodak 0.489 bpp 34.26 dB" in printed
+    assert f"published as {name}: kodak 0.288 bpp 29.62 dB" in printed
 
 
 def test_unknown_published_name_lists_the_known_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    torch.save(authors_file("cwam"), tmp_path / "a.pt")
+    torch.save(make_codec(FACTORIZED).state_dict(), tmp_path / "a.pt")
     with pytest.raises(SystemExit):
-        main([str(tmp_path / "a.pt"), str(tmp_path / "a.safetensors"), "--quality-from", "mse_5"])
-    assert "mse_0045, mse_00975" in capsys.readouterr().err.replace("\n", " ")
+        main([str(tmp_path / "a.pt"), str(tmp_path / "a.safetensors"), "--quality-from", "q5"])
+    assert "bmshj2018-factorized-prior-1, bmshj2018-factorized-prior-2" in capsys.readouterr().err.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "word", "name", "lmbda"),
+    [
+        ("cwam", {"N": 128}, "mse_00975.pth.tar", "mse_00975", 0.00975),
+        ("cwam", {"N": 128}, "mse_009750.pth.tar", None, None),
+        ("stf", {}, "stf_0018_best.pth.tar", "stf_0018", 0.0018),
+        ("tcm", {"N": 64}, "0.0025.pth.tar", "0.0025", 0.0025),
+        ("tcm", {"N": 64}, "0.013.pth..tar", "0.013", 0.013),
+        ("tcm", {"N": 128}, "0.013.pth..tar", None, None),
+        ("tcm", {"N": 128}, "0.05.pth.tar", "0.05", 0.05),
+        ("qres_vae", {}, "qres34m-lmb128.pt", "lmb128", 0.03408),
+        ("invcompress", {"N": 128}, "mse_q2_checkpoint.pth.tar", "mse_q2", None),
+    ],
+)
+def test_names_of_published_files(model: str, arguments: Any, word: str, name: str | None, lmbda: float | None) -> None:
+    found = find({"_target_": f"lic_train.models.{model}.X", **arguments}, [Path("/x") / word], None)
+    assert (found and found.result.name, found and found.lmbda) == (name, lmbda)
+
+
+def test_ms_ssim_results_are_found_by_the_distortion() -> None:
+    config, path = {"_target_": "lic_train.models.tinylic.TinyLIC"}, [Path("q3.pth.tar")]
+    mse, similarity = find(config, path, None), find(config, path, "ms_ssim")
+    assert mse is not None
+    assert similarity is not None
+    assert (mse.result.described, similarity.result.described) == ("0.310 bpp 32.37 dB", "0.244 bpp MS-SSIM 0.9780")
 
 
 def test_published_results_are_the_cited_ones() -> None:
