@@ -20,7 +20,8 @@ MAX_BYTES = 64 * 2**20  # per JSON file; results of 100,000 images take half of 
 MAX_YAML_BYTES = 2**18  # a configuration has 5 kB, and PyYAML reads a megabyte in ten seconds
 MAX_LINE = 2**16  # characters per line of a CSV file
 MAX_DEPTH = 32  # containers inside each other
-MAX_VALUES = 2**22  # per file, counted as often as YAML aliases and shared objects repeat them
+MAX_VALUES = 2**16  # of a configuration, counted as often as YAML aliases and shared objects repeat them
+MAX_JSON_VALUES = 2**22  # per JSON file, which cannot repeat values
 MAX_BITS = 64  # of an integer; Python cannot print one of 2**14 bits, nor convert one of 2**10 bits to a float
 _MAX_SHOWN = 120  # characters of a name
 _MAX_MISTAKES = 3  # validation errors in one message
@@ -53,10 +54,10 @@ def parse_json(data: bytes | str) -> Any:
         Unreadable: it is not valid JSON within the limits of `plain`.
     """
     comma = b"," if isinstance(data, bytes) else ","
-    if data.count(comma) > MAX_VALUES:  # type: ignore[arg-type]  # before parsing, which takes 64 bytes for "[],"
-        raise Unreadable(f"more than {MAX_VALUES:,} values")
+    if data.count(comma) > MAX_JSON_VALUES:  # type: ignore[arg-type]  # before parsing, which takes 64 bytes for "[],"
+        raise Unreadable(f"more than {MAX_JSON_VALUES:,} values")
     try:
-        return plain(json.loads(data))
+        return plain(json.loads(data), MAX_JSON_VALUES)
     except (ValueError, RecursionError) as error:
         raise Unreadable(f"not valid JSON: {_first_line(error)}") from error
 
@@ -75,11 +76,11 @@ def read_yaml(path: Path) -> Any:
     return plain(content)
 
 
-def plain(content: Any) -> Any:
+def plain(content: Any, most: int = MAX_VALUES) -> Any:
     """Return ``content`` if it consists of dictionaries, lists, strings, numbers, booleans and None, within limits.
 
     Raises:
-        Unreadable: another type, more than `MAX_DEPTH` levels (a cycle has infinitely many), more than `MAX_VALUES`
+        Unreadable: another type, more than `MAX_DEPTH` levels (a cycle has infinitely many), more than ``most``
             values, an integer of more than `MAX_BITS` bits, or text that is not Unicode.
     """
     count, layer = 0, [content]
@@ -93,8 +94,8 @@ def plain(content: Any) -> Any:
                 below += value
             else:
                 _check_scalar(value)
-            if count + len(below) > MAX_VALUES:
-                raise Unreadable(f"more than {MAX_VALUES:,} values")
+            if count + len(below) > most:
+                raise Unreadable(f"more than {most:,} values")
         if not below:
             return content
         count, layer = count + len(below), below

@@ -165,9 +165,12 @@ def _read(path: Path, end: int | None = None) -> tuple[list[str], list[dict[str,
     """
     whole, _, _torn = path.read_bytes()[:end].decode(errors="replace").rpartition("\n")
     reader = csv.DictReader(whole.splitlines())
-    columns = list(reader.fieldnames or ["step"])
-    rows = list(reader)
-    if columns[0] != "step" or not all((row["step"] or "").isdigit() for row in rows):
+    try:
+        columns = list(reader.fieldnames or ["step"])
+        rows = list(reader)
+    except csv.Error:  # a field of more than 131,072 characters
+        columns, rows = [whole], []
+    if columns[0] != "step" or not all((row["step"] or "").isdecimal() for row in rows):
         raise ConfigError(
             f"{path} is not a metrics file of this program.",
             expected="a CSV with step as the first column",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from importlib.metadata import entry_points
 
@@ -10,15 +11,15 @@ from lic_train.data.sets.splits import Split
 
 # Installed distributions declare sources of their own as entry points of this group.
 ENTRY_POINTS = "lic_train.data"
-NAMES = ("demo", "folder", "imagenet")  # functions of lic_train.data.sets.sources
+NAMES = [name for name in sources.__all__ if inspect.isfunction(getattr(sources, name))]
 
 
 def find_source(target: str) -> Callable[..., Split]:
     """Return the function that ``data.source._target_`` of a run's configuration names.
 
-    A target is a function of `lic_train.data.sets.sources`, or one that an installed distribution declares as an entry
-    point of the group ``lic_train.data`` with the value ``package.module:function``. Nothing is imported for any other
-    target, because configurations come from untrusted files.
+    A target is a function in ``__all__`` of `lic_train.data.sets.sources`, or one that an installed distribution
+    declares as an entry point of the group ``lic_train.data`` with the value ``package.module:function``. Nothing is
+    imported for any other target, because configurations come from untrusted files.
 
     Raises:
         ValueError: the target is neither, or it cannot be imported.
