@@ -131,6 +131,14 @@ def test_palette_with_and_without_transparency():
     assert torch.equal(decode(encoded(image, "GIF")), planes(table[indices]))
 
 
+def test_16_bit_grey_with_alpha_is_exact():
+    samples = RANDOM.integers(0, 65536, (40, 50, 2), dtype=np.uint16)
+    grey, alpha = samples[..., 0] / 65535, samples[..., 1] / 65535
+    exact = 255 * (grey * alpha + 1 - alpha)
+    got = decode(png(samples, 4, 16)).numpy()
+    assert np.abs(got - exact).max() <= 0.5 + 1 / 257  # rounded once to 16 bits and once to 8
+
+
 def test_alpha_is_composited_on_white():
     colour, alpha = colours(7, 6), RANDOM.integers(0, 256, (7, 6), dtype=np.uint8)
     got = decode(png(np.dstack([colour, alpha]), 6, 8))

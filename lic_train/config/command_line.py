@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from lic_train.config.literal import literal, quoted
+from lic_train.config.literal import PATH_KEYS, literal, quoted, sealed
 from lic_train.config.names import SEARCH_PATH, SWEEP_SECTIONS, group_options, key_of, name_problems, raise_all
 from lic_train.config.resolvers import register_resolvers
 from lic_train.errors import ConfigError
@@ -164,7 +164,7 @@ def _for_every_job(overrides: Sequence[str]) -> list[str]:
         if not dot or section in ("hydra", *SWEEP_SECTIONS) or is_swept(override):
             return override
         key, _, value = override.partition("=")
-        return f"{key}=choice({value})"
+        return sealed(override) if key in PATH_KEYS else f"{key}=choice({value})"
 
     sweeps_a_group = any(is_swept(override) and group_options(key_of(override)) for override in overrides)
     return [hidden(override) for override in overrides] if sweeps_a_group else list(overrides)

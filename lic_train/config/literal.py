@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from urllib.parse import quote, unquote
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
 LISTS = ("data.root", "eval.root")  # these keys can also hold several paths: data.root=[/a,/b]
 PATH_KEYS = (*LISTS, "checkpoint", "data.source.cache", "init_from", "output")
+_SEAL = "%%"  # does not occur in percent-encoded text
 _SPECIAL = re.compile(r"""null|choice\(.*\)|'.*'|".*"|.*\$\{.*|""", re.DOTALL)  # these remain in Hydra's grammar
 
 
@@ -27,6 +29,18 @@ def literal(override: str) -> str:
         entries = re.findall(r"""\s*('[^']*'|"[^"]*"|[^,]+)""", value[1:-1])
         return f"{key}=[{','.join(_quoted_entry(entry.strip()) for entry in entries)}]"
     return f"{key}={quoted(os.path.expanduser(value))}"
+
+
+def sealed(override: str) -> str:
+    """Return ``KEY=choice(...)`` with the value percent-encoded: Hydra's sweeper loses the quotes of an element."""
+    key, _, value = override.partition("=")
+    return f"{key}=choice({_SEAL}{quote(value, safe='')})"
+
+
+def opened(override: str) -> str:
+    """Undo `sealed` for an override that Hydra's sweeper took from the choice."""
+    key, _, value = override.partition("=")
+    return f"{key}={unquote(value.removeprefix(_SEAL))}" if value.startswith(_SEAL) else override
 
 
 def quoted(text: str) -> str:

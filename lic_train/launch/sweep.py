@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich import get_console
 
 from lic_train.config.compose import validated
+from lic_train.config.literal import opened
 from lic_train.launch.engine import Engine, Outcome
 from lic_train.launch.plan import Job, counted, plan
 from lic_train.launch.process import StopRequest
@@ -65,7 +66,7 @@ class Sweep:
             One result per job: its validation loss, for a search; None if the run did not finish.
         """
         with errors_without_traceback():
-            name, jobs = self._train(typed)
+            name, jobs = self._train([list(map(opened, overrides)) for overrides in typed])
         self.trials_left -= len(jobs)
         found = rows(list(self.jobs.values()), self.outcomes)
         path = self.directory / f"{name}.json"
