@@ -207,8 +207,8 @@ class CropLoader(DataLoader[Batch]):
         Raises:
             DataError: a worker ended.
         """
-        self._waiting = True
         try:
+            self._waiting = True
             return next(batches, None)
         except (RuntimeError, OSError, EOFError) as error:
             self._waiting = False
