@@ -49,7 +49,7 @@ def test_every_layout_has_the_same_photographs_and_names(tmp_path, files, root):
 def test_zip_of_the_folder(tmp_path, home):
     extra = {f"{home}test/x.JPEG": b"t", "ILSVRC/ImageSets/train.txt": b""}
     inside = {**below(f"{home}train", TRAIN), **below(f"{home}val", VAL), **extra}
-    train, val, _ = imagenet(str(write_tree(tmp_path, {"all.zip": zip_bytes(inside)}) / "all.zip"))
+    train, val, *_ = imagenet(str(write_tree(tmp_path, {"all.zip": zip_bytes(inside)}) / "all.zip"))
     assert contents(train) == below(f"{home}train", TRAIN)
     assert contents(val) == below(f"{home}val", VAL)
 
