@@ -33,7 +33,9 @@ WANTED = {
     "gaacnn": ["Table I:", "Table II:", "Fig. 4", "Fig. 5"],
     "gcab_gmm": ["Table 1", "Fig. 4", "Fig. 5", "Fig. 6", "Fig. 7"],
     "iblic": [
-        "Table II:", "Table III:", "Table IV:", "Table V:", "Fig. 7", "Fig. 9", "Fig. 11", "Fig. 12", "Fig. 13",
+        "Table II:", "Table III:", "Table IV:", "Table V:", "Fig. 7", "Fig. 8: crops of kodim07",
+        "Fig. 9: size of the interleaved patches", "Fig. 10: crops of kodim22", "Fig. 11", "Fig. 12",
+        "Fig. 13: the modules on STF",
     ],
 }  # fmt: skip
 

@@ -58,18 +58,20 @@ class InterleavedCodec(nn.Module):
         self.assemble = FeatureAssembly(channels, patch, 2)
         return channels * num_frames
 
-    def add_compensation(self, M: int, Z: int, mode: str = "learned", noise: float = 0.0) -> None:
+    def add_compensation(self, M: int, Z: int, mode: str = "learned", noise: float = 0.0, noise_z: float = 0.0) -> None:
         """Build the compensation of the quantisation errors of y (M channels) and z (Z channels).
 
         Args:
             M: channels of y.
             Z: channels of z.
             mode: see `ErrorCompensation`.
-            noise: b of `LaplaceNoise`, which evaluation adds to y_hat; 0 for none.
+            noise: b of `LaplaceNoise`, which evaluation adds to y_hat, equation (14); 0 for none.
+            noise_z: b of the noise that evaluation adds to z_hat, equation (15); 0 for none.
         """
         self.compensate_y, self.restore_y = (ErrorCompensation(mode, M, sign) for sign in (-1, 1))
         self.compensate_z, self.restore_z = (ErrorCompensation(mode, Z, sign) for sign in (-1, 1))
         self.noise = LaplaceNoise(noise) if noise else nn.Identity()
+        self.noise_z = LaplaceNoise(noise_z) if noise_z else nn.Identity()
 
     def forward(self, x: Tensor) -> CodecOutput:
         """Return x_hat, likelihoods and, with an enhancement, features of x (B, 3, H, W); see `Codec`."""
@@ -89,10 +91,14 @@ class InterleavedCodec(nn.Module):
         return y, self.compensate_z(self.h_a(y))
 
     def _psi(self, z_hat: Tensor) -> Tensor:
-        """Return psi. Values of z_hat are integer steps from their median, so their series is constant per channel."""
-        series = rounding_error_series(self.entropy_bottleneck.medians.double()).to(z_hat)
-        with repeatable(self.restore_z, self.h_s):
-            return self.h_s(self.restore_z(z_hat, series))
+        """Return psi.
+
+        Values of z_hat are integer steps from their median, so without noise their series is constant per channel.
+        """
+        medians = self.entropy_bottleneck.medians.to(z_hat)
+        with repeatable(self.noise_z, self.restore_z, self.h_s):
+            noisy = self.noise_z(z_hat)
+            return self.h_s(self.restore_z(noisy, rounding_error_series(medians + (noisy - z_hat))))
 
     def _decoded(self, y_hat: Tensor) -> Tensor:
         """Map y_hat (B, M, H/16, W/16) to F_e (B, C * T, h, w)."""

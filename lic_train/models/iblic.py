@@ -1,17 +1,21 @@
 """IB-LIC: Tiny-LIC between interleaved sub-images, with refined and enhanced features and compensated rounding.
 
-S. Jiang, H. Yuan, L. Li, R. Hamzaoui, M. Wang, M. Huo, "Interleaved Block-based Learned Image Compression with Feature
+S. Jiang, H. Yuan, S. Li, R. Hamzaoui, X. Wang, J. Huo, "Interleaved Block-based Learned Image Compression with Feature
 Enhancement and Quantization Error Compensation", https://arxiv.org/abs/2502.15188
 
 There is no public code, and the text does not specify all widths. They are chosen to match every row of the paper's
 table of multiplications; where two interpretations match, the one that trains well is used
 - C = N/4 channels per frame, bottleneck residual units, and a first and last backbone convolution of stride 1.
 - Compensation is v + tanh(1x1 convolution of v and its Fourier series) / 2, initially zero: ``qecm="learned"``. The
-  printed equations are ``qecm="fixed"``; the series of an integer is zero, so they change no symbol at test time.
+  printed equations are ``qecm="fixed"``. They change symbols of y too, because the context rounds y - mean, not y.
 - The decoded feature of the whole image is synthesised and added to the re-interleaved picture.
 - The loss term of the enhanced feature sends no gradient to the refined one (see ``features``); otherwise the encoder
   would shrink it.
-- As in Tiny-LIC, noise is only in the likelihood. Laplacian noise before g_s is off by default: ``noise=0``.
+- The convolutions of FExM are shared by all sub-images; the text does not state whether they are.
+- CRM is only in the eight main stages. The convolutions beside it and its own last ones are initialised smaller,
+  otherwise x_hat starts about 100 times too large.
+- As in Tiny-LIC, noise is only in the likelihood. The Laplacian noise of equations (14) and (15), on y_hat before g_s
+  and on z_hat before h_s, is off by default, because its parameters are not known: ``noise``, ``noise_z``.
 
 Legend: B batch, H W image, p patch, T = p^2 + 1 frames, C channels per frame, h w = H/p W/p, N M backbone channels;
 y (B, M, H/16, W/16), z (B, 3N/2, H/64, W/64), psi (B, 2M, H/16, W/16). Frames are (B, T, C, h, w).
@@ -82,6 +86,7 @@ class IBLIC(InterleavedCodec, HyperpriorCodec):
         crm: concatenated residual modules in the eight main stages.
         qecm: quantisation error compensation, ``learned``, ``fixed`` or ``off``.
         noise: b of the Laplacian noise that evaluation adds to y_hat after entropy decoding; 0 for none.
+        noise_z: b of the Laplacian noise that evaluation adds to z_hat; 0 for none.
         drop_path: as in `lic_train.models.tinylic`.
 
     Raises:
@@ -101,12 +106,14 @@ class IBLIC(InterleavedCodec, HyperpriorCodec):
         crm: bool = True,
         qecm: str = "learned",
         noise: float = 0.0,
+        noise_z: float = 0.0,
         drop_path: float = 0.1,
     ) -> None:
         super().__init__()
         check_options(N, M, drop_path)
         qecm = "off" if qecm is False else qecm  # YAML parses a bare off as false
-        _check_switches(size, patch, levels, fexm, frm or fenm, qecm, noise)
+        _check_switches(size, patch, levels, fexm, frm or fenm, qecm)
+        _check_noise(noise=noise, noise_z=noise_z)
         full = size == "full"
         C, T, Z = N // (4 if full else 8), patch**2 + 1, 3 * N // 2
         self._build_ends(C, T, patch, levels, full, fexm, frm, fenm)
@@ -124,7 +131,7 @@ class IBLIC(InterleavedCodec, HyperpriorCodec):
         if crm and full:
             for unit in (*self.g_a, *self.g_s):
                 scale_init(unit.conv, 0.5)  # the parallel shortcut doubles the signal
-        self.add_compensation(M, Z, qecm, noise)
+        self.add_compensation(M, Z, qecm, noise, noise_z)
         self.entropy_bottleneck = EntropyBottleneck(Z, straight_through=True)
         self.context = MultistageContext(M)
 
@@ -140,7 +147,7 @@ class IBLIC(InterleavedCodec, HyperpriorCodec):
         self.assemble = FeatureAssembly(C, patch, num) if fexm else nn.Identity()
 
 
-def _check_switches(size: str, patch: int, levels: int, fexm: bool, needs_fexm: bool, qecm: str, noise: float) -> None:
+def _check_switches(size: str, patch: int, levels: int, fexm: bool, needs_fexm: bool, qecm: str) -> None:
     choices = (
         ("size", size, ("full", "tiny")),
         ("patch", patch, (1, 2, 4, 8)),
@@ -154,5 +161,9 @@ def _check_switches(size: str, patch: int, levels: int, fexm: bool, needs_fexm: 
         raise ValueError("fexm: expected true for frm and fenm, which work on its features, got false")
     if size == "tiny" and patch == 1:
         raise ValueError("patch: expected 2, 4 or 8 for size=tiny, got 1; a 1x1 convolution of stride 2 loses pixels")
-    if not noise >= 0:
-        raise ValueError(f"noise: expected the scale of a Laplacian, at least 0, got {noise}")
+
+
+def _check_noise(**scales: float) -> None:
+    for name, scale in scales.items():
+        if not scale >= 0:
+            raise ValueError(f"{name}: expected the scale of a Laplacian, at least 0, got {scale}")

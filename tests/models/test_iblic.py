@@ -171,6 +171,7 @@ def test_all_switches_off_is_tinylic():
         ({"fexm": False, "frm": False}, "fexm: expected true"),
         ({"size": "tiny", "patch": 1}, "patch: expected 2, 4 or 8 for size=tiny"),
         ({"noise": -0.1}, "noise: expected"),
+        ({"noise_z": -0.1}, "noise_z: expected"),
     ],
 )
 def test_invalid_options_raise(options, message):
@@ -295,7 +296,7 @@ def test_series_of_z_hat_is_constant_per_channel():
     hook.remove()
     (inputs, restored) = seen[0]
     torch.testing.assert_close(restored, z_hat + rounding_error_series(z_hat), rtol=0, atol=1e-5)
-    assert inputs[1].shape == (1, 48, 1, 1)
+    assert torch.equal(inputs[1], inputs[1][:, :, :1, :1].expand_as(inputs[1]))
 
 
 def test_splitmix64_equals_unbounded_integer_arithmetic():
@@ -347,6 +348,8 @@ CASES = [
     ({"patch": 4, "qecm": "fixed", "levels": 3}, "64x64"),
     ({"patch": 8, "qecm": "off", "fenm": False}, "64x64"),
     ({"noise": 0.05}, "64x64"),
+    ({"noise_z": 0.05}, "64x64"),
+    ({"noise_z": 0.05, "qecm": "fixed"}, "64x64"),
 ]
 
 
@@ -363,6 +366,16 @@ def test_noise_does_not_affect_the_file():
     assert plain.compress(x) == coded
     assert torch.equal(noisy.decompress(**coded)["x_hat"], noisy.decompress(**coded)["x_hat"])
     assert not torch.equal(plain(x)["x_hat"], noisy(x)["x_hat"])
+
+
+@torch.no_grad()
+def test_noise_on_z_changes_the_prediction_of_y_only():
+    x = picture(64, 64)
+    plain, noisy = small(), small(noise_z=0.05)
+    (y, z), (noisy_y, noisy_z) = plain.compress(x)["strings"], noisy.compress(x)["strings"]
+    assert z == noisy_z
+    assert y != noisy_y
+    assert torch.equal(plain.train()._psi(torch.ones(1, 48, 1, 1)), noisy.train()._psi(torch.ones(1, 48, 1, 1)))
 
 
 @torch.no_grad()
