@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -310,3 +312,14 @@ def test_channels_last_trains_like_the_default_layout(name, small_codec):
         # Codecs that round in training may round one element differently, hence the tolerance of a fifth.
         # The gradient of a bias before a batch norm consists of rounding errors only.
         assert (gradient - plain[key]).norm() <= 0.2 * plain[key].norm() + 1e-6, key
+
+
+@every_model
+def test_copies_and_pickles_of_a_ready_model_decode(name, small_codec):
+    model = small_codec(name)
+    x = photograph(64, 64)
+    with model.ready_to_code(), torch.no_grad():
+        data = bitstream.encode(model, x, bytes(8))
+        expected = bitstream.decode(model, data, bytes(8))
+        for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert torch.equal(bitstream.decode(other, data, bytes(8)), expected)

@@ -20,6 +20,7 @@ import compressai.models
 
 from lic_train.entropy.autoregressive import COMPRESSAI_NAMES, SerialContext
 from lic_train.entropy.bottleneck import EntropyBottleneck
+from lic_train.layers.attention_block import make_picklable
 from lic_train.layers.subsampled import SubsampledConv2d
 from lic_train.models.base import HyperpriorCodec
 
@@ -32,6 +33,7 @@ class Cheng2020Attention(HyperpriorCodec):
     def __init__(self, N: int) -> None:
         super().__init__()
         networks = compressai.models.Cheng2020Attention(N)
+        make_picklable(networks)
         networks.g_a[0].skip = SubsampledConv2d.like(networks.g_a[0].skip)
         self.g_a, self.g_s = networks.g_a, networks.g_s
         self.h_a, self.h_s = networks.h_a, networks.h_s

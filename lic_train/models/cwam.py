@@ -29,12 +29,13 @@ from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
-from compressai.layers import GDN, AttentionBlock
+from compressai.layers import GDN
 from compressai.models.utils import conv, deconv
 from torch import Tensor, nn
 
 from lic_train.entropy.autoregressive import COMPRESSAI_NAMES, SerialContext
 from lic_train.entropy.bottleneck import EntropyBottleneck
+from lic_train.layers.attention_block import AttentionBlock
 from lic_train.layers.enhancement import Enhancement
 from lic_train.layers.gated_attention import GatedAttention
 from lic_train.layers.hyper import cheng_h_a, cheng_h_s

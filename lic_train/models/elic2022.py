@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.entropy.passes import LatentPass, PassContext
 from lic_train.entropy.precision import planar
+from lic_train.layers.attention_block import make_picklable
 from lic_train.models.base import HyperpriorCodec
 
 
@@ -94,6 +95,7 @@ class ELIC(HyperpriorCodec):
     def __init__(self, N: int, M: int, groups: tuple[int, ...] | None = None) -> None:
         super().__init__()
         networks = compressai.models.Elic2022Official(N, M, groups=groups)
+        make_picklable(networks)
         self.g_a, self.g_s = networks.g_a, networks.g_s
         hyper, latent = networks.latent_codec["hyper"], networks.latent_codec["y"]
         self.h_a, self.h_s = hyper.h_a, hyper.h_s

@@ -24,12 +24,12 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from compressai.layers import AttentionBlock
 from torch import Tensor, nn
 
 from lic_train.entropy.autoregressive import SerialContext
 from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.entropy.precision import in_float32
+from lic_train.layers.attention_block import AttentionBlock
 from lic_train.layers.enhancement import Enhancement, start_at_zero
 from lic_train.layers.hyper import cheng_h_a, cheng_h_s
 from lic_train.models.base import HyperpriorCodec

@@ -21,7 +21,6 @@ from collections.abc import Sequence
 
 import torch
 from compressai.layers import (
-    AttentionBlock,
     ResidualBlock,
     ResidualBlockUpsample,
     ResidualBlockWithStride,
@@ -33,6 +32,7 @@ from torch import Tensor, nn
 
 from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.entropy.slices import SliceContext
+from lic_train.layers.attention_block import AttentionBlock
 from lic_train.layers.hyper import ScaleMeanSynthesis
 from lic_train.layers.subsampled import SubsampledConv2d
 from lic_train.layers.transformer import TransformerBlock
