@@ -24,8 +24,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lic_train.errors import CheckpointError, ConfigError
-from lic_train.files.limits import Limited, check_stored, checked_config, read_zip
-from lic_train.models.base import Codec, build
+from lic_train.files.limits import at_most_parameters, check_stored, checked_config, read_zip
+from lic_train.models.base import Codec, build, outline
 from lic_train.system import atomic
 from lic_train.system.reading import Unreadable, parse_json, plain, require_file
 from lic_train.system.screen import reason
@@ -35,6 +35,8 @@ _KEY = "lic_train"
 _AVERAGE = "weight_averaging"  # key of the moving average of the parameters in a training checkpoint
 _TABLES = "coding_tables"  # prefix of the tables in a safetensors file, and their key in a training checkpoint
 _COPY_AGAIN = "copy or export the file again"
+# Constructors create more parameters than they keep: those of CompressAI's networks also build entropy models.
+_BUILT_PARAMETERS = 4
 _NAMED = 4  # tensors that an error lists before it counts the others
 
 
@@ -240,14 +242,19 @@ def _unreadable(path: Path, reason: str) -> CheckpointError:
 
 
 def _build(config: Mapping[str, Any], tensors: Mapping[str, Tensor], tables: Mapping[str, Tensor], path: Path) -> Codec:
-    """Return the model ready to code, with ``tables`` unless there are none."""
+    """Return the model ready to code, with ``tables`` unless there are none.
+
+    Shapes are compared before the model takes memory: a file of 1 kB that declares N=M=3000 would cost 13 GB.
+    """
     try:
-        with Limited(sum(tensor.nbytes for tensor in tensors.values()), len(tensors)):
-            model = build(config)
-    except Exception as error:  # hostile arguments raise exceptions of any type in a constructor
+        with at_most_parameters(_BUILT_PARAMETERS * len(tensors) + 64):
+            shapes = outline(config).state_dict()
+    except (ValueError, Unreadable) as error:
         raise CheckpointError(
             f"{path} has a configuration from which no model can be built.", expected="a known model", got=reason(error)
         ) from error
+    _check_shapes(shapes, config, tensors, path)
+    model = build(config)
     fill(model, config, tensors, path)
     if tables:
         model.use_tables(tables)
@@ -262,15 +269,21 @@ def fill(model: Codec, config: Mapping[str, Any], tensors: Mapping[str, Tensor],
     Raises:
         CheckpointError: the tensors belong to another model.
     """
-    if problems := _mismatches(model.state_dict(), tensors):
+    _check_shapes(model.state_dict(), config, tensors, path)
+    model.load_state_dict(tensors)
+    model.eval()
+
+
+def _check_shapes(
+    expected: Mapping[str, Tensor], config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path
+) -> None:
+    if problems := _mismatches(expected, tensors):
         more = f"and {len(problems) - _NAMED} more"
         raise CheckpointError(
             f"{path} has tensors that do not fit its configuration: it is from another model or another version.",
             expected=f"the tensors of {dict(config)}",
             got="\n".join(problems[:_NAMED] + [more] * (len(problems) > _NAMED)),
         )
-    model.load_state_dict(tensors)
-    model.eval()
 
 
 def _mismatches(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> list[str]:

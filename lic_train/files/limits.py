@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.utils._pytree import tree_leaves
 
 from lic_train.system.reading import Unreadable, plain, require_file
 
 MAX_ARGUMENT = 2**13  # of a model's constructor; the widest published network has 640 channels
 MAX_ARGUMENTS = 1000
-# What a constructor may create: multiples of the bytes and of the number of tensors in the file, and a fixed part.
-_TIMES, _BYTES, _TENSORS = 8, 2**26, 4096
 
 
 def read_zip(path: Path, *, mmap: bool = False) -> Any:
@@ -70,59 +68,23 @@ def check_stored(tensors: Mapping[str, Tensor], path: Path) -> None:
         raise Unreadable(f"tensors of {declared:,} bytes in a file of {stored:,} bytes")
 
 
-class TooLarge(RuntimeError):
-    """A constructor needs more memory than the file of the model justifies."""
+@contextmanager
+def at_most_parameters(count: int) -> Iterator[None]:
+    """Context in which constructors create at most ``count`` parameters.
 
-
-class Limited(TorchDispatchMode):
-    """Context in which a model is built: its constructor allocates in proportion to the file that describes it.
-
-    Otherwise a file of 1 kB that declares N=M=3000 costs 13 GB before its tensors can be compared with the network's.
-
-    Args:
-        num_bytes: of the tensors in the file.
-        tensors: their number.
+    Raises:
+        Unreadable: they create more.
     """
+    left = count
 
-    def __init__(self, num_bytes: int, tensors: int) -> None:
-        super().__init__()
-        self._bytes = _TIMES * num_bytes + _BYTES  # measured: at most 2.6 times
-        self._tensors = _TIMES * tensors + _TENSORS  # measured: at most 1.7 times
+    def registered(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Unreadable("its configuration describes a larger network than the file contains")
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operator if its result fits into the remaining memory. Raises TooLarge."""
-        kwargs = kwargs or {}
-        if function._schema.is_mutable or function.is_view:  # the result needs no memory
-            return function(*args, **kwargs)
-        leaves = tree_leaves((args, kwargs))
-        if _largest(leaves) > self._bytes // 8:
-            self._require(_size_of_result(function, args, kwargs))
-        result = function(*args, **kwargs)
-        if isinstance(result, Tensor) and not any(isinstance(leaf, Tensor) for leaf in leaves):
-            self._tensors -= 1
-            self._bytes -= result.numel() * result.element_size()
-            self._require(0)
-        return result
-
-    def _require(self, num_bytes: int) -> None:
-        if num_bytes > self._bytes or self._bytes < 0 or self._tensors < 0:
-            raise TooLarge("its configuration describes a larger network than the file contains")
-
-
-def _largest(leaves: list[Any]) -> float:
-    """Return an upper limit of the number of elements that an operator with these arguments returns."""
-    factors: list[float] = [leaf.numel() for leaf in leaves if isinstance(leaf, Tensor)]
-    factors += [abs(leaf) for leaf in leaves if isinstance(leaf, int | float) and math.isfinite(leaf)]
-    return math.prod(max(factor, 1) for factor in factors)
-
-
-def _size_of_result(function: Any, args: Any, kwargs: dict[str, Any]) -> int:
-    """Return the bytes of an operator's result, computed without allocating it; 0 if that is not possible."""
-    args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
-    if "device" in kwargs:
-        kwargs = {**kwargs, "device": torch.device("meta")}
+    hook = register_module_parameter_registration_hook(registered)
     try:
-        result = function(*args, **kwargs)
-    except (NotImplementedError, RuntimeError, TypeError):  # it needs values, not only shapes
-        return 0
-    return sum(t.numel() * t.element_size() for t in tree_leaves(result) if isinstance(t, Tensor))
+        yield
+    finally:
+        hook.remove()
