@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
 
 from lic_train.models.base import find_model, outline
 
@@ -41,21 +42,29 @@ def num_parameters(model: Mapping[str, Any]) -> int:
     return _facts(json.dumps(dict(model)))[0]
 
 
+def tensors(model: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the state dictionary of the network, on the meta device.
+
+    Raises:
+        ValueError: no network can be built from this configuration.
+    """
+    return _facts(json.dumps(dict(model)))[1]
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return the tensors that differ in two networks, so that one cannot start from the weights of the other.
 
     Raises:
         ValueError: no network can be built from one of the configurations.
     """
-    before, after = (_facts(json.dumps(dict(model)))[1] for model in (old, new))
+    before, after = ({name: tuple(t.shape) for name, t in tensors(model).items()} for model in (old, new))
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     lines = [f"{name}: {before.get(name, 'absent')} -> {after.get(name, 'absent')}" for name in names[:_NAMED]]
     return lines + [f"and {len(names) - _NAMED} more"] * (len(names) > _NAMED)
 
 
 @functools.lru_cache(maxsize=256)  # a sweep checks many runs of one model
-def _facts(model: str) -> tuple[int, dict[str, tuple[int, ...]]]:
-    """Return the number of parameters, and the shape of every tensor."""
+def _facts(model: str) -> tuple[int, dict[str, Tensor]]:
+    """Return the number of parameters, and the state dictionary."""
     network = outline(json.loads(model))
-    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    return sum(parameter.numel() for parameter in network.parameters()), shapes
+    return sum(parameter.numel() for parameter in network.parameters()), network.state_dict()

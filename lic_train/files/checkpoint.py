@@ -23,9 +23,10 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lic_train.config import networks
 from lic_train.errors import CheckpointError, ConfigError
 from lic_train.files.limits import at_most_parameters, check_stored, checked_config, read_zip
-from lic_train.models.base import Codec, build, outline
+from lic_train.models.base import Codec, build
 from lic_train.system import atomic
 from lic_train.system.reading import Unreadable, parse_json, plain, require_file
 from lic_train.system.screen import reason
@@ -36,7 +37,7 @@ _AVERAGE = "weight_averaging"  # key of the moving average of the parameters in 
 _TABLES = "coding_tables"  # prefix of the tables in a safetensors file, and their key in a training checkpoint
 _COPY_AGAIN = "copy or export the file again"
 # Constructors create more parameters than they keep: those of CompressAI's networks also build entropy models.
-_BUILT_PARAMETERS = 4
+_BUILT_PARAMETERS = 2
 _NAMED = 4  # tensors that an error lists before it counts the others
 
 
@@ -248,8 +249,8 @@ def _build(config: Mapping[str, Any], tensors: Mapping[str, Tensor], tables: Map
     """
     try:
         with at_most_parameters(_BUILT_PARAMETERS * len(tensors) + 64):
-            shapes = outline(config).state_dict()
-    except (ValueError, Unreadable) as error:
+            shapes = networks.tensors(config)
+    except (ValueError, TypeError, Unreadable) as error:
         raise CheckpointError(
             f"{path} has a configuration from which no model can be built.", expected="a known model", got=reason(error)
         ) from error
