@@ -17,8 +17,15 @@ from tests.conftest import SMALL, small_config
 
 # Networks with attention, and those that predict a mixture, need smaller steps than the others.
 LEARNING_RATE = {
-    "cwam": 3e-4, "tinylic": 3e-4, "iblic": 3e-4, "iblic_tiny": 3e-4, "gcab_gmm": 1e-3, "tcm": 3e-4, "dcae": 3e-4,
-}  # fmt: skip
+    "cwam": 3e-4,
+    "tinylic": 3e-4,
+    "iblic": 3e-4,
+    "iblic_tiny": 3e-4,
+    "stfpp": 1e-3,
+    "gcab_gmm": 1e-3,
+    "tcm": 3e-4,
+    "dcae": 3e-4,
+}
 
 every_model = pytest.mark.parametrize("name", SMALL)
 

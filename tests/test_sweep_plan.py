@@ -259,5 +259,25 @@ def test_model_of_a_papers_sweep_can_be_replaced():
     assert {job.config.model["size"] for job in jobs} == {"tiny"}
 
 
+def test_rivals_have_equal_lambdas_and_one_protocol():
+    planned = plan([["sweep=rivals", "recipe=common", *FULL]])
+    assert planned.name == "rivals"
+    assert len(planned.jobs) == 54
+    assert lambdas(planned.jobs) == 9 * [0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483]
+    assert {"tinylic", "stf", "iblic"} < {job.config.model_name for job in planned.jobs}
+    assert len({job.directory for job in planned.jobs}) == 54
+    first, *others = [job.config.make_recipe().stages for job in planned.jobs]
+    assert all(stages == first for stages in others)
+
+
+def test_rivals_can_be_any_models_with_their_own_recipes():
+    jobs = jobs_of("sweep=rivals sweep.grid.model=[stf,wacnn] sweep.grid.lambda=[0.0067]")
+    assert [job.directory.parts[-3:] for job in jobs] == [
+        ("stf", "stf", "lambda_0.0067"),
+        ("wacnn", "wacnn", "lambda_0.0067"),
+    ]
+    assert "'sweep.grid.model=[...]'" in error_message("sweep=rivals model=stf")
+
+
 def test_every_shipped_sweep_is_tested():
-    assert set(options("sweep")) == {*TABLES, "rd_curve", "warm_start", "search"}
+    assert set(options("sweep")) == {*TABLES, "rd_curve", "warm_start", "search", "rivals"}

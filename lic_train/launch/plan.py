@@ -131,9 +131,9 @@ def _base(typed: Sequence[str]) -> _Base:
     choices = dict(HydraConfig.get().runtime.choices)
     sweep = validated(SweepSection, cfg.sweep if "sweep" in cfg else OmegaConf.create())
     own = [text for text in typed if key_of(text).partition(".")[0] not in (*SWEEP_SECTIONS, "fresh", "group")]
-    if "model" not in map(key_of, own):
-        own.insert(0, f"model={choices['model']}")
     fixed = {key_of(text) for some in (sweep.overrides, *sweep.rows) for text in some} | sweep.grid.keys()
+    if "model" not in {*map(key_of, own), *fixed}:
+        own.insert(0, f"model={choices['model']}")
     if clash := [text for text in own if key_of(text) in fixed]:
         key = key_of(clash[0])
         other_values = f", or set other values with 'sweep.grid.{key}=[...]'" if key in sweep.grid else ""
