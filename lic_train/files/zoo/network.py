@@ -175,6 +175,14 @@ def shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
 
 
 def same_elements(theirs: Shape, here: Shape) -> bool:
-    """Return whether a tensor can be taken over: equal apart from dimensions of size 1, or stored as one column."""
+    """Return whether a tensor can be taken over.
+
+    It is equal apart from dimensions of size 1, stored as one column, or a `bias_table`.
+    """
     a, b = ([side for side in shape if side != 1] for shape in (theirs, here))
-    return a == b or (len(a) == 1 and a[0] == math.prod(b))
+    return a == b or (len(a) == 1 and a[0] == math.prod(b)) or bias_table(theirs, here)
+
+
+def bias_table(theirs: Shape, here: Shape) -> bool:
+    """Return whether a table of biases is (heads, rows, columns) in the file and (rows * columns, heads) here."""
+    return len(theirs) == 3 and here == (theirs[1] * theirs[2], theirs[0])

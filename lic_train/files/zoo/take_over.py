@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lic_train.errors import CheckpointError
 from lic_train.files.checkpoint import fill
-from lic_train.files.zoo.network import OPTIONAL, Recognised
+from lic_train.files.zoo.network import OPTIONAL, Recognised, bias_table
 from lic_train.files.zoo.reading import read_weights
 from lic_train.files.zoo.recognition import recognise, renamed
 from lic_train.models.base import Codec, build
@@ -65,5 +65,7 @@ def _check_finite(found: Recognised) -> None:
 
 def _as_here(tensor: Tensor, here: Tensor) -> Tensor:
     """Return a tensor in the shape and precision of this package."""
+    if bias_table(tuple(tensor.shape), tuple(here.shape)):
+        tensor = tensor.flatten(1).T
     same_kind = tensor.is_floating_point() == here.is_floating_point()
     return tensor.reshape(here.shape).to(here.dtype if same_kind else tensor.dtype)
