@@ -417,8 +417,7 @@ def test_published_result_is_found_by_name(named_by: str, tmp_path: Path, capsys
 
 def test_unknown_published_name_lists_the_known_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save(make_codec(FACTORIZED).state_dict(), tmp_path / "a.pt")
-    with pytest.raises(SystemExit):
-        main([str(tmp_path / "a.pt"), str(tmp_path / "a.safetensors"), "--quality-from", "q5"])
+    assert main([str(tmp_path / "a.pt"), str(tmp_path / "a.safetensors"), "--quality-from", "q5"]) == 2
     assert "bmshj2018-factorized-prior-1, bmshj2018-factorized-prior-2" in capsys.readouterr().err.replace("\n", " ")
 
 
