@@ -231,7 +231,7 @@ data:
     (run / ".hydra").mkdir()
     (run / ".hydra" / "config.yaml").write_text(config)
     options = read_options(["eval=heldout"]).eval
-    assert [name for name, _ in open_images(options, run)] == ["val_0.png", "val_1.png"]
+    assert [name for name, _ in open_images(options, run)] == ["val/val_0.png", "val/val_1.png"]
     everything = SetOptions(name="heldout", root=None, limit=None)
     images = list(open_images(everything, run))
     assert len(images) == 3
@@ -264,7 +264,7 @@ def test_flags_may_be_anywhere_on_the_command_line(run, tmp_path, monkeypatch, p
         ("eval.limit=many", "eval.limit: .*integer"),
         ("panels=-1", "panels: "),
         ("eval.name=a/b", "eval.name: "),
-        ("eval.root=[", "cannot be composed"),
+        ("eval.limit=[", "The value of eval.limit cannot be read"),
         ("metrics=ssin", r"'ssin'(.|\n)*did you mean ssim"),
         ("metrics=ssim,ssim", "named twice"),
     ],
@@ -276,7 +276,7 @@ def test_invalid_override_raises_with_the_nearest_names(override, message):
 
 def test_every_shipped_set_composes():
     for name in ("clic", "folder", "heldout", "kodak", "tecnick"):
-        options = read_options([f"eval={name}", "checkpoint=last"])
+        options = read_options([f"eval={name}", "checkpoint=last", *(["eval.root=x"] if name == "folder" else [])])
         assert options.eval.name == name
         assert options.checkpoint == "last"
 
@@ -285,7 +285,7 @@ def test_missing_set_is_an_error(run, tmp_path, capsys):
     assert main([str(run), "eval=kodak", f"eval.root={tmp_path / 'none'}"]) == 2
     assert f"expected: images in {tmp_path / 'none'}\ngot: no such folder" in capsys.readouterr().err
     assert main([str(run), "eval=folder"]) == 2
-    assert "set the folder with eval.root" in capsys.readouterr().err
+    assert "set eval.root=/path/to/images" in capsys.readouterr().err
     assert main([str(run / "checkpoints" / "best.safetensors"), "eval=heldout"]) == 2
     assert "evaluate on a folder of images instead" in capsys.readouterr().err
     assert main([str(tmp_path), "eval=heldout"]) == 2

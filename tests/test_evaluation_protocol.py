@@ -114,7 +114,7 @@ def test_options_have_names_on_the_command_line() -> None:
     options = read_options(["eval=kodak", "eval.padding=zero_centred", "eval.multiple=128", "eval.psnr=float"])
     assert options.eval.protocol == Protocol(padding="zero_centred", multiple=128, psnr="float")
     assert read_options(["eval=folder", "eval.root=/x"]).eval.protocol.is_house
-    with pytest.raises(ConfigError, match=r"eval\.padding: input should be 'replicate', 'zero' or 'zero_centred'"):
+    with pytest.raises(ConfigError, match=r"eval\.padding: should be 'replicate', 'zero' or 'zero_centred'"):
         read_options(["eval=kodak", "eval.padding=mirror"])
 
 

@@ -99,8 +99,12 @@ class SetOptions(Section):
     root: str | list[str] | None
     limit: PositiveInt | None
 
+
+class KnownSet(SetOptions):
+    """A set of pictures in folders, or the held-out photographs of a run."""
+
     @model_validator(mode="after")
-    def _pictures_are_known(self) -> SetOptions:
+    def _pictures_are_known(self) -> KnownSet:
         if self.root is None and self.name != HELDOUT:
             raise ValueError(
                 f"expected the folder of the set {self.name}, got root=None; set eval.root=/path/to/images"
@@ -114,7 +118,7 @@ class RunConfig(Section):
     model: dict[str, Any]
     recipe: RecipeSection
     data: dict[str, Any]
-    eval: SetOptions
+    eval: KnownSet
     trainer: TrainerSection
     logger: dict[str, Any]
     lmbda: Annotated[PositiveFloat, Field(alias="lambda", allow_inf_nan=False)]

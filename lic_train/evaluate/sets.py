@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, NonNegativeInt, PositiveIn
 from torch import Tensor
 
 from lic_train.config.compose import Section, read_section
-from lic_train.config.run import HELDOUT, SetOptions
+from lic_train.config.run import HELDOUT, KnownSet, SetOptions
 from lic_train.data.archives.indexed import naming
 from lic_train.data.decode.images import Picture, UnreadableImage, decode
 from lic_train.data.sets.sources import FolderSource
@@ -26,7 +26,7 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-class EvaluationSet(SetOptions):
+class EvaluationSet(KnownSet):
     """A set of pictures, and how it is padded and PSNR computed; see `lic_train.evaluate.protocol.Protocol`."""
 
     padding: Literal["replicate", "zero", "zero_centred"]
