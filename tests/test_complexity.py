@@ -218,6 +218,9 @@ SPECIFIED = [
     ("model=stfpp", {"total": 103_313_770}, (None, "294.95")),
     ("model=iblic", {"total": 32_391_238}, (None, "336.63")),
     ("model=iblic_tiny", {"total": 29_366_150}, (None, "183.80")),
+    ("model=stf", {"total": 99_855_639, "context": 61_926_336}, ("33.498", "200.99")),
+    ("model=wacnn", {"total": 75_235_779, "context": 46_283_040}, ("34.435", "206.6")),
+    ("model=stfpp", {"total": 103_313_770}, (None, "294.95")),
 ]
 SIZES = ((256, 256), (512, 768))
 
