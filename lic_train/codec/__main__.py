@@ -37,12 +37,14 @@ def parser() -> argparse.ArgumentParser:
     export = _command(
         commands,
         "export",
-        "Write a run's model as one safetensors file.",
-        "example:\n  lic export outputs/cwam/cwam/lambda_0.0067 cwam.safetensors",
+        "Write a run's model as one safetensors file, or as ONNX networks with tables.",
+        "examples:\n  lic export outputs/cwam/cwam/lambda_0.0067 cwam.safetensors\n"
+        "  lic export outputs/mbt2018_mean/mbt2018_mean/lambda_0.0067 mbt2018_mean --onnx",
     )
     export.add_argument("run", type=Path, help=_RUN)
-    export.add_argument("out", type=Path, nargs="?", help="default: RUN/model.safetensors")
+    export.add_argument("out", type=Path, nargs="?", help="default: RUN/model.safetensors, with --onnx RUN/onnx")
     export.add_argument("--checkpoint", default="best", help="best, last or a file (default: best)")
+    export.add_argument("--onnx", action="store_true", help="write a folder of ONNX files; see docs/onnx.md")
     show = _command(commands, "show", "List what a model file contains.", "example:\n  lic show cwam.safetensors")
     show.add_argument("run", metavar="file", type=Path, help=_RUN)
     return made
@@ -81,7 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         case "decompress":
             console.print(files.decompress_file(arguments))
         case "export":
-            line = export.export(arguments.run, arguments.out, arguments.checkpoint)
+            write = export.export_onnx if arguments.onnx else export.export
+            line = write(arguments.run, arguments.out, arguments.checkpoint)
             console.print(Text(line), soft_wrap=True)
         case "show":
             console.print(export.contents(arguments.run))

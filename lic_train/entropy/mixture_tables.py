@@ -26,7 +26,8 @@ Round = Callable[[np.ndarray, Steps], np.ndarray]
 TOTAL = 1 << 24
 MASS = TOTAL - (1 << 7)
 WEIGHT_BITS = 12
-# Scales: 16 per octave, including 0.11, from 0.0069 to 268.
+# Scales: 16 per octave, including the unit, from 0.0069 to 268.
+SCALE_UNIT = 0.11
 LEVELS_PER_OCTAVE, LOWEST_LEVEL, HIGHEST_LEVEL = 16, -64, 180
 # Means: at least 16 steps per standard deviation, and never coarser than integers.
 STEPS_PER_SIGMA = 16
@@ -42,7 +43,7 @@ _TABLES_CRC = 0xE6C0914B
 
 def scale_grid() -> np.ndarray:
     """Return the 245 float64 scales of the tables in increasing order."""
-    return 0.11 * np.exp2(np.arange(LOWEST_LEVEL, HIGHEST_LEVEL + 1) / LEVELS_PER_OCTAVE)
+    return SCALE_UNIT * np.exp2(np.arange(LOWEST_LEVEL, HIGHEST_LEVEL + 1) / LEVELS_PER_OCTAVE)
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,8 @@ def quantize_mixtures(round_: Round, weights: np.ndarray, means: np.ndarray, sca
     """
     _check(weights)
     tables = normal_tables()
-    ends = (0.11 * 2.0 ** (end / LEVELS_PER_OCTAVE) for end in (LOWEST_LEVEL, HIGHEST_LEVEL))
-    octaves = np.log2(np.clip(scales, *ends) / 0.11)
+    ends = (SCALE_UNIT * 2.0 ** (end / LEVELS_PER_OCTAVE) for end in (LOWEST_LEVEL, HIGHEST_LEVEL))
+    octaves = np.log2(np.clip(scales, *ends) / SCALE_UNIT)
     level = round_(octaves.reshape(-1), LEVELS_PER_OCTAVE).reshape(scales.shape) - LOWEST_LEVEL
     bits = tables.bits[level]
     centred = np.clip(means, -MAX_MEAN, MAX_MEAN) + 0.5
