@@ -18,7 +18,7 @@ from lic_train.errors import BitstreamError, CheckpointError, LicError
 from lic_train.files.bitstream import decode, encode
 from lic_train.files.checkpoint import add_tables, load_checkpoint, load_model, save_model
 from lic_train.models.base import build
-from tests.conftest import SMALL, make_small_codec
+from tests.conftest import SMALL, make_varied_codec
 from tests.tiny import FACTORIZED, HYPERPRIOR, make_codec, picture, save_checkpoint
 
 NOISE = 1e-11
@@ -159,18 +159,6 @@ def test_mixtures_at_boundaries_decode():
 # ---- codecs ----
 
 
-def varied_codec(name: str):
-    """Return a model ready to code, whose symbols, scales and means vary."""
-    model = make_small_codec(name).eval()
-    with torch.no_grad():
-        for part in ("g_a", "h_a"):
-            if hasattr(model, part):
-                last = [p for p in getattr(model, part).parameters() if p.ndim == 4][-1]
-                last.mul_(8)
-    model.update()
-    return model
-
-
 def disturb(model) -> list[int]:
     """Multiply the output of every layer that decides by 1 + noise, different in every call; count the calls."""
     calls = [0]
@@ -190,7 +178,7 @@ def disturb(model) -> list[int]:
 @pytest.mark.parametrize("name", SMALL)
 def test_disturbed_decoder_is_exact(name):
     """The disturbed decoder is a copy of a model that is ready to code."""
-    model = varied_codec(name)
+    model = make_varied_codec(name)
     disturbed = copy.deepcopy(model)
     calls = disturb(disturbed)
     seen = []
@@ -209,7 +197,7 @@ def test_disturbed_decoder_is_exact(name):
 
 @pytest.mark.parametrize("name", ["bmshj2018_factorized", "mbt2018", "gcab_gmm"])
 def test_pickles_decode(name):
-    model = varied_codec(name)
+    model = make_varied_codec(name)
     x = picture(64, 64)[None].float() / 255
     with torch.no_grad():
         coded = model.compress(x)

@@ -16,7 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lic_train.entropy.passes import LatentPass, PassContext
+from lic_train.entropy.passes import LatentPass, PassContext, pointwise
 from lic_train.entropy.precision import planar
 
 Parity = tuple[int, int]  # of row and column
@@ -132,7 +132,7 @@ class MultistageContext(PassContext):
             if j > 0:
                 spatial = contexts[j - 1](y_hat)
             inputs = (psi, spatial, side) if len(STAGES[i]) > 1 else (psi, side)
-            scales, means = self.entropy_parameters[i](torch.cat(inputs, dim=1)).chunk(2, dim=1)
+            scales, means = pointwise(self.entropy_parameters[i], inputs, mask).chunk(2, dim=1)
             # Predictions outside the mask are not used, so no stage needs the maps of the others.
             y_hat = planar(torch.where(mask, code(channels, mask, scales, means), y_hat))
         return y_hat

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lic_train.entropy.bottleneck import EntropyBottleneck
-from lic_train.entropy.passes import LatentPass, PassContext
+from lic_train.entropy.passes import LatentPass, PassContext, pointwise
 from lic_train.entropy.precision import planar
 from lic_train.models.base import HyperpriorCodec
 
@@ -66,13 +66,14 @@ class GroupContext(PassContext):
         start = 0
         for k, size in enumerate(self.groups):
             channels = slice(start, start + size)
-            side = torch.cat([self.channel_context[k - 1](torch.cat(decoded, dim=1)), psi], dim=1) if k else psi
+            side = (self.channel_context[k - 1](torch.cat(decoded, dim=1)), psi) if k else (psi,)
             spatial = psi.new_zeros(psi.shape[0], 2 * size, height, width)
             y_hat = psi.new_zeros(())
             for mask in (anchors, ~anchors):
-                scales, means = self.param_aggregation[k](torch.cat([spatial, side], dim=1)).chunk(2, dim=1)
+                if mask is not anchors:
+                    spatial = self.spatial_context[k](y_hat)
+                scales, means = pointwise(self.param_aggregation[k], (spatial, *side), mask).chunk(2, dim=1)
                 y_hat = planar(torch.where(mask, code(channels, mask, scales, means), y_hat))
-                spatial = self.spatial_context[k](y_hat)
             decoded.append(y_hat)
             start += size
         return torch.cat(decoded, dim=1)
