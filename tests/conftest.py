@@ -52,11 +52,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def small_config(name: str) -> dict[str, object]:
     """Return the model's shipped configuration at its small widths."""
-    return {**_shipped_config(name), **SMALL[name]}
+    return {**shipped_config(name), **SMALL[name]}
 
 
 @functools.cache  # composing takes longer than most tests
-def _shipped_config(name: str) -> dict[str, object]:
+def shipped_config(name: str) -> dict[str, object]:
     return OmegaConf.to_container(compose([f"model={name}"]).model, resolve=True)  # type: ignore[return-value]
 
 
@@ -87,7 +87,7 @@ def make_varied_codec(name: str, widths: dict[str, object] | None = None) -> Cod
         name: of the model.
         widths: arguments that replace those of its configuration; None for the small ones.
     """
-    model = with_varied_latents({**_shipped_config(name), **(SMALL[name] if widths is None else widths)}).eval()
+    model = with_varied_latents({**shipped_config(name), **(SMALL[name] if widths is None else widths)}).eval()
     with torch.no_grad():
         for part in ("g_a", "h_a"):
             if hasattr(model, part):

@@ -6,7 +6,6 @@ parameters for the rate, `Encode` writes, `Decode` reads. The three can differ o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -23,19 +22,6 @@ class LatentPass(Protocol):
 
     def __call__(self, channels: slice, mask: Tensor, scales: Tensor, means: Tensor) -> Tensor:
         """Return y_hat of ``channels``, valid where ``mask`` (h, w) is true; y_hat and parameters are (B, g, h, w)."""
-
-
-def pointwise(network: nn.Module, inputs: Sequence[Tensor], mask: Tensor) -> Tensor:
-    """Apply 1x1 convolutions to the concatenation of maps (B, C_i, h, w).
-
-    In eval mode only the positions of a pass, where ``mask`` (h, w) is true, are computed; the others are 0.
-    """
-    if network.training:
-        return network(torch.cat(list(inputs), dim=1))
-    coded = network(torch.cat([x[:, :, mask] for x in inputs], dim=1).unsqueeze(3)).squeeze(3)
-    values = coded.new_zeros(*coded.shape[:2], *mask.shape)
-    values[:, :, mask] = coded
-    return values
 
 
 class Estimate:

@@ -19,22 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from lic_train.entropy.bottleneck import EntropyBottleneck
-from lic_train.entropy.passes import LatentPass, PassContext, pointwise
+from lic_train.entropy.passes import LatentPass, PassContext
 from lic_train.entropy.precision import planar
+from lic_train.layers.masked import MaskedConv2d, pointwise
 from lic_train.models.base import HyperpriorCodec
-
-
-class MaskedConv2d(nn.Conv2d):
-    """Convolution restricted to the taps of ``mask`` (k, k); the stored weight is never changed."""
-
-    def __init__(self, in_channels: int, out_channels: int, mask: Tensor) -> None:
-        super().__init__(in_channels, out_channels, kernel_size=mask.shape[0], padding=mask.shape[0] // 2)
-        self.mask: Tensor
-        self.register_buffer("mask", mask, persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, h, w) to (B, C', h, w)."""
-        return nn.functional.conv2d(x, self.weight * self.mask, self.bias, padding=self.padding)
 
 
 def checkerboard(height: int, width: int, device: torch.device | None = None) -> Tensor:
@@ -71,7 +59,7 @@ class GroupContext(PassContext):
             y_hat = psi.new_zeros(())
             for mask in (anchors, ~anchors):
                 if mask is not anchors:
-                    spatial = self.spatial_context[k](y_hat)
+                    spatial = self.spatial_context[k](y_hat, mask)
                 scales, means = pointwise(self.param_aggregation[k], (spatial, *side), mask).chunk(2, dim=1)
                 y_hat = planar(torch.where(mask, code(channels, mask, scales, means), y_hat))
             decoded.append(y_hat)
