@@ -52,18 +52,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def small_config(name: str) -> dict[str, object]:
     """Return the model's shipped configuration at its small widths."""
-    return {**_shipped_config(name), **SMALL[name]}
+    return {**shipped_config(name), **SMALL[name]}
 
 
 @functools.cache  # composing takes longer than most tests
-def _shipped_config(name: str) -> dict[str, object]:
+def shipped_config(name: str) -> dict[str, object]:
     return OmegaConf.to_container(compose([f"model={name}"]).model, resolve=True)  # type: ignore[return-value]
 
 
 def make_small_codec(name: str, seed: int = 0) -> Codec:
     """Return a model with small random weights and varied latents."""
+    return with_varied_latents(small_config(name), seed)
+
+
+def with_varied_latents(config: dict[str, object], seed: int = 0) -> Codec:
+    """Build a model with random weights, scaled so that its latents vary."""
     torch.manual_seed(seed)
-    model = build(small_config(name))
+    model = build(config)
     with torch.no_grad():
         for weight in model.g_a.parameters():
             if weight.ndim == 4:
@@ -72,6 +77,23 @@ def make_small_codec(name: str, seed: int = 0) -> Codec:
             # Before training the latents of a hierarchical model are almost 0, and their priors constant.
             if weight.ndim == 4 and (".posterior." in key or ".prior." in key):
                 torch.nn.init.xavier_uniform_(weight, gain=1.7)
+    return model
+
+
+def make_varied_codec(name: str, widths: dict[str, object] | None = None) -> Codec:
+    """Return a model ready to code, whose symbols, scales and means vary.
+
+    Args:
+        name: of the model.
+        widths: arguments that replace those of its configuration; None for the small ones.
+    """
+    model = with_varied_latents({**shipped_config(name), **(SMALL[name] if widths is None else widths)}).eval()
+    with torch.no_grad():
+        for part in ("g_a", "h_a"):
+            if hasattr(model, part):
+                last = [p for p in getattr(model, part).parameters() if p.ndim == 4][-1]
+                last.mul_(8)
+    model.update()
     return model
 
 

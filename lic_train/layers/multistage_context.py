@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lic_train.entropy.passes import LatentPass, PassContext
 from lic_train.entropy.precision import planar
+from lic_train.layers.masked import MaskedConv2d, pointwise
 
 Parity = tuple[int, int]  # of row and column
 
@@ -44,23 +45,14 @@ def stage_mask(stage: Sequence[Parity], height: int, width: int, device: torch.d
     return torch.stack(hits).any(dim=0)
 
 
-class SpatialContext(nn.Conv2d):
-    """Convolution s -> 2s in which the positions of ``stage`` depend only on the positions of the ``earlier`` stages.
-
-    The mask is applied at every use, so updates of the masked weights by an optimiser have no effect.
-    """
+class SpatialContext(MaskedConv2d):
+    """Convolution s -> 2s; the positions of ``stage`` depend only on the positions of the ``earlier`` stages."""
 
     def __init__(self, size: int, kernel: int, stage: Sequence[Parity], earlier: Sequence[Parity]) -> None:
-        super().__init__(size, 2 * size, kernel, padding=kernel // 2)
         reach = range(-(kernel // 2), kernel // 2 + 1)
         row, column = stage[0]
         taps = [[((row + r) % 2, (column + c) % 2) in earlier for c in reach] for r in reach]
-        self.taps: Tensor
-        self.register_buffer("taps", torch.tensor(taps), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, s, h, w) to (B, 2s, h, w)."""
-        return nn.functional.conv2d(x, self.weight * self.taps, self.bias, padding=self.padding)
+        super().__init__(size, 2 * size, torch.tensor(taps))
 
 
 def channel_context(in_channels: int, size: int) -> nn.Sequential:
@@ -130,9 +122,9 @@ class MultistageContext(PassContext):
         for j, stage in enumerate(STAGES[i]):
             mask = stage_mask(stage, height, width, device=psi.device)
             if j > 0:
-                spatial = contexts[j - 1](y_hat)
+                spatial = contexts[j - 1](y_hat, mask)
             inputs = (psi, spatial, side) if len(STAGES[i]) > 1 else (psi, side)
-            scales, means = self.entropy_parameters[i](torch.cat(inputs, dim=1)).chunk(2, dim=1)
+            scales, means = pointwise(self.entropy_parameters[i], inputs, mask).chunk(2, dim=1)
             # Predictions outside the mask are not used, so no stage needs the maps of the others.
             y_hat = planar(torch.where(mask, code(channels, mask, scales, means), y_hat))
         return y_hat

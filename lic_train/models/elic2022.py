@@ -22,20 +22,8 @@ from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.entropy.passes import LatentPass, PassContext
 from lic_train.entropy.precision import planar
 from lic_train.layers.attention_block import make_picklable
+from lic_train.layers.masked import MaskedConv2d, pointwise
 from lic_train.models.base import HyperpriorCodec
-
-
-class MaskedConv2d(nn.Conv2d):
-    """Convolution restricted to the taps of ``mask`` (k, k); the stored weight is never changed."""
-
-    def __init__(self, in_channels: int, out_channels: int, mask: Tensor) -> None:
-        super().__init__(in_channels, out_channels, kernel_size=mask.shape[0], padding=mask.shape[0] // 2)
-        self.mask: Tensor
-        self.register_buffer("mask", mask, persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, h, w) to (B, C', h, w)."""
-        return nn.functional.conv2d(x, self.weight * self.mask, self.bias, padding=self.padding)
 
 
 def checkerboard(height: int, width: int, device: torch.device | None = None) -> Tensor:
@@ -67,13 +55,14 @@ class GroupContext(PassContext):
         start = 0
         for k, size in enumerate(self.groups):
             channels = slice(start, start + size)
-            side = torch.cat([self.channel_context[k - 1](torch.cat(decoded, dim=1)), psi], dim=1) if k else psi
+            side = (self.channel_context[k - 1](torch.cat(decoded, dim=1)), psi) if k else (psi,)
             spatial = psi.new_zeros(psi.shape[0], 2 * size, height, width)
             y_hat = psi.new_zeros(())
             for mask in (anchors, ~anchors):
-                scales, means = self.param_aggregation[k](torch.cat([spatial, side], dim=1)).chunk(2, dim=1)
+                if mask is not anchors:
+                    spatial = self.spatial_context[k](y_hat, mask)
+                scales, means = pointwise(self.param_aggregation[k], (spatial, *side), mask).chunk(2, dim=1)
                 y_hat = planar(torch.where(mask, code(channels, mask, scales, means), y_hat))
-                spatial = self.spatial_context[k](y_hat)
             decoded.append(y_hat)
             start += size
         return torch.cat(decoded, dim=1)
