@@ -17,12 +17,13 @@ from collections.abc import Iterator
 import torch
 
 from lic_train.errors import BitstreamError
-from lic_train.files.bitstream import Header, decode, encode, unpack
+from lic_train.files.bitstream import decode, encode
+from lic_train.files.container import Header, unpack
 from tests.tiny import FACTORIZED, HYPERPRIOR, SERIAL, make_codec, picture
 
 FINGERPRINT = bytes(range(8))
 MAX_PIXELS = 2**17
-HEADER_BYTES = 34
+HEADER_BYTES = 40
 
 
 def damaged(data: bytes, chance: random.Random, count: int) -> Iterator[bytes]:
@@ -52,7 +53,7 @@ def _consistent_sizes(changed: bytearray, chance: random.Random) -> None:
     """Set another size, with consistent padding and latent for stride 16 or 64: only the section can reveal it."""
     stride = chance.choice((16, 64))
     rows, columns = chance.choice(((1, 2), (3, 3), (4, 2), (2**20, 2**20), (2**25 // stride, 1)))
-    struct.pack_into("<IIHHII", changed, 13, rows * stride - 3, columns * stride, 3, 0, rows, columns)
+    struct.pack_into("<IIHHIIIH", changed, 13, rows * stride - 3, columns * stride, 3, 0, rows, columns, 0, 0)
 
 
 MODES = {"damaged": damaged, "hostile": hostile}

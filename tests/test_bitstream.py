@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from lic_train.errors import BitstreamError
-from lic_train.files.bitstream import Header, decode, encode, estimate, pack, padding, unpack
+from lic_train.files.bitstream import decode, encode, estimate
+from lic_train.files.container import Header, pack, unpack
+from lic_train.files.tiles import padding
 from tests.tiny import FACTORIZED, HYPERPRIOR, SERIAL, make_codec, picture
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,15 +54,14 @@ def data(codec):
 
 
 def test_layout_matches_the_documentation():
-    data = pack(Header(FINGERPRINT, 97, 131, 31, 61, 2, 3), [b"abc", b"", b"\xff"])
-    expected = b"LIC1" + b"\x02" + FINGERPRINT + struct.pack("<IIHHII", 97, 131, 31, 61, 2, 3)
+    data = pack(Header(FINGERPRINT, 97, 131, 31, 61, 2, 3, 0, 0), [[b"abc", b"", b"\xff"]])
+    expected = b"LIC1" + b"\x02" + FINGERPRINT + struct.pack("<IIHHIIIH", 97, 131, 31, 61, 2, 3, 0, 0)
     expected += b"\x03" + struct.pack("<III", 3, 0, 1) + b"abc" + b"\xff"
     assert data == expected + struct.pack("<I", zlib.crc32(expected))
     header, sections = unpack(data)
     assert (header.height, header.width, header.pad_bottom, header.pad_right) == (97, 131, 31, 61)
-    assert header.latent == (2, 3)
-    assert header.padded == (128, 192)
-    assert sections == [b"abc", b"", b"\xff"]
+    assert (header.latent_height, header.latent_width, header.grid.count) == (2, 3, 1)
+    assert sections == [[b"abc", b"", b"\xff"]]
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 9), (9, 1), (8, 12), (5, 7)])
@@ -91,11 +92,13 @@ def test_decoded_picture_equals_the_evaluation_forward(pair, height, width):
     x_hat = decode(decoder, data, FINGERPRINT)
     assert x_hat.shape == (3, height, width)
     torch.testing.assert_close(x_hat, expected.x_hat, rtol=0, atol=1e-6)
-    assert expected.padded == tuple(
-        -(-side // encoder.downsampling_factor) * encoder.downsampling_factor for side in x.shape[1:]
-    )
-    sections = unpack(data)[1]
-    assert len(data) == 34 + 4 * len(sections) + sum(map(len, sections)) + 4
+    assert [part.padded for part in expected.parts] == [
+        tuple(
+            -(-side // encoder.downsampling_factor) * encoder.downsampling_factor for side in x.shape[1:]
+        )
+    ]
+    [sections] = unpack(data)[1]
+    assert len(data) == 40 + 4 * len(sections) + sum(map(len, sections)) + 4
 
 
 @pytest.mark.parametrize(("size", "factor", "expected"), [((64, 65), 64, (0, 63)), ((1, 128), 16, (15, 0))])
@@ -143,15 +146,20 @@ def header_with(data: bytes, offset: int, layout: str, *values: int) -> bytes:
 @pytest.mark.parametrize(
     ("offset", "layout", "values", "message"),
     [
-        (13, "<II", (2**32 - 1, 2**32 - 1), "at most 33554432 pixels"),
-        (13, "<II", (1, 2**26), "at most"),
+        (13, "<II", (2**32 - 1, 2**32 - 1), "at most 268435456 pixels"),
+        (13, "<II", (1, 2**26), r"tiles that this model can code.*\n.*at most 33554432 pixels \(padded\)"),
         (13, "<I", (0,), "positive sizes"),
-        (21, "<HH", (28, 2), "expected: padding"),
-        (25, "<II", (2**31, 2), "expected: a latent"),
-        (25, "<II", (0, 2), "positive sizes"),
-        (33, "<B", (0,), "expected: 38 bytes\ngot: "),
-        (33, "<B", (255,), "cut short"),
-        (34, "<I", (2**32 - 1,), "expected: 4294967[0-9]+ bytes"),
+        (21, "<HH", (28, 2), "expected: pad_bottom 12\ngot: pad_bottom 28"),
+        (25, "<II", (2**31, 2), "expected: latent_height 2\ngot: latent_height 2147483648 of 20x30"),
+        (25, "<II", (0, 2), "expected: latent_height 2"),
+        (33, "<IH", (16, 0), "cut short.*\nexpected: "),  # four tiles
+        (33, "<IH", (64, 0), "expected: tile 0\ngot: tile 64"),
+        (33, "<IH", (2**32 - 1, 2**16 - 1), "a multiple of the model's downsampling factor"),
+        (33, "<IH", (0, 5), "expected: overlap 0\ngot: overlap 5"),
+        (33, "<IH", (1, 1), "cut short"),
+        (39, "<B", (0,), "expected: 44 bytes\ngot: "),
+        (39, "<B", (255,), "cut short"),
+        (40, "<I", (2**32 - 1,), "expected: 4294967[0-9]+ bytes"),
     ],
 )
 def test_invalid_header_raises_before_decoding(codec, data, offset, layout, values, message):
@@ -160,7 +168,7 @@ def test_invalid_header_raises_before_decoding(codec, data, offset, layout, valu
 
 
 def test_file_without_sections_raises(codec):
-    empty = b"LIC1\x02" + FINGERPRINT + struct.pack("<IIHHIIB", 16, 16, 0, 0, 1, 1, 0)
+    empty = b"LIC1\x02" + FINGERPRINT + struct.pack("<IIHHIIIHB", 16, 16, 0, 0, 1, 1, 0, 0, 0)
     with pytest.raises(BitstreamError, match="at least one section"):
         decode(codec, with_crc(empty), FINGERPRINT)
 
@@ -191,7 +199,7 @@ def test_decoded_picture_of_another_size_or_not_finite_raises(made):
         (torch.zeros(1, 3, 4, 4), r"\(3, H, W\)"),
         (torch.zeros(1, 4, 4), r"\(3, H, W\)"),
         (torch.zeros(3, 0, 4), r"\(3, H, W\)"),
-        (torch.zeros(3, 4, 4, dtype=torch.uint8), "divide by 255"),
+        (torch.zeros(3, 4, 4, dtype=torch.int32), "floats in .* or uint8"),
         (torch.full((3, 4, 4), torch.nan), "finite"),
         (torch.full((3, 4, 4), 1.5), "0, 1"),
     ],
@@ -201,10 +209,11 @@ def test_invalid_picture_raises_in_encode(x, message):
         encode(Average(), x, FINGERPRINT)
 
 
-def test_max_pixels_includes_the_padding():
+def test_max_pixels_limits_the_picture():
     with pytest.raises(ValueError, match="at most 15 pixels"):
-        encode(Average(), torch.zeros(3, 1, 1), FINGERPRINT, max_pixels=15)
-    data = encode(Average(), torch.zeros(3, 1, 1), FINGERPRINT, max_pixels=16)
+        encode(Average(), torch.zeros(3, 4, 4), FINGERPRINT, max_pixels=15)
+    data = encode(Average(), torch.zeros(3, 4, 4), FINGERPRINT, max_pixels=16)
+    assert decode(Average(), data, FINGERPRINT, max_pixels=16).shape == (3, 4, 4)
     with pytest.raises(BitstreamError, match="at most 15 pixels"):
         decode(Average(), data, FINGERPRINT, max_pixels=15)
 

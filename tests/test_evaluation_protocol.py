@@ -99,10 +99,10 @@ def test_only_the_requested_part_of_the_convention_changes(model: Path) -> None:
 def test_results_record_the_options(model: Path) -> None:
     measured(model, padding="zero_centred", multiple=128)
     stored = json.loads((model.parent / "stf_0067" / "eval" / "one.json").read_text())
-    assert stored["protocol"] == {"padding": "zero_centred", "multiple": 128, "psnr": "uint8"}
+    assert stored["protocol"] == {"padding": "zero_centred", "multiple": 128, "psnr": "uint8", "tile": None}
     assert "zeros, on all sides, to multiples of 128" in stored["definitions"]["padding"]
     assert "8 bits" in stored["definitions"]["psnr"]
-    assert measured(model)["protocol"] == {"padding": "replicate", "multiple": None, "psnr": "uint8"}
+    assert measured(model)["protocol"] == {"padding": "replicate", "multiple": None, "psnr": "uint8", "tile": None}
 
 
 def test_multiple_must_fit_the_model(model: Path) -> None:

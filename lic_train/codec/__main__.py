@@ -24,6 +24,8 @@ def parser() -> argparse.ArgumentParser:
     )
     _coding(compress, "IN", "OUT.lic")
     compress.add_argument("--run", type=Path, required=True, help=_RUN)
+    tile = "side of the tiles in pixels, 0 for none (default: none up to 33554432 pixels, else 2048)"
+    compress.add_argument("--tile", type=int, metavar="N", help=tile)
     decompress = _command(
         commands,
         "decompress",
@@ -63,7 +65,7 @@ def _coding(command: argparse.ArgumentParser, source: str, target: str) -> None:
     command.add_argument("target", type=Path, metavar=target)
     command.add_argument("--checkpoint", default="best", help="best, last or a file of the run (default: best)")
     command.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
-    command.add_argument("--max-pixels", type=int, metavar="N", help="refuse larger pictures (default: 33554432)")
+    command.add_argument("--max-pixels", type=int, metavar="N", help="refuse larger pictures (default: 268435456)")
 
 
 @command()

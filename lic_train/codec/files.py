@@ -13,7 +13,9 @@ from lic_train.codec.load import find_model, load
 from lic_train.data.decode import images
 from lic_train.data.decode.images import save_png
 from lic_train.errors import BitstreamError, ConfigError
-from lic_train.files.bitstream import MAX_PIXELS, decode, encode, unpack
+from lic_train.files.bitstream import decode_8bit, encode
+from lic_train.files.container import unpack
+from lic_train.files.tiles import MAX_PIXELS
 from lic_train.system import atomic
 from lic_train.system.screen import ruled_table
 
@@ -28,13 +30,15 @@ def compress_file(arguments: argparse.Namespace) -> Table:
         CheckpointError: the run has no intact model.
         ConfigError: this machine has no such device.
         DataError: ``source`` is not a readable picture.
-        ValueError: it has too many pixels.
+        ValueError: it has too many pixels, or the tiles do not fit the model.
     """
     codec = _codec(arguments.run, arguments.checkpoint, arguments.device)
     limit = max(_max_pixels(arguments), images.MAX_PIXELS)
-    x = images.read_image(arguments.source, limit).float().div(255).to(codec.device)
+    x = images.read_image(arguments.source, limit).to(codec.device)
     began = time.perf_counter()
-    data = encode(codec.model, x, codec.metadata.fingerprint, _max_pixels(arguments))
+    data = encode(
+        codec.model, x, codec.metadata.fingerprint, tile=arguments.tile, max_pixels=_max_pixels(arguments)
+    )
     seconds = time.perf_counter() - began
     atomic.replace_bytes(arguments.target, data)
     height, width = x.shape[1:]
@@ -61,7 +65,7 @@ def decompress_file(arguments: argparse.Namespace) -> Table:
     run = arguments.run or find_model(unpack(data, max_pixels)[0].fingerprint, arguments.search)
     codec = _codec(run, arguments.checkpoint, arguments.device)
     began = time.perf_counter()
-    x_hat = decode(codec.model, data, codec.metadata.fingerprint, max_pixels).cpu()
+    x_hat = decode_8bit(codec.model, data, codec.metadata.fingerprint, max_pixels)
     seconds = time.perf_counter() - began
     save_png(target, x_hat)
     height, width = x_hat.shape[1:]

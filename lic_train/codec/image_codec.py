@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, overload
 
@@ -16,7 +18,6 @@ from lic_train.errors import DataError
 from lic_train.files import bitstream
 from lic_train.files.checkpoint import Metadata
 from lic_train.models.base import Codec
-from lic_train.rd import metrics
 
 Picture = Image.Image | np.ndarray | Tensor | str | os.PathLike[str]
 
@@ -33,7 +34,7 @@ class Estimate:
         bits: of the whole picture, from the likelihoods; the file also has a header.
         bpp: bits per pixel of the true size.
         x_hat: reconstruction (3, H, W), float in [0, 1], on the CPU.
-        likelihoods: by latent, of the padded picture, on the CPU.
+        likelihoods: by latent, of the padded picture, on the CPU; those of several tiles in one dimension.
         bits_map: (H, W), bits per pixel; the bits of each latent element are spread over the pixels that it covers.
     """
 
@@ -70,22 +71,22 @@ class ImageCodec:
         name = str(self.config.get("_target_", "")).rpartition(".")[2]
         return f"ImageCodec({name}, {self.metadata.path}, {self.device})"
 
-    def encode(self, image: Picture) -> bytes:
+    def encode(self, image: Picture, tile: int | None = None) -> bytes:
         """Compress one picture of any size into the bytes of a ``.lic`` file.
 
         Args:
             image: a PIL image of any mode, a uint8 array (H, W, 3), a float tensor (3, H, W) in [0, 1], or the path of
                 a picture file.
+            tile: side in pixels of the tiles in which the picture is coded, a multiple of the model's downsampling
+                factor; 0 codes it as a whole; None does so up to 2^25 pixels (padded), and in tiles of 2048 above.
 
         Raises:
-            PictureError: another type, shape, dtype or range, or too many pixels.
+            PictureError: another type, shape, dtype or range, too many pixels, or a tile that does not fit the model.
             DataError: the file is not a readable picture.
         """
         x = to_tensor(image).to(self.device)
-        try:
-            return bitstream.encode(self.model, x, self.metadata.fingerprint)
-        except ValueError as error:
-            raise PictureError(f"The picture cannot be coded: {error}") from error
+        with _codable():
+            return bitstream.encode(self.model, x, self.metadata.fingerprint, tile)
 
     @overload
     def decode(self, data: bytes, as_tensor: Literal[False] = False) -> Image.Image: ...
@@ -101,31 +102,49 @@ class ImageCodec:
         Raises:
             BitstreamError: the bytes are damaged, or another model wrote them.
         """
-        x_hat = bitstream.decode(self.model, bytes(data), self.metadata.fingerprint).cpu()
+        fingerprint = self.metadata.fingerprint
         if as_tensor:
-            return x_hat
-        return Image.fromarray(metrics.to_8bit(x_hat).byte().permute(1, 2, 0).numpy())
+            return bitstream.decode(self.model, bytes(data), fingerprint).cpu()
+        x_hat = bitstream.decode_8bit(self.model, bytes(data), fingerprint)
+        return Image.fromarray(x_hat.permute(1, 2, 0).numpy())
 
-    def estimate(self, image: Picture) -> Estimate:
-        """Estimate rate and reconstruction of one picture; see `encode` for ``image`` and errors."""
+    def estimate(self, image: Picture, tile: int | None = None) -> Estimate:
+        """Estimate rate and reconstruction of one picture; see `encode` for the arguments and errors."""
         x = to_tensor(image).to(self.device)
-        found = bitstream.estimate(self.model, x)
-        height, width = x.shape[1:]
-        bits_map = metrics.bits_map(found.likelihoods, found.padded)[:height, :width]
-        likelihoods = {name: values.cpu() for name, values in found.likelihoods.items()}
-        return Estimate(found.bits, found.bits / (height * width), found.x_hat.cpu(), likelihoods, bits_map)
+        with _codable():
+            found = bitstream.estimate(self.model, x, tile)
+        likelihoods = _likelihoods(found.parts)
+        bpp = found.bits / (x.shape[1] * x.shape[2])
+        return Estimate(found.bits, bpp, found.x_hat.cpu(), likelihoods, found.bits_map())
+
+
+@contextlib.contextmanager
+def _codable() -> Iterator[None]:
+    """Convert the ValueErrors of the bitstream into PictureError."""
+    try:
+        yield
+    except ValueError as error:
+        raise PictureError(f"The picture cannot be coded: {error}") from error
+
+
+def _likelihoods(parts: list[bitstream.Part]) -> dict[str, Tensor]:
+    """Return the likelihoods by latent, on the CPU; those of several tiles in one dimension."""
+    if len(parts) == 1:
+        return {name: values.cpu() for name, values in parts[0].likelihoods.items()}
+    names = parts[0].likelihoods
+    return {name: torch.cat([part.likelihoods[name].flatten().cpu() for part in parts]) for name in names}
 
 
 def to_tensor(image: Picture) -> Tensor:
-    """Convert a picture to a float tensor (3, H, W) in [0, 1]; see `ImageCodec.encode`."""
+    """Convert a picture to a tensor (3, H, W), uint8 or float in [0, 1]; see `ImageCodec.encode`."""
     if isinstance(image, Tensor):
         return _checked_tensor(image)
     if isinstance(image, np.ndarray):
         return _from_array(image)
     if isinstance(image, Image.Image):
-        return from_pillow(image).float().div(255)
+        return from_pillow(image)
     if isinstance(image, str | os.PathLike):
-        return read_image(image).float().div(255)
+        return read_image(image)
     raise PictureError(
         "This object is not a picture.",
         expected="a PIL image, a uint8 array (H, W, 3), a float tensor (3, H, W) in [0, 1], or a path",
@@ -159,7 +178,7 @@ def _from_array(array: np.ndarray) -> Tensor:
     if array.dtype != np.uint8:
         advice = "pass floats as a tensor (3, H, W) in [0, 1], or round them to uint8"
         raise PictureError("The array has another dtype.", expected=expected, got=f"{array.dtype}", to_do=advice)
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1))).float().div(255)
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
 
 
 def _shape_advice(shape: tuple[int, ...]) -> str:

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.errors import ConfigError
-from lic_train.files.bitstream import padding
+from lic_train.files.tiles import padding
 from lic_train.models.base import Codec, build
 
 Rules = Mapping[Any, Callable[..., int]]  # operator -> flops, the custom_mapping of FlopCounterMode

@@ -18,7 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from lic_train.errors import LicError
-from lic_train.files.bitstream import FINGERPRINT_BYTES, decode, encode, estimate
+from lic_train.files.bitstream import decode, encode, estimate
+from lic_train.files.container import FINGERPRINT_BYTES
 from lic_train.models.base import Codec, build
 from lic_train.system.processes import Workers
 

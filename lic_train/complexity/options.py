@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat
 
 from lic_train.config.compose import Section, read_section
-from lic_train.files.bitstream import MAX_PIXELS
+from lic_train.files.tiles import MAX_TILE_PIXELS
 
 
 def _size(value: object) -> tuple[int, int]:
@@ -20,8 +20,8 @@ def _size(value: object) -> tuple[int, int]:
     if not match:
         raise ValueError("expected width x height in pixels, such as 768x512")
     width, height = map(int, match.groups())
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"expected at most {MAX_PIXELS} pixels")
+    if width * height > MAX_TILE_PIXELS:
+        raise ValueError(f"expected at most {MAX_TILE_PIXELS} pixels, the most that is coded at once")
     return height, width
 
 

@@ -10,7 +10,7 @@ import lightning
 from torch import Tensor
 
 from lic_train.data.damage import DataReport
-from lic_train.data.decode.images import MAX_CODED, Picture, UnreadableImage, can_be_coded, to_tensor
+from lic_train.data.decode.images import UnreadableImage, decode
 from lic_train.data.sets.manifest import Manifest, manifest_of
 from lic_train.data.sets.splits import Source, Split
 from lic_train.data.stream.buffer import BufferedLoader
@@ -81,7 +81,6 @@ class Photographs(lightning.LightningDataModule):
         self.crops_per_image, self.decoder = crops_per_image, decoder
         self.flip, self.small, self.val_crops, self.val_batch = flip, small, val_crops, val_batch
         self._split: Split | None = None
-        self._too_large: set[str] = set()  # reported by `whole_images`
 
     def setup(self, stage: str | None = None) -> None:
         """Check the options and list the photographs; a second call does nothing.
@@ -170,23 +169,13 @@ class Photographs(lightning.LightningDataModule):
         return CropLoader(crops, batches, 0, self._on_gpu())
 
     def whole_images(self, count: int) -> list[tuple[str, Tensor]]:
-        """Return name and uint8 (3, H, W) of the first ``count`` validation photographs that can be coded, or of all.
-
-        Unreadable ones are skipped, and larger ones than codecs code as a whole, each of these with one line.
-        """
+        """Return name and uint8 (3, H, W) of the first ``count`` readable validation photographs, or of all."""
         found: list[tuple[str, Tensor]] = []
         for index in range(len(self.val)):
             if len(found) == count:
                 break
-            name = self.val.name(index)
             try:
-                picture = Picture(self.val.read(index))
-                if can_be_coded(*picture.size):
-                    found.append((name, to_tensor(picture.rgb())))
-                elif name not in self._too_large:
-                    self._too_large.add(name)
-                    size = "{} x {}".format(*picture.size)
-                    say(f"validation picture skipped: {name} ({size} is more than {MAX_CODED:,} pixels)", "yellow")
+                found.append((self.val.name(index), decode(self.val.read(index))))
             except (OSError, UnreadableImage):  # reported by the validation crops
                 continue
         return found

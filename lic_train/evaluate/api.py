@@ -21,6 +21,7 @@ from lic_train.data.decode.images import read_image
 from lic_train.errors import ConfigError
 from lic_train.evaluate import results
 from lic_train.evaluate.bench import Settings
+from lic_train.evaluate.protocol import Protocol
 from lic_train.evaluate.run import evaluate as evaluate_pair
 from lic_train.evaluate.sets import FolderImages
 from lic_train.rd.metrics import to_8bit
@@ -79,6 +80,7 @@ def evaluate(
     out: str | os.PathLike[str] | None = None,
     metrics: Sequence[str] = (),
     limit: int | None = None,
+    tile: int | None = None,
     repeats: int = 1,
     panels: int = 0,
     save_images: bool = False,
@@ -95,6 +97,7 @@ def evaluate(
             call measured there under the same conditions are not measured again. None uses a temporary folder.
         metrics: further metrics in `lic_train.evaluate.image_metrics.METRICS`, for example ("lpips", "dists").
         limit: number of images; None takes all.
+        tile: as in `ImageCodec.encode`.
         repeats: times are medians of this many calls.
         panels: number of images for which a panel is drawn in ``out``/pictures.
         save_images: keep decoded images in ``out``/eval/<name>/decoded.
@@ -107,7 +110,12 @@ def evaluate(
     """
     options = _set_options(name or _default_name(images), limit)
     settings = Settings(
-        panels=panels, repeats=repeats, save_images=save_images, quality_map=quality_map, metrics=tuple(metrics)
+        panels=panels,
+        repeats=repeats,
+        save_images=save_images,
+        quality_map=quality_map,
+        metrics=tuple(metrics),
+        protocol=Protocol(tile=tile),
     )
     pictures, info = _named_pictures(images, limit), results.describe(codec.metadata)
     with tempfile.TemporaryDirectory(prefix="lic_") as temporary:
@@ -141,4 +149,5 @@ def _numbered(images: Iterable[Picture]) -> Iterator[tuple[str, Tensor]]:
         if isinstance(image, str | os.PathLike):
             yield Path(image).name, read_image(image)
         else:
-            yield f"{number:04}", to_8bit(to_tensor(image)).byte().cpu()
+            x = to_tensor(image)
+            yield f"{number:04}", (to_8bit(x).byte() if x.is_floating_point() else x).cpu()

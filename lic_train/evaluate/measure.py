@@ -61,7 +61,7 @@ def measure(
         fingerprint: of the model, written to the file.
         path: the .lic file, which is replaced.
         repeats: number of timed calls of the encoder and of the decoder; times are their medians.
-        protocol: padding and kind of PSNR.
+        protocol: padding, tiles and kind of PSNR.
 
     Raises:
         BitstreamError: the estimated rate is not finite.
@@ -71,9 +71,9 @@ def measure(
     device = next(encoder.parameters()).device
     x = picture.to(device).float().div(255)
     padded = protocol.pad(x, encoder.downsampling_factor)
-    expected = estimate(encoder, padded.x)
+    expected = estimate(encoder, padded.x, protocol.tile)
     estimated = _finite_bits(name, expected)
-    data, encoding = _timed(lambda: encode(encoder, padded.x, fingerprint), repeats, device)
+    data, encoding = _timed(lambda: encode(encoder, padded.x, fingerprint, protocol.tile), repeats, device)
     began = time.perf_counter()
     atomic.replace_bytes(path, data)
     data = path.read_bytes()
@@ -103,8 +103,7 @@ def measure(
         equal=same_picture(reconstruction, x_hat),
         max_difference=finite(float((reconstruction - x_hat).abs().max())),
     )
-    bits = padded.crop(metrics.bits_map(expected.likelihoods, expected.padded))
-    return Measured(row, x, x_hat, bits)
+    return Measured(row, x, x_hat, padded.crop(expected.bits_map()))
 
 
 def same_picture(a: Tensor, b: Tensor) -> bool:

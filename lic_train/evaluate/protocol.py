@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from lic_train.errors import ConfigError
@@ -22,6 +22,7 @@ class Protocol(BaseModel):
         padding: ``replicate`` and ``zero`` at the bottom and at the right, ``zero_centred`` on all sides.
         multiple: sides are padded to multiples of it; None uses the model's downsampling factor.
         psnr: of RGB rounded to 8 bits (``uint8``), or of the clamped floats (``float``).
+        tile: side of the tiles in which pictures are coded, as in `lic_train.files.tiles.plan`.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -29,6 +30,7 @@ class Protocol(BaseModel):
     padding: Literal["replicate", "zero", "zero_centred"] = "replicate"
     multiple: PositiveInt | None = None
     psnr: Literal["uint8", "float"] = "uint8"
+    tile: NonNegativeInt | None = None
 
     @property
     def is_house(self) -> bool:
@@ -51,21 +53,24 @@ class Protocol(BaseModel):
             changed["padding"] = f"{kind}, {sides}, to multiples of {multiple}; the .lic file contains the padded image"
         if self.psnr == "float":
             changed["psnr"] = "dB; clamped RGB without rounding; mean squared error over all pixels and channels"
+        if self.tile is not None:
+            changed["tile"] = f"pictures are coded in tiles of {self.tile}" if self.tile else "pictures are not tiled"
         return changed
 
     def pad(self, x: Tensor, factor: int) -> Padded:
         """Pad an image (3, H, W) for a codec with the downsampling factor ``factor``.
 
         Raises:
-            ConfigError: the multiple is not one of the factor.
+            ConfigError: the multiple or the side of the tiles is not a multiple of the factor.
         """
         multiple = self.multiple or factor
-        if multiple % factor:
-            raise ConfigError(
-                "eval.multiple does not fit the model.",
-                expected=f"a multiple of its downsampling factor {factor}",
-                got=str(multiple),
-            )
+        for key, value in (("eval.multiple", multiple), ("eval.tile", self.tile or 0)):
+            if value % factor:
+                raise ConfigError(
+                    f"{key} does not fit the model.",
+                    expected=f"a multiple of its downsampling factor {factor}",
+                    got=str(value),
+                )
         height, width = x.shape[1:]
         if self.padding == "replicate" and self.multiple is None:
             return Padded(x, 0, 0, height, width)  # the bitstream pads

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lic_train.evaluate.protocol import HOUSE, Protocol
 from lic_train.files.checkpoint import Metadata
+from lic_train.files.tiles import MAX_TILE_PIXELS, OVERLAP, TILE
 from lic_train.files.zoo.published import Published
 from lic_train.rd.curves import ImagePoint, Point
 from lic_train.rd.metrics import MS_SSIM_MIN_SIDE
@@ -60,6 +61,8 @@ DEFINITIONS = {
     "mean": "arithmetic mean over the images of each number; null if it is null for one image",
     "median": "median over the images of each time",
     "padding": "replicate, bottom and right, to multiples of the model's downsampling factor",
+    "tile": f"pictures of more than {MAX_TILE_PIXELS} pixels (padded) are coded in tiles of {TILE}, which overlap by "
+    f"{OVERLAP} pixels; estimates are those of the same tiles",
     "image_list_sha256": "hash over name, height, width and RGB bytes of every image, in order",
     "fingerprint": "first 8 bytes of SHA-256 over the model's configuration and weights; every .lic file contains it",
 }

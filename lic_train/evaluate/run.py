@@ -21,10 +21,11 @@ from lic_train.data.sets.sources import SUFFIXES
 from lic_train.errors import ConfigError, DataError
 from lic_train.evaluate import image_metrics, results
 from lic_train.evaluate.bench import Bench, Settings, Task, load_bench, measure_all, threads_of_a_job
+from lic_train.evaluate.protocol import HOUSE, Protocol
 from lic_train.evaluate.sets import FolderImages
 from lic_train.evaluate.table import notes, table
-from lic_train.files.bitstream import MAX_PIXELS, padding
 from lic_train.files.checkpoint import load_file, move
+from lic_train.files.tiles import plan
 from lic_train.models.base import Codec
 from lic_train.runs import layout
 from lic_train.runs.load import load_run
@@ -61,7 +62,7 @@ def evaluate_run(
     encoder = move(encoder, device)
     info = results.describe(metadata)
     out_dir = layout.results_folder(run)
-    require_all(images, encoder)
+    require_all(images, encoder, settings.protocol)
     if settings.jobs == 1:
         decoder = move(load_file(metadata.path)[0], device)
         bench = Bench(encoder, decoder, info, layout.coded(out_dir, set_name), settings)
@@ -70,7 +71,7 @@ def evaluate_run(
     return _evaluate(make, images, out_dir, set_name, info, settings, _device(encoder))
 
 
-def require_all(images: Iterable[tuple[str, Tensor]], model: Codec) -> None:
+def require_all(images: Iterable[tuple[str, Tensor]], model: Codec, protocol: Protocol = HOUSE) -> None:
     """Check that every image of a folder can be read and coded by ``model``, before any is coded.
 
     Raises:
@@ -78,9 +79,11 @@ def require_all(images: Iterable[tuple[str, Tensor]], model: Codec) -> None:
     """
 
     def problem(height: int, width: int) -> str:
-        bottom, right = padding(height, width, model.downsampling_factor)
-        pixels = (height + bottom) * (width + right)
-        return f"{height}x{width} is more than {MAX_PIXELS:,} pixels (padded)" if pixels > MAX_PIXELS else ""
+        try:
+            plan(height, width, model.downsampling_factor, protocol.tile)
+        except ValueError as error:
+            return str(error)
+        return ""
 
     if isinstance(images, FolderImages):
         images.require_all(problem)
@@ -117,7 +120,7 @@ def evaluate(
         DataError: there is no image, or two images have the same name.
     """
     settings = replace(settings or Settings(), jobs=1)
-    require_all(images, encoder)
+    require_all(images, encoder, settings.protocol)
     bench = Bench(encoder, decoder, info, layout.coded(out_dir, set_name), settings)
     return _evaluate(lambda: bench, images, out_dir, set_name, info, settings, _device(encoder))
 

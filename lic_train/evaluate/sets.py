@@ -27,16 +27,17 @@ def _as_list(value: Any) -> Any:
 
 
 class EvaluationSet(KnownSet):
-    """A set of pictures, and how it is padded and PSNR computed; see `lic_train.evaluate.protocol.Protocol`."""
+    """A set of pictures, how it is padded and tiled and PSNR computed; see `lic_train.evaluate.protocol.Protocol`."""
 
     padding: Literal["replicate", "zero", "zero_centred"]
     multiple: PositiveInt | None
     psnr: Literal["uint8", "float"]
+    tile: NonNegativeInt | None
 
     @property
     def protocol(self) -> Protocol:
-        """Padding and kind of PSNR."""
-        return Protocol(padding=self.padding, multiple=self.multiple, psnr=self.psnr)
+        """Padding, tiles and kind of PSNR."""
+        return Protocol(padding=self.padding, multiple=self.multiple, psnr=self.psnr, tile=self.tile)
 
 
 class Options(Section):

@@ -120,13 +120,14 @@ class Reconstructions:
         codec, fingerprint = self._codec(run)
         device = next(codec.parameters()).device
         x = original.to(device).float().div(255)
-        padded = run.results[self._set].protocol.pad(x, codec.downsampling_factor)
+        protocol = run.results[self._set].protocol
+        padded = protocol.pad(x, codec.downsampling_factor)
         x_hat = padded.crop(decode(codec, data, fingerprint).cpu())
         _check(original, metrics.to_8bit(x_hat), row)
-        expected = estimate(codec, padded.x)
+        expected = estimate(codec, padded.x, protocol.tile)
         save_png(paths[0], x_hat)
         save_error_map(paths[1], x.cpu(), x_hat)
-        save_bits_map(paths[2], padded.crop(metrics.bits_map(expected.likelihoods, expected.padded)))
+        save_bits_map(paths[2], padded.crop(expected.bits_map()))
 
     def _codec(self, run: Run) -> tuple[Codec, bytes]:
         """Return the run's model and its fingerprint. One model is cached, because calls are sorted by run."""

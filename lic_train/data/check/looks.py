@@ -14,15 +14,7 @@ import numpy as np
 from PIL import Image
 
 from lic_train.data.archives.names import HEIF
-from lic_train.data.decode.images import (
-    MAX_CODED,
-    UPRIGHT,
-    Picture,
-    UnreadableImage,
-    can_be_coded,
-    open_header,
-    orientation,
-)
+from lic_train.data.decode.images import UPRIGHT, Picture, UnreadableImage, open_header, orientation
 from lic_train.data.sets.splits import Source
 
 WORST = 24  # images on the page for each kind of problem
@@ -46,7 +38,6 @@ KINDS = {  # unusual images that are usable, and how training reads them
     "turned": "rotated or mirrored by EXIF: turned upright",
     "misnamed": "another format than the suffix of the name: read by its content",
     "flat": "nearly one colour",
-    "large": f"too large to be coded as a whole, {MAX_CODED:,} pixels: not used as a whole image of a validation",
 }
 
 
@@ -84,7 +75,6 @@ def look_at(source: Source, number: int, crop: int) -> Look:
     spread = float(np.asarray(image.resize((32, 32), Image.Resampling.BOX), np.float32).std((0, 1)).max())
     notes = [*_kinds(picture.data, source.name(number))]
     notes += ["small"] * (min(image.size) < crop) + ["flat"] * (spread < FLAT)
-    notes += ["large"] * (not can_be_coded(image.height, image.width))
     content = int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
     bits = 8 * len(data) / (image.width * image.height)
     return Look(number, "", tuple(notes), image.height, image.width, bits, spread, content)

@@ -26,8 +26,6 @@ from lic_train.errors import DataError
 from lic_train.system import atomic
 
 MAX_PIXELS = 178_956_970  # 512 MiB as 8-bit RGB; also the number above which Pillow itself refuses to open a file
-# Pixels that every codec codes, with the padding of the model: `lic_train.files.bitstream.MAX_PIXELS`.
-MAX_CODED, PADDED_TO = 2**25, 256
 # Without this list Pillow also runs a PostScript interpreter on files of any name.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "HEIF")
 ORIENTATION = 0x0112  # EXIF tag
@@ -223,12 +221,6 @@ def _known_formats() -> tuple[str, ...]:
 def _check_size(image: Image.Image, max_pixels: int) -> None:
     if image.width * image.height > max_pixels:  # other code may have disabled Pillow's own limit
         raise UnreadableImage(f"{image.width}x{image.height} is more than the limit of {max_pixels:,} pixels")
-
-
-def can_be_coded(height: int, width: int) -> bool:
-    """Return whether every codec can code a picture of this size as a whole."""
-    padded = (height + -height % PADDED_TO) * (width + -width % PADDED_TO)
-    return padded <= MAX_CODED
 
 
 def _decoded(image: Image.Image, data: bytes, turned: int | None = None) -> Image.Image:

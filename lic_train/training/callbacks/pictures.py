@@ -5,14 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image
 from torch import Tensor
 
 from lic_train.evaluate.pictures import panel
-from lic_train.files.bitstream import padding
+from lic_train.files.bitstream import estimate
 from lic_train.models.base import Codec
 from lic_train.rd import metrics
 from lic_train.system.screen import reason, say
@@ -56,21 +55,17 @@ class Pictures(Callback):
 def _draw(path: Path, model: Codec, name: str, image: Tensor, device: torch.device) -> None:
     """Run ``image`` through the model with the bitstream's quantiser, in fp32, without a file, and draw the panel."""
     x = image.to(device).float() / 255
-    height, width = x.shape[1:]
-    bottom, right = padding(height, width, model.downsampling_factor)
     with model.ready_to_code(), torch.autocast(device.type, enabled=False):
-        out = model(F.pad(x[None], (0, right, 0, bottom), mode="replicate"))
-    x_hat = out["x_hat"][0, :, :height, :width]
-    bits = metrics.bits_map(out["likelihoods"], (height + bottom, width + right))
-    ms_ssim = metrics.ms_ssim(x, x_hat)
+        found = estimate(model, x)
+    ms_ssim = metrics.ms_ssim(x, found.x_hat)
     panel(
         path,
         x,
-        x_hat,
-        bits[:height, :width],
+        found.x_hat,
+        found.bits_map(),
         title=name,
-        bpp=float(bits.sum()) / (height * width),
-        psnr=float(metrics.psnr(x, x_hat)),
+        bpp=found.bits / (x.shape[1] * x.shape[2]),
+        psnr=float(metrics.psnr(x, found.x_hat)),
         ms_ssim=None if ms_ssim is None else float(ms_ssim),
     )
 
