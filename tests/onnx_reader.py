@@ -188,6 +188,19 @@ def mixture(
     return symbols.astype(np.float64).reshape(1, *shape)
 
 
+def decoded(
+    exported: Exported, kind: dict, string: bytes, latents: dict[str, np.ndarray], shape: tuple[int, int]
+) -> np.ndarray:
+    section = Section(string, exported.about["close_call_tolerance"])
+    if kind["density"] == "factorized":
+        latent = factorized(exported, kind, section, shape)
+    else:
+        density = {"gaussian": gaussian, "mixture": mixture}[kind["density"]]
+        latent = density(exported, kind, section, *exported.run("h_s", latents["z"]))
+    section.finish()
+    return latent
+
+
 def read(folder: Path, data: bytes) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Decode a file; return its latents by name and the picture (3, H, W) in [0, 1].
 
@@ -201,13 +214,9 @@ def read(folder: Path, data: bytes) -> tuple[dict[str, np.ndarray], np.ndarray]:
     latents: dict[str, np.ndarray] = {}
     # The last section, z, comes first: the parameters of y depend on it.
     for kind, string in reversed(list(zip(exported.about["sections"], strings, strict=True))):
-        section = Section(string, exported.about["close_call_tolerance"])
-        if kind["density"] == "factorized":
-            decoded = factorized(exported, kind, section, (shape[0], shape[1]))
-        else:
-            density = {"gaussian": gaussian, "mixture": mixture}[kind["density"]]
-            decoded = density(exported, kind, section, *exported.run("h_s", latents["z"]))
-        section.finish()
-        latents[kind["latent"]] = decoded
+        try:
+            latents[kind["latent"]] = decoded(exported, kind, string, latents, (shape[0], shape[1]))
+        except (AssertionError, IndexError) as error:  # of the range coder; of a record without end
+            raise Damaged("a section with an invalid code") from error
     (x_hat,) = exported.run("g_s", latents["y"].astype(np.float32))
     return latents, np.clip(x_hat[0, :, :height, :width], 0, 1)

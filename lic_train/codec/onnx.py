@@ -53,7 +53,7 @@ class _Network(nn.Module):
 
 
 class _Parameters(nn.Module):
-    """Stands for a density; its "decoded" values are the parameters with which the context calls it."""
+    """Replacement of a density: decoding returns the parameters that the context passes to it."""
 
     def decompress(self, string: bytes, *parameters: Tensor) -> tuple[Tensor, ...]:
         """Return the parameters."""
@@ -108,7 +108,9 @@ def _require_onnx() -> None:
     absent = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if absent:
         raise ConfigError(
-            f"lic export --onnx needs {' and '.join(absent)}, not installed.", to_do="pip install 'lic-train[onnx]'"
+            f"lic export --onnx needs {' and '.join(absent)}, which cannot be found.",
+            expected="the packages of the extra onnx",
+            to_do="pip install 'lic-train[onnx]'",
         )
 
 
