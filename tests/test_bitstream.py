@@ -93,9 +93,7 @@ def test_decoded_picture_equals_the_evaluation_forward(pair, height, width):
     assert x_hat.shape == (3, height, width)
     torch.testing.assert_close(x_hat, expected.x_hat, rtol=0, atol=1e-6)
     assert [part.padded for part in expected.parts] == [
-        tuple(
-            -(-side // encoder.downsampling_factor) * encoder.downsampling_factor for side in x.shape[1:]
-        )
+        tuple(-(-side // encoder.downsampling_factor) * encoder.downsampling_factor for side in x.shape[1:])
     ]
     [sections] = unpack(data)[1]
     assert len(data) == 40 + 4 * len(sections) + sum(map(len, sections)) + 4

@@ -36,9 +36,7 @@ def compress_file(arguments: argparse.Namespace) -> Table:
     limit = max(_max_pixels(arguments), images.MAX_PIXELS)
     x = images.read_image(arguments.source, limit).to(codec.device)
     began = time.perf_counter()
-    data = encode(
-        codec.model, x, codec.metadata.fingerprint, tile=arguments.tile, max_pixels=_max_pixels(arguments)
-    )
+    data = encode(codec.model, x, codec.metadata.fingerprint, tile=arguments.tile, max_pixels=_max_pixels(arguments))
     seconds = time.perf_counter() - began
     atomic.replace_bytes(arguments.target, data)
     height, width = x.shape[1:]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lic_train.errors import BitstreamError, LicError
-from lic_train.files.container import Header, check_model, header_of, pack, unpack
+from lic_train.files.container import check_model, header_of, pack, unpack
 from lic_train.files.tiles import MAX_PIXELS, OVERLAP, Box, Grid, blended, padding, plan
 from lic_train.models.base import CodecOutput, Compressed, Decompressed
 from lic_train.rd import metrics
@@ -145,7 +145,9 @@ def estimate(codec: Coder, x: Tensor, tile: int | None = None, overlap: int = OV
     return Estimate(_joined(grid, blended(grid, tiles())), parts)
 
 
-def _decoded(codec: Coder, data: bytes, fingerprint: bytes, max_pixels: int) -> tuple[Grid, Iterator[tuple[Box, Tensor]]]:
+def _decoded(
+    codec: Coder, data: bytes, fingerprint: bytes, max_pixels: int
+) -> tuple[Grid, Iterator[tuple[Box, Tensor]]]:
     """Check a file; return its tiles and the iterator over the finished parts of its picture, which decodes it."""
     header, sections = unpack(data, max_pixels)
     check_model(header, fingerprint, codec.downsampling_factor)
@@ -183,7 +185,7 @@ def _decoded_tile(codec: Coder, sections: list[bytes], box: Box) -> Tensor:
 
 
 def _joined(grid: Grid, parts: Iterable[tuple[Box, Tensor]]) -> Tensor:
-    """Return the picture (3, H, W) from its parts. It is allocated after the first one, when a tile has been decoded."""
+    """Return the picture (3, H, W) from its parts. It is allocated when the first tile has been decoded."""
     picture = torch.empty(0)
     for box, part in parts:
         if not picture.numel():
