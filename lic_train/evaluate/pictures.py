@@ -20,6 +20,7 @@ from lic_train.system import atomic
 
 _CELL_INCHES = 5.0  # longer side of each of the four images
 _DPI = 140
+_SHOWN = 8192  # side in pixels from which on a panel shows every second pixel
 _GAINS = (1, 2, 5, 10, 20, 50, 100)
 # The same scale for all images and codecs, so that maps can be compared.
 ERROR_GAIN = 8
@@ -49,7 +50,8 @@ def panel(
         psnr: in dB, shown above the reconstruction; infinity is shown as "equal".
         ms_ssim: in [0, 1], shown above the reconstruction unless it is None.
     """
-    original, decoded = _bytes(x), _bytes(x_hat)
+    every = 1 + max(x.shape[1:]) // _SHOWN
+    original, decoded = (_bytes(picture[:, ::every, ::every]) for picture in (x, x_hat))
     rows, columns = (2, 2) if x.shape[2] > x.shape[1] else (1, 4)
     figure = Figure(figsize=_figure_size(x.shape[1], x.shape[2], rows, columns), dpi=_DPI, layout="constrained")
     canvas = FigureCanvasAgg(figure)
@@ -61,7 +63,7 @@ def panel(
     _show(axes[1], decoded, _caption(bpp, psnr, ms_ssim))
     error, gain = _amplified_error(original, decoded)
     _show(axes[2], error, f"absolute error × {gain}")
-    shown = axes[3].imshow(bits.cpu().numpy(), cmap="inferno", vmin=0)
+    shown = axes[3].imshow(bits[::every, ::every].cpu().numpy(), cmap="inferno", vmin=0)
     axes[3].set_title("estimated bits per pixel", fontsize=8)
     figure.colorbar(shown, cax=axes[3].inset_axes((1.02, 0, 0.03, 1)))
     canvas.print_png(path)

@@ -185,7 +185,7 @@ def _decoded_tile(codec: Coder, sections: list[bytes], box: Box) -> Tensor:
 
 
 def _joined(grid: Grid, parts: Iterable[tuple[Box, Tensor]]) -> Tensor:
-    """Return the picture (3, H, W) from its parts. It is allocated after a first tile has been decoded."""
+    """Return the picture (3, H, W) from its parts. It is allocated when the first tile has been decoded."""
     picture = torch.empty(0)
     for box, part in parts:
         if not picture.numel():

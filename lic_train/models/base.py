@@ -235,6 +235,7 @@ class HyperpriorCodec(Codec):
 
     def compress(self, x: Tensor) -> Compressed:
         """Return the strings [y, z] of one image and the shape of z."""
+        assert not self.training, "coding needs eval mode: only there are psi and its context float64"
         y, z = self._analyse(x)
         z_string = self.entropy_bottleneck.compress(z)
         psi = self._psi(self.entropy_bottleneck.quantize(z))
@@ -243,6 +244,7 @@ class HyperpriorCodec(Codec):
 
     def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> Decompressed:
         """Decode the output of `compress`."""
+        assert not self.training, "coding needs eval mode: only there are psi and its context float64"
         z_hat = self.entropy_bottleneck.decompress(strings[1], shape)
         psi = self._psi(z_hat)
         y_hat = self.context.decompress(strings[0], psi)

@@ -9,11 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from pytorch_msssim import ms_ssim as _ms_ssim
+import torch.nn.functional as F
+from pytorch_msssim.ssim import _fspecial_gauss_1d, _ssim
 from torch import Tensor
 
+_TAPS = 11
+_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the five scales
 # The smallest of five scales must contain the 11-tap window.
 MS_SSIM_MIN_SIDE = 161
+# Pixels for which similarities are computed at once: they take 15 times the memory of the pictures.
+_STRIP = 2**24
 
 
 def to_8bit(x: Tensor) -> Tensor:
@@ -36,13 +41,34 @@ def ms_ssim(x: Tensor, x_hat: Tensor) -> Tensor | None:
     """Return the multi-scale structural similarity of the 8-bit pictures, at most 1 (Wang et al. 2003).
 
     Five scales, 11-tap Gaussian windows without padding, mean of R, G and B. One value per picture, or None if a side
-    has fewer than 161 pixels.
+    has fewer than 161 pixels. Pictures of more than 2^24 pixels are processed in strips.
     """
     if min(x.shape[-2:]) < MS_SSIM_MIN_SIDE:
         return None
-    pair = [to_8bit(picture if picture.dim() == 4 else picture[None]) for picture in (x, x_hat)]
-    values = _ms_ssim(*pair, data_range=255, size_average=False)
+    a, b = (to_8bit(picture if picture.dim() == 4 else picture[None]) for picture in (x, x_hat))
+    similarities = []
+    for _ in _WEIGHTS[1:]:
+        similarities.append(_similarities(a, b)[1])
+        odd = [side % 2 for side in a.shape[2:]]
+        a, b = (F.avg_pool2d(picture, 2, padding=odd) for picture in (a, b))
+    similarities.append(_similarities(a, b)[0])
+    weights = a.new_tensor(_WEIGHTS).view(-1, 1, 1)
+    values = (torch.stack(similarities).relu() ** weights).prod(dim=0).mean(dim=1)
     return values if x.dim() == 4 else values[0]
+
+
+def _similarities(a: Tensor, b: Tensor) -> Tensor:
+    """Return structural similarity and its contrast and structure part (2, B, C) of one scale, means over pixels."""
+    window = _fspecial_gauss_1d(_TAPS, 1.5).repeat(a.shape[1], 1, 1, 1)
+    rows = a.shape[2] - _TAPS + 1
+    step = max(_STRIP // a.shape[3], 1)
+    means = torch.zeros(2, *a.shape[:2], device=a.device)
+    for top in range(0, rows, step):
+        count = min(step, rows - top)
+        strip = slice(top, top + count + _TAPS - 1)
+        parts = _ssim(a[:, :, strip], b[:, :, strip], data_range=255, win=window, size_average=False)
+        means += torch.stack(parts) * (count / rows)
+    return means
 
 
 def ms_ssim_db(value: Tensor) -> Tensor:

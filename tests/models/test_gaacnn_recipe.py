@@ -122,10 +122,10 @@ def test_model_without_quantisers_uses_the_rest_of_the_recipe() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["model=gaacnn", "recipe.quantizer=round"], "quantizer: expected one of universal, noise, got 'round'"),
+        (["model=gaacnn", "recipe.quantizer=round"], "quantizer: expected one of universal, noise, got round"),
         (
             ["model=cwam", "recipe.stages=[{name: a, share: 1, lr: 1, quantizer: noise}]"],
-            "quantizer: expected none, because cwam has only one, got 'noise'",
+            "quantizer: expected none, because the model has only one, got noise",
         ),
     ],
 )
