@@ -27,7 +27,7 @@ from lic_train.entropy.gaussian import GaussianConditional, gaussian_tables
 from lic_train.entropy.mixture import GaussianMixture
 from lic_train.entropy.quantize import MAX_MEAN, STEPS_PER_UNIT
 from lic_train.errors import BitstreamError, CheckpointError, ConfigError
-from lic_train.files import bitstream
+from lic_train.files import container
 from lic_train.files.checkpoint import Metadata
 from lic_train.models.base import Codec, HyperpriorCodec
 from lic_train.system import atomic
@@ -81,7 +81,7 @@ def write_onnx(codec: Codec, metadata: Metadata, out: Path) -> list[str]:
     written = {name: model for name, model in networks.items() if name not in missing}
     description = {
         "format": FORMAT,
-        "lic_version": bitstream.VERSION,
+        "lic_version": container.VERSION,
         "model": metadata.config,
         "fingerprint": metadata.fingerprint.hex(),
         "downsampling_factor": codec.downsampling_factor,
@@ -139,7 +139,7 @@ def _plain(codec: Codec) -> Traced:
     factor = codec.downsampling_factor
     x = torch.zeros(1, 3, *(factor * side for side in _TRACED))
     seen: list[Tensor] = []
-    handle = codec.g_s.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    handle = codec.get_submodule("g_s").register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     codec(x)
     handle.remove()
     networks = {
@@ -168,7 +168,7 @@ def _prediction(codec: HyperpriorCodec, z: Tensor) -> tuple[HyperpriorCodec, tup
     try:
         parameters = predict.context.decompress(b"", predict._psi(torch.zeros_like(z).double()))
     except BitstreamError:  # a context of several steps expects a string
-        predict.context = _Parameters()
+        predict.context = _Parameters()  # type: ignore[assignment]
         return predict, ("psi",)
     names = ("weights", "means", "scales") if isinstance(density, GaussianMixture) else ("scales", "means")
     return predict, names[: len(parameters)]
@@ -206,6 +206,7 @@ def _trace(codec: Codec, step: Callable[[Any, Tensor], Any], given: tuple[str, T
         )
     except Exception as error:  # the tracers raise errors of many types
         return reason(error)
+    assert traced is not None, "with dynamo=True a program is returned"
     return traced.model_proto
 
 

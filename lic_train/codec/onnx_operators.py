@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from onnxscript import opset18 as op
+from onnxscript import opset18
 
+op: Any = opset18  # its annotations do not include lists of integers, which it accepts
 _LAST = 2**63 - 1  # as the end of a slice: up to the last element
 
 Ints = Sequence[int]
