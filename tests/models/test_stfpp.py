@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lic_train.complexity.count import macs_by_module
+from lic_train.entropy.precision import repeatable
 from lic_train.models.stf import STF
 from lic_train.models.stfpp import STFPlusPlus
 from lic_train.recipes.losses import bpp, feature_enhancement, mse
@@ -73,7 +74,8 @@ def test_compensation_is_initially_the_identity():
     assert torch.equal(y, model.g_a(refined))
     assert torch.equal(z, model.h_a(y))
     z_hat = model.entropy_bottleneck.quantize(z)
-    assert torch.equal(model._psi(z_hat), model.h_s(z_hat))
+    with repeatable(model.h_s):
+        assert torch.equal(model._psi(z_hat), model.h_s(z_hat))
 
 
 def test_documented_third_backbone_trains_and_codes():
