@@ -56,6 +56,7 @@ def test_special_values_keep_their_meaning(monkeypatch: pytest.MonkeyPatch) -> N
     assert value_of(literal("data.root=[/a b,~/c,'/d,e']")) == ["/a b", "/home/me/c", "/d,e"]
     assert value_of(literal("init_from=null")) is None
     assert literal("output=outputs/${name}") == "output=outputs/${name}"
+    assert literal(r"output=outputs/$\{name\}") == r"output=outputs/$\{name\}"
     assert literal("data.root=choice(/a,/b)") == "data.root=choice(/a,/b)"
     assert literal("name=a b") == "name=a b"
     assert literal("data.root") == "data.root"

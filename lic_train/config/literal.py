@@ -11,7 +11,8 @@ from hydra.core.override_parser.types import Quote, QuotedString
 LISTS = ("data.root", "eval.root")  # these keys can also hold several paths: data.root=[/a,/b]
 PATH_KEYS = (*LISTS, "checkpoint", "data.source.cache", "init_from", "output")
 _SEAL = "%%"  # does not occur in percent-encoded text
-_SPECIAL = re.compile(r"""null|choice\(.*\)|'.*'|".*"|.*\$\{.*|""", re.DOTALL)  # these remain in Hydra's grammar
+# These remain in Hydra's grammar. Hydra's sweeper writes an interpolation ${name} as $\\{name\\}.
+_SPECIAL = re.compile(r"""null|choice\(.*\)|'.*'|".*"|.*\$\\?\{.*|""", re.DOTALL)
 
 
 def literal(override: str) -> str:
