@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+# A shell starts background jobs with SIGINT ignored, and their children inherit it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Before any import of wandb: tests do not use the network.
 os.environ["WANDB_MODE"] = "offline"
 
