@@ -78,8 +78,8 @@ class Header:
 def header_of(fingerprint: bytes, grid: Grid, factor: int) -> Header:
     """Return the header of a picture that a codec with the downsampling factor ``factor`` codes in these tiles."""
     bottom, right = padding(grid.last.height, grid.last.width, factor)
-    latent = (-(-side // factor) for side in (grid.first.height, grid.first.width))
-    return Header(fingerprint, grid.height, grid.width, bottom, right, *latent, grid.tile, grid.overlap)
+    rows, columns = -(-grid.first.height // factor), -(-grid.first.width // factor)
+    return Header(fingerprint, grid.height, grid.width, bottom, right, rows, columns, grid.tile, grid.overlap)
 
 
 # Magic and version, the fields of the header, the number of sections.
