@@ -78,7 +78,7 @@ class Header:
 def header_of(fingerprint: bytes, grid: Grid, factor: int) -> Header:
     """Return the header of a picture that a codec with the downsampling factor ``factor`` codes in these tiles."""
     bottom, right = padding(grid.last.height, grid.last.width, factor)
-    rows, columns = (-(-side // factor) for side in (grid.first.height, grid.first.width))
+    rows, columns = -(-grid.first.height // factor), -(-grid.first.width // factor)
     return Header(fingerprint, grid.height, grid.width, bottom, right, rows, columns, grid.tile, grid.overlap)
 
 

@@ -19,7 +19,7 @@ MAX_TILE_PIXELS = 2**25
 MAX_PIXELS = 2**28
 # Defaults for pictures above MAX_TILE_PIXELS; docs/file_format.md has the measurement.
 TILE = 2048
-OVERLAP = 16
+OVERLAP = 32
 
 
 class Box(NamedTuple):
