@@ -25,7 +25,7 @@ from tests.tiny import FACTORIZED, HYPERPRIOR, make_codec, picture, save_checkpo
 NOISE = 1e-11
 # Networks that decide nothing in the bitstream.
 FREE = ("g_a", "g_s", "h_a", "entropy_bottleneck", "extract", "enhance", "assemble", "compensate")
-CROPS = 2  # of each model; 50 of each were run once
+CROPS = 2  # of each model
 
 pytestmark = pytest.mark.usefixtures("seeded_on_one_thread")
 
