@@ -19,8 +19,7 @@ from lic_train.entropy.gaussian import gaussian_tables
 from lic_train.errors import ConfigError
 from lic_train.files.bitstream import decode, encode
 from lic_train.files.checkpoint import Metadata, save_model
-from tests.conftest import ROOT, small_config
-from tests.test_portable import varied_codec
+from tests.conftest import ROOT, make_varied_codec, small_config
 from tests.tiny import FACTORIZED, make_codec, picture
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the optional dependencies [onnx] are not installed")
@@ -41,7 +40,7 @@ def exported(tmp_path_factory):
     def export(name):
         if name not in made:
             folder = tmp_path_factory.mktemp(name)
-            model = varied_codec(name)
+            model = make_varied_codec(name)
             identity = save_model(folder / "model.safetensors", model, small_config(name), {})
             assert main(["export", str(folder / "model.safetensors"), str(folder / "onnx"), "--onnx"]) == 0
             made[name] = model, identity, folder / "onnx"
