@@ -46,6 +46,9 @@ def test_repeated_command_skips_finished_and_retries_failed_runs(tmp_path):
 def test_fresh_moves_earlier_runs_aside_once(tmp_path):
     sweep = FakeSweep(tmp_path)
     sweep.run(f"{MODEL} lambda=0.1")
+    checkpoints = tmp_path / "runs" / "lambda_0.1" / "checkpoints"
+    checkpoints.mkdir()
+    (checkpoints / "last.ckpt").touch()  # only a directory that contains a run is moved aside
     sweep.run(f"{MODEL} lambda=0.1 fresh=true")
     assert sweep.runs_with("ended") == ["lambda_0.1", "lambda_0.1"]
     assert (tmp_path / "runs" / "lambda_0.1.old-1" / "finished.json").exists()
