@@ -157,9 +157,9 @@ def _other_networks(codec: Codec) -> list[str]:
     return [name for name, child in codec.named_children() if name not in known and list(child.parameters())]
 
 
-def _prediction(codec: HyperpriorCodec, z: Tensor) -> tuple[HyperpriorCodec, tuple[str, ...]]:
+def _prediction(codec: HyperpriorCodec, z: Tensor) -> tuple[Any, tuple[str, ...]]:
     """Return a float64 copy of the codec for `_predicted`, and the names of the values that this returns."""
-    predict = copy.deepcopy(codec).double()
+    predict: Any = copy.deepcopy(codec).double()
     density = _density(predict)
     for module in list(predict.modules()):
         for name, child in module.named_children():
@@ -195,7 +195,7 @@ def _trace(codec: Codec, step: Callable[[Any, Tensor], Any], given: tuple[str, T
     sizes = {2: scale[0] * torch.export.Dim("rows"), 3: scale[1] * torch.export.Dim("columns")}
     try:
         program = torch.export.export(_Network(codec, step), (x,), dynamic_shapes=(sizes,), strict=False)
-        traced = torch.onnx.export(
+        traced: Any = torch.onnx.export(
             program,
             dynamo=True,
             input_names=[name],

@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from onnx import TensorProto
+from onnx.helper import make_tensor
 from onnxscript import opset18
 
-op: Any = opset18  # its annotations do not include lists of integers, which it accepts
+op: Any = opset18  # its annotations exclude the lists of numbers that it accepts
 _LAST = 2**63 - 1  # as the end of a slice: up to the last element
 
 Ints = Sequence[int]
@@ -82,14 +84,19 @@ def _product(padded: Any, matrix: Any, kernel: Ints, bias: Any, stride: Ints) ->
 
 def leaky_relu(x: Any, negative_slope: float = 0.01) -> Any:
     """Return ``max(x, negative_slope * x)``."""
-    return op.Max(x, op.Mul(x, negative_slope))
+    return op.Max(x, op.Mul(x, _float64(negative_slope)))
 
 
 def softplus(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
     """Return ``log(1 + exp(beta * x)) / beta`` without overflow; x itself above the threshold, as in PyTorch."""
-    scaled = op.Mul(x, beta)
-    soft = op.Add(op.Max(scaled, 0.0), op.Log(op.Add(op.Exp(op.Neg(op.Abs(scaled))), 1.0)))
-    return op.Where(op.Greater(scaled, threshold), x, op.Div(soft, beta))
+    scaled = op.Mul(x, _float64(beta))
+    logarithm = op.Log(op.Add(op.Exp(op.Neg(op.Abs(scaled))), _float64(1)))
+    soft = op.Div(op.Add(op.Max(scaled, _float64(0)), logarithm), _float64(beta))
+    return op.Where(op.Greater(scaled, _float64(threshold)), x, soft)
+
+
+def _float64(value: float) -> Any:
+    return op.Constant(value=make_tensor("value", TensorProto.DOUBLE, [], [value]))
 
 
 # For ``custom_translation_table`` of `torch.onnx.export`.
