@@ -23,11 +23,11 @@ class MaskedConv2d(nn.Conv2d):
         self.taps: Tensor
         self.register_buffer("taps", taps, persistent=False)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Map (B, C, h, w) to (B, C', h, w); in eval mode only where ``mask`` (h, w) is true, 0 elsewhere."""
-        if self.training:
+        if self.training or mask is None:
             return F.conv2d(x, self.weight * self.taps, self.bias, padding=self.padding)
-        reach = self.kernel_size[0] // 2
+        reach = self.taps.shape[0] // 2
         padded = F.pad(x, (reach, reach, reach, reach))
         rows, columns = mask.nonzero().unbind(1)
         corners, flat = rows * padded.shape[3] + columns, padded.flatten(2)
