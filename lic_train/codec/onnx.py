@@ -168,7 +168,7 @@ def _prediction(codec: HyperpriorCodec, z: Tensor) -> tuple[Any, tuple[str, ...]
     try:
         parameters = predict.context.decompress(b"", predict._psi(torch.zeros_like(z).double()))
     except BitstreamError:  # a context of several steps expects a string
-        predict.context = _Parameters()  # type: ignore[assignment]
+        predict.context = _Parameters()
         return predict, ("psi",)
     names = ("weights", "means", "scales") if isinstance(density, GaussianMixture) else ("scales", "means")
     return predict, names[: len(parameters)]
