@@ -12,15 +12,16 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-# A shell starts background jobs with SIGINT ignored, nohup those with SIGHUP ignored, and their children inherit it.
-for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
-    if signal.getsignal(number) is signal.SIG_IGN:
-        signal.signal(number, usual)
 # Before any import of wandb: tests do not use the network.
 os.environ["WANDB_MODE"] = "offline"
 
 from lic_train.config.compose import compose
 from lic_train.models.base import Codec, build
+
+# A shell starts background jobs with SIGINT ignored, nohup those with SIGHUP ignored, and their children inherit it.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"

@@ -111,16 +111,22 @@ class Section:
             raise Damaged("checksum of a section")
 
 
+# Fingerprint; height, width; padding; height and width of the latent; side and overlap of the tiles; sections.
+HEADER = "<8sIIHHIIIHB"
+
+
 def sections_of(data: bytes, about: dict) -> tuple[tuple[int, ...], list[bytes]]:
     """Fields of the header after the fingerprint, and the sections."""
     if data[:5] != b"LIC1" + bytes([about["lic_version"]]) or zlib.crc32(data[:-4]) != int.from_bytes(
         data[-4:], "little"
     ):
         raise Damaged("the file")
-    fingerprint, *fields, count = struct.unpack_from("<8sIIHHIIB", data, 5)
+    fingerprint, *fields, tile, _overlap, count = struct.unpack_from(HEADER, data, 5)
+    if tile:
+        raise ValueError("this reader decodes pictures of one tile")
     if fingerprint.hex() != about["fingerprint"]:
         raise Damaged("a file of another model")
-    begin = 5 + struct.calcsize("<8sIIHHIIB")
+    begin = 5 + struct.calcsize(HEADER)
     lengths = struct.unpack_from(f"<{count}I", data, begin)
     ends = begin + 4 * count + np.cumsum([0, *lengths])
     return tuple(fields), [data[a:b] for a, b in itertools.pairwise(ends)]
