@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import tarfile
 
 import numpy as np
@@ -104,11 +105,11 @@ def test_command_writes_shards_with_every_pixel(root, tmp_path, capsys):
         original = np.asarray(photograph(300 + 40 * number, 280, number))
         rebuilt = np.zeros_like(original)
         for name, tile in tiles.items():
-            if name.startswith(f"{number}.png/"):
-                top, left = map(int, name.split("/")[1].removesuffix(".webp").split("_"))
+            if name.startswith(f"train/{number}.png/"):
+                top, left = map(int, name.split("/")[2].removesuffix(".webp").split("_"))
                 rebuilt[top : top + 128, left : left + 128] = np.asarray(tile)
         assert (rebuilt == original).all()
-    assert sorted(read(out / "val-000000.tar")) == ["0.png", "1.png"]
+    assert sorted(read(out / "val-000000.tar")) == ["val/0.png", "val/1.png"]
     record = json.loads((out / "prepared.json").read_text())
     assert record["tiles"] == len(tiles)
     assert [entry[0] for entry in record["left_out"]] == ["broken.jpg"]
@@ -163,7 +164,9 @@ class Photographs:
      (["--side", "0"], "at least 1")],
 )  # fmt: skip
 def test_invalid_options(root, tmp_path, capsys, option, message):
-    assert main([str(root), str(tmp_path / "out"), *option]) == 2
+    with pytest.raises(SystemExit) as ended:  # of the parser, or with the exit code of the command
+        sys.exit(main([str(root), str(tmp_path / "out"), *option]))
+    assert ended.value.code == 2
     assert message in capsys.readouterr().err
 
 

@@ -74,7 +74,7 @@ def test_invalid_points_raise(test, message):
     [
         (("vcc", POINTS), r"(?s)no stored curve vcc on kodak.*expected: one of av1, .*to do: choose vvc"),
         ((POINTS, "nothing_like_it"), "got: nothing_like_it$"),
-        (("vvc", "hevc", "psnr", "nowhere"), r"(?s)no stored curves on nowhere.*clic, kodak, tecnick"),
+        (("vvc", "hevc", "psnr", "nowhere"), r"(?s)no stored curves on nowhere.*clic, clic2022_test, kodak, tecnick"),
         (("vvc", "hevc", "ms_ssim"), "psnr or ms_ssim_db"),
         (("vvc", "stf", "ms_ssim_db"), "has no MS-SSIM"),
     ],

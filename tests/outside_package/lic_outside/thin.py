@@ -31,7 +31,7 @@ class Thin(Codec):
     def forward(self, x: Tensor) -> dict:
         """(B, 3, H, W) -> x_hat and likelihoods."""
         y_hat, y_likelihoods = self.entropy_bottleneck(self.g_a(x))
-        return {"x_hat": self.g_s(y_hat), "likelihoods": {"y": y_likelihoods}}
+        return {"x_hat": self.g_s(y_hat.float()), "likelihoods": {"y": y_likelihoods}}
 
     def compress(self, x: Tensor) -> dict:
         """One image -> string [y] and the shape of y."""
@@ -41,4 +41,4 @@ class Thin(Codec):
     def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> dict:
         """Mirror of `compress`."""
         y_hat = self.entropy_bottleneck.decompress(strings[0], shape)
-        return {"x_hat": self.g_s(y_hat).clamp(0, 1)}
+        return {"x_hat": self.g_s(y_hat.float()).clamp(0, 1)}
