@@ -112,7 +112,7 @@ def test_command_writes_shards_with_every_pixel(root, tmp_path, capsys):
     assert sorted(read(out / "val-000000.tar")) == ["val/0.png", "val/1.png"]
     record = json.loads((out / "prepared.json").read_text())
     assert record["tiles"] == len(tiles)
-    assert [entry[0] for entry in record["left_out"]] == ["broken.jpg"]
+    assert [entry[0] for entry in record["left_out"]] == ["train/broken.jpg"]
 
 
 def test_repeated_command_continues(root, tmp_path, capsys, monkeypatch):
