@@ -159,7 +159,7 @@ def mixture(
     centres = np.cumsum(2 * all_radius + 1) - all_radius - 1
     bits, radius, centre = all_bits[level], all_radius[level], centres[level]
     largest = kind["max_mean"]
-    shift = section.round(np.clip(means, -largest, largest) + 0.5, np.exp2(bits).reshape(-1)).reshape(means.shape)
+    shift = section.round(np.clip(means, -largest, largest) + 0.5, np.exp2(bits)).reshape(means.shape)
     whole = 1 << kind["weight_bits"]
     cumulative = np.cumsum(weights, axis=0)
     inner = cumulative[:-1] / cumulative[-1]
