@@ -111,8 +111,8 @@ def test_multiple_must_fit_the_model(model: Path) -> None:
 
 
 def test_options_have_names_on_the_command_line() -> None:
-    options = read_options(["eval=kodak", "eval.padding=zero_centred", "eval.multiple=128", "eval.psnr=float"])
-    assert options.eval.protocol == Protocol(padding="zero_centred", multiple=128, psnr="float")
+    options = read_options(["eval=kodak", "eval.padding=zero_centred", "eval.multiple=128", "eval.tile=512"])
+    assert options.eval.protocol == Protocol(padding="zero_centred", multiple=128, tile=512)
     assert read_options(["eval=folder", "eval.root=/x"]).eval.protocol.is_house
     with pytest.raises(ConfigError, match=r"eval\.padding: should be 'replicate', 'zero' or 'zero_centred'"):
         read_options(["eval=kodak", "eval.padding=mirror"])

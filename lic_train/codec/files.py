@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from lic_train.codec.image_codec import ImageCodec
+from lic_train.codec.image_codec import ImageCodec, codable
 from lic_train.codec.load import find_model, load
 from lic_train.data.decode import images
 from lic_train.data.decode.images import save_png
@@ -29,14 +29,15 @@ def compress_file(arguments: argparse.Namespace) -> Table:
     Raises:
         CheckpointError: the run has no intact model.
         ConfigError: this machine has no such device.
-        DataError: ``source`` is not a readable picture.
-        ValueError: it has too many pixels, or the tiles do not fit the model.
+        DataError: ``source`` is not a readable picture or has too many pixels, or the tiles do not fit the model.
     """
     codec = _codec(arguments.run, arguments.checkpoint, arguments.device)
     limit = max(_max_pixels(arguments), images.MAX_PIXELS)
     x = images.read_image(arguments.source, limit).to(codec.device)
     began = time.perf_counter()
-    data = encode(codec.model, x, codec.metadata.fingerprint, tile=arguments.tile, max_pixels=_max_pixels(arguments))
+    fingerprint, max_pixels = codec.metadata.fingerprint, _max_pixels(arguments)
+    with codable():
+        data = encode(codec.model, x, fingerprint, tile=arguments.tile, max_pixels=max_pixels)
     seconds = time.perf_counter() - began
     atomic.replace_bytes(arguments.target, data)
     height, width = x.shape[1:]

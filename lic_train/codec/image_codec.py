@@ -85,7 +85,7 @@ class ImageCodec:
             DataError: the file is not a readable picture.
         """
         x = to_tensor(image).to(self.device)
-        with _codable():
+        with codable():
             return bitstream.encode(self.model, x, self.metadata.fingerprint, tile)
 
     @overload
@@ -111,7 +111,7 @@ class ImageCodec:
     def estimate(self, image: Picture, tile: int | None = None) -> Estimate:
         """Estimate rate and reconstruction of one picture; see `encode` for the arguments and errors."""
         x = to_tensor(image).to(self.device)
-        with _codable():
+        with codable():
             found = bitstream.estimate(self.model, x, tile)
         likelihoods = _likelihoods(found.parts)
         bpp = found.bits / (x.shape[1] * x.shape[2])
@@ -119,8 +119,8 @@ class ImageCodec:
 
 
 @contextlib.contextmanager
-def _codable() -> Iterator[None]:
-    """Convert the ValueErrors of the bitstream into PictureError."""
+def codable() -> Iterator[None]:
+    """Convert a ValueError of `lic_train.files.bitstream` into a PictureError."""
     try:
         yield
     except ValueError as error:

@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from lic_train.codec.image_codec import codable
 from lic_train.entropy.stopwatch import coding_time
 from lic_train.errors import BitstreamError
 from lic_train.evaluate.protocol import HOUSE, Protocol
@@ -67,11 +68,13 @@ def measure(
         BitstreamError: the estimated rate is not finite.
         CheckpointError: the model's coding tables are stale.
         ConfigError: the protocol does not fit the model.
+        PictureError: the picture has too many pixels to be coded as a whole.
     """
     device = next(encoder.parameters()).device
     x = picture.to(device).float().div(255)
     padded = protocol.pad(x, encoder.downsampling_factor)
-    expected = estimate(encoder, padded.x, protocol.tile)
+    with codable():
+        expected = estimate(encoder, padded.x, protocol.tile)
     estimated = _finite_bits(name, expected)
     data, encoding = _timed(lambda: encode(encoder, padded.x, fingerprint, protocol.tile), repeats, device)
     began = time.perf_counter()
