@@ -189,7 +189,9 @@ def mixture(
         mass = (weight[:, at] * values[entries]).sum(axis=1).T >> kind["weight_bits"]
         rows = np.diff(mass, axis=1, append=(kind["total"] + mass[:, 0])[:, None]).astype(np.float32)
         rows[:, -1] = kind["total"] - (mass[:, -1] - mass[:, 0])
-        symbols[at] = first[at] + section.unescaped(section.coder.decode(ROWS, rows).astype(np.int64), widest)
+        symbols[at] = first[at] + section.unescaped(
+            section.coder.decode(ROWS, np.ascontiguousarray(rows)).astype(np.int64), widest
+        )
     section.count(symbols)
     return symbols.astype(np.float64).reshape(1, *shape)
 
