@@ -29,7 +29,7 @@ def bd_rate(anchor: Source, test: Source, metric: str = "psnr", set: str = "koda
     Args:
         anchor: reference curve: a sequence of (bpp, quality in dB) pairs, the path of a curve file of
             `lic_train.rd.curves`, or the name of a stored curve: a classical codec ("vvc", "hevc", ...) or a published
-            one ("stf", "tinylic_cited", ...).
+            one ("vtm18", "tinylic_cited", ...).
         test: compared curve, in any of these forms.
         metric: "psnr" or "ms_ssim_db"; ignored for pairs.
         set: picture set of stored curves.
