@@ -124,9 +124,7 @@ def test_exit_status(tmp_path, capsys):
     write_tree(tmp_path / "many", good | {f"bad{i}.png": b"x" for i in range(3)})
     assert run(tmp_path / "many", tmp_path / "c")[0] == 2
     assert "more than 5%" in capsys.readouterr().out
-    with pytest.raises(SystemExit) as stopped:
-        run(tmp_path / "nothing", tmp_path / "d")
-    assert stopped.value.code == 2
+    assert check.main([str(tmp_path / "nothing"), "--to", str(tmp_path / "d")]) == 2
     assert "No folder or archive" in capsys.readouterr().err
     tar = tar_bytes({name: data * 9 for name, data in good.items()})
     write_tree(tmp_path, {"cut.tar": tar[: len(tar) - 12000]})
@@ -151,8 +149,7 @@ def test_archives_and_folders_have_equal_reports(tmp_path):
 def test_dying_process_ends_the_check_with_an_error(tmp_path, monkeypatch, capsys):
     write_tree(tmp_path / "set", {f"{i}.png": png(i, 8, 8) for i in range(3)})
     monkeypatch.setattr(check, "look_at", lambda *_: os.kill(os.getpid(), 9))
-    with pytest.raises(SystemExit):
-        run(tmp_path / "set", tmp_path / "out")
+    assert check.main([str(tmp_path / "set"), "--to", str(tmp_path / "out"), "--jobs", "2"]) == 2
     assert "--jobs" in capsys.readouterr().err
 
 

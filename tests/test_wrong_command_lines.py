@@ -246,7 +246,7 @@ anchors --set kodak --jobs 0                    | at least 1
 anchors --set kodak --root /no/kodak            | /no/kodak
 anchors --set nosuchset                         | nosuchset
 anchors --set kodak --codec jpg                 | invalid choice
-zoo a.pth.tar                                   | required
+zoo a.pth.tar                                   | names one file
 zoo a.pth.tar b model=cwan                      | did you mean cwam
 zoo /no/a.pth.tar b                             | /no/a.pth.tar
 compress                                        | required
