@@ -127,7 +127,7 @@ def evaluate(
 
 def _set_options(name: str, limit: int | None) -> SetOptions:
     try:
-        return SetOptions(name=name, root=None, limit=limit)
+        return SetOptions(name=name, root=[], limit=limit)  # the images are given
     except ValidationError as error:
         raise ConfigError("The options of the evaluation are not valid.", got=mistakes(error)) from error
 
