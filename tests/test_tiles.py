@@ -210,15 +210,15 @@ class Largest(TorchDispatchMode):
 
 
 def test_memory_depends_on_the_tile_and_not_on_the_picture() -> None:
-    x, sizes = picture(600, 1000), []
-    for rows in (300, 600):
+    x, sizes = picture(320, 400), []
+    for rows in (160, 320):
         with Largest() as largest:
             data = encode(Average(), x[:, :rows], FINGERPRINT, 64)
             x_hat = decode_8bit(Average(), data, FINGERPRINT)
         sizes.append(largest.floats)
-        assert x_hat.shape == (3, rows, 1000)
-        assert largest.any == max(3 * rows * 1000, x.numel())  # the pictures, in 8 bits
-    assert sizes[0] == sizes[1] <= 4 * 3 * 32 * 1000  # the overlap with the next row of tiles
+        assert x_hat.shape == (3, rows, 400)
+        assert largest.any == max(3 * rows * 400, x.numel())  # the pictures, in 8 bits
+    assert sizes[0] == sizes[1] <= 4 * 3 * 32 * 400  # the overlap with the next row of tiles
 
 
 def test_picture_is_allocated_after_its_first_tile_has_been_decoded() -> None:
