@@ -20,7 +20,7 @@ from lic_train.evaluate.run import evaluate_run
 from lic_train.files.bitstream import decode
 from lic_train.files.checkpoint import load_model
 from lic_train.rd.metrics import to_8bit
-from lic_train.report.build import Options, build
+from lic_train.report.build import Options, _known_roots, build
 from lic_train.report.comparisons import Comparer, most_different, typical
 from lic_train.report.elements import Comparison, Section
 from lic_train.report.gather import Gathered, gather
@@ -172,6 +172,10 @@ def test_originals_are_found_by_the_root_of_the_runs(tree):
         put(run.path / ".hydra/config.yaml", yaml.safe_dump(config))
     written = build(Options(tree / "outputs", tree / "report", set="photos"))
     assert not [item for item in written.left_out if "photographs" in item.what]
+
+
+def test_set_without_a_folder_of_its_own_is_searched_in_the_runs_only():
+    assert _known_roots(Gathered(Path("outputs"), "folder")) == []
 
 
 def test_page_and_files_contain_crops_of_report_and_paper(tree, monkeypatch):

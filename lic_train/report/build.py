@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -178,7 +179,9 @@ def _root(given: Path | None, gathered: Gathered) -> Path:
 
 def _known_roots(gathered: Gathered) -> list[Path]:
     sections = [run.config.get("eval") for run in gathered.runs]
-    roots = [read_options([f"eval={gathered.set}"]).eval.root] if gathered.set in group_options("eval") else []
+    roots: list[object] = []
+    with contextlib.suppress(ConfigError):  # a set of conf/eval without a folder of its own, such as folder
+        roots += [read_options([f"eval={gathered.set}"]).eval.root] if gathered.set in group_options("eval") else []
     roots += [s.get("root") for s in sections if isinstance(s, dict) and s.get("name") == gathered.set]
     return [Path(root).expanduser() for root in roots if isinstance(root, str | Path)]
 

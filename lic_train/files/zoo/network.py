@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
-from lic_train.models.base import Codec, find_model
+from lic_train.config import networks
+from lic_train.models.base import Codec
 
 Shape = tuple[int, ...]
 # Constants, and tables that are rebuilt from other tensors.
@@ -155,23 +154,9 @@ class Network:
         ]
 
 
-class _Unallocated(TorchFunctionMode):
-    """Context in which uninitialised tensors, and so nearly all weights of a new network, are on the meta device.
-
-    A network cannot be built on the meta device as a whole, because CompressAI's GDN computes with constants.
-    """
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        place = {"device": "meta"} if function is torch.empty else {}
-        return function(*args, **{**(kwargs or {}), **place})
-
-
 def shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
     """Return the shape of every tensor of a model, without the memory and time of its initialisation."""
-    arguments = {name: value for name, value in config.items() if name != "_target_"}
-    with _Unallocated():
-        state = find_model(config)(**arguments).state_dict()
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+    return {name: tuple(tensor.shape) for name, tensor in networks.tensors(config).items()}
 
 
 def same_elements(theirs: Shape, here: Shape) -> bool:
