@@ -12,8 +12,16 @@ import pytest
 import torch
 
 import lic_train
+from lic_train.system import relaunch
 from lic_train.training import environment
 from lic_train.training.environment import record
+
+
+@pytest.fixture(autouse=True)
+def nothing_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command is read from sys.argv, whatever training command this process ran before."""
+    monkeypatch.setattr(relaunch, "TYPED", [])
+
 
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 

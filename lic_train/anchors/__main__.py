@@ -26,6 +26,7 @@ from lic_train.system.command import command
 from lic_train.system.screen import say_warning
 
 OUTPUTS = Path("outputs") / "anchors"
+ANY_FOLDER = "folder"  # the set of conf/eval whose folder is always given by the user
 VERSIONED = {  # sets whose curves are part of lic_train, with their image lists
     "kodak": "7c58032089a0c7d0623d347acfeb7174542cf115dae729fdeb44384bb96e7e08",
 }
@@ -92,17 +93,23 @@ def _open(set_name: str, root: Path | None) -> Iterable[tuple[str, Tensor]]:
         raise ConfigError(
             "The name in --set is not valid.", expected="letters, digits, '_', '-' and '.'", got=repr(set_name)
         ) from error
+    if given is None and set_name == ANY_FOLDER:
+        raise _missing(set_name, "none")
     options = given or read_options([f"eval={set_name}"]).eval
     folders = [options.root] if isinstance(options.root, str) else options.root or []
-    missing = [folder for folder in folders if not Path(folder).expanduser().is_dir()]
-    if missing or not folders:
-        raise DataError(
-            f"The pictures of {set_name} are missing.",
-            expected="a folder of pictures",
-            got=", ".join(missing) or "none",
-            to_do="give the folder with --root, or download the set as described in data/README.md",
-        )
+    absent = [folder for folder in folders if not Path(folder).expanduser().is_dir()]
+    if absent:
+        raise _missing(set_name, ", ".join(absent))
     return open_images(options, Path())
+
+
+def _missing(set_name: str, got: str) -> DataError:
+    return DataError(
+        f"The pictures of {set_name} are missing.",
+        expected="a folder of pictures",
+        got=got,
+        to_do="give the folder with --root, or download the set as described in data/README.md",
+    )
 
 
 def _check_list(pictures: Pictures) -> None:
