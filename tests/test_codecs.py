@@ -14,7 +14,7 @@ from lic_train.config.compose import compose
 from lic_train.config.run import checked
 from lic_train.errors import BitstreamError, CheckpointError
 from lic_train.files import bitstream
-from lic_train.models.base import Codec, build
+from lic_train.models.base import Codec, build, joined
 from lic_train.recipes import losses
 from tests.conftest import SMALL, small_config
 
@@ -48,9 +48,9 @@ def quantised(model: Codec) -> list[nn.Module]:
     return parts(model, "posterior") or found
 
 
-def assert_same_picture(a: torch.Tensor, b: torch.Tensor) -> None:
+def assert_same_picture(a: torch.Tensor, b: torch.Tensor, atol: float = 1e-5) -> None:
     """Assert equality up to float order; one wrong symbol changes a picture a thousand times more."""
-    torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+    torch.testing.assert_close(a, b, rtol=0, atol=atol)
 
 
 @every_model
@@ -153,6 +153,26 @@ def test_all_zero_latent_round_trips(name, small_codec):
     with model.ready_to_code(), torch.no_grad():
         x_hat = bitstream.decode(model, bitstream.encode(model, x, bytes(8)), bytes(8))
         assert_same_picture(x_hat, model(x[None])["x_hat"].clamp(0, 1)[0])
+
+
+@every_model
+def test_pictures_of_a_batch_are_decoded_as_one_by_one(name, small_codec):
+    model = small_codec(name)
+    pictures = [photograph(64, 64, seed) for seed in range(4)]
+    with torch.no_grad(), model.ready_to_code():
+        coded = [model.compress(x[None]) for x in pictures]
+        single = torch.cat([model.decompress(**one)["x_hat"] for one in coded])
+        batch = model.decompress(*joined(coded))["x_hat"]
+    assert_same_picture(batch, single, atol=2e-4)  # attention of a batch sums in another order
+    assert not torch.equal(single[0], single[1])
+
+
+def test_pictures_of_different_sizes_are_no_batch(small_codec):
+    model = small_codec("mbt2018_mean")
+    with torch.no_grad(), model.ready_to_code():
+        coded = [model.compress(photograph(64, width)[None]) for width in (64, 128)]
+    with pytest.raises(ValueError, match="expected latents of one size"):
+        joined(coded)
 
 
 class Seen:

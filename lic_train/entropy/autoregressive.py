@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lic_train.entropy.coder import SymbolDecoder, SymbolEncoder
+from lic_train.entropy.coder import Strings, SymbolEncoder, decoder_of
 from lic_train.entropy.gaussian import GaussianConditional
 from lic_train.entropy.precision import one_thread, repeatable
 from lic_train.entropy.quantize import add_noise, on_grid, round_to
@@ -108,13 +108,13 @@ class SerialContext(nn.Module):
         return encoder.finish()
 
     @torch.no_grad()
-    def decompress(self, string: bytes, psi: Tensor) -> Tensor:
-        """Return y_hat (1, M, h, w).
+    def decompress(self, string: Strings, psi: Tensor) -> Tensor:
+        """Return y_hat (B, M, h, w).
 
         Raises:
             BitstreamError: the string is damaged.
         """
-        decoder = SymbolDecoder(string)
+        decoder = decoder_of(string)
         y_hat = self._wavefront(psi, lambda _, *params: self.gaussian_conditional.decode(decoder, *params))
         decoder.finish()
         return y_hat

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from compressai.ops import LowerBound
 from torch import Tensor, nn
 
-from lic_train.entropy.coder import WEIGHT_BITS, SymbolDecoder, SymbolEncoder, Table
+from lic_train.entropy.coder import WEIGHT_BITS, Strings, SymbolEncoder, Table, decoder_of
 from lic_train.entropy.gaussian import to_symbols
 from lic_train.entropy.precision import exactly, in_float32, planar
 from lic_train.entropy.quantize import add_noise, round_ste
@@ -222,16 +222,17 @@ class EntropyBottleneck(nn.Module):
         encoder.encode(to_symbols(z.float() - self.medians), self._indexes(z.shape[2] * z.shape[3]), self._tables)
         return encoder.finish()
 
-    def decompress(self, string: bytes, shape: tuple[int, int]) -> Tensor:
-        """Return z_hat (1, C, h, w) for ``shape`` (h, w). Requires `update`.
+    def decompress(self, string: Strings, shape: tuple[int, int]) -> Tensor:
+        """Return z_hat (B, C, h, w) for ``shape`` (h, w). Requires `update`.
 
         Raises:
             BitstreamError: the string is damaged.
         """
-        decoder = SymbolDecoder(string)
-        symbols = decoder.decode(self._indexes(shape[0] * shape[1]), self._tables)
+        decoder = decoder_of(string)
+        pictures = 1 if isinstance(string, bytes) else len(string)
+        symbols = decoder.decode(np.tile(self._indexes(shape[0] * shape[1]), pictures), self._tables)
         decoder.finish()
-        values = torch.from_numpy(symbols).view(1, self.channels, *shape)
+        values = torch.from_numpy(symbols).view(pictures, self.channels, *shape)
         return values.to(self.medians.device).double() + self.medians.double()
 
     def _indexes(self, positions: int) -> np.ndarray:

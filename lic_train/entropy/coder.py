@@ -25,6 +25,7 @@ from lic_train.errors import BitstreamError
 _UNIFORM = constriction.stream.model.Uniform()
 _LENGTH = constriction.stream.model.Uniform(32)
 _CHECKSUM_BYTES = 4
+Strings = bytes | Sequence[bytes]  # the string of one picture, or one for each picture of a batch
 # Larger symbols are refused, because float32 cannot represent larger integers exactly.
 MAX_SYMBOL = 2**24
 # Precision of the integers in a table: coarse enough that two mathematical libraries give the same ones.
@@ -201,6 +202,37 @@ class SymbolDecoder:
         self._close_calls.finish()
         if self._checksum != self._expected:
             raise mismatch("symbols with another checksum")
+
+
+class BatchDecoder:
+    """Decoder of one string per picture of a batch, with the methods of `SymbolDecoder`.
+
+    All arrays are flat tensors of shape (B, ...): B equal parts, one for each picture.
+    """
+
+    def __init__(self, strings: Sequence[bytes]) -> None:
+        self._decoders = [SymbolDecoder(string) for string in strings]
+
+    def round(self, values: np.ndarray, steps: float) -> np.ndarray:
+        """See `SymbolDecoder.round`."""
+        return np.concatenate([decoder.round(part, steps) for decoder, part in self._parts(values)])
+
+    def decode(self, indexes: np.ndarray, tables: Sequence[Table]) -> np.ndarray:
+        """See `SymbolDecoder.decode`."""
+        return np.concatenate([decoder.decode(part, tables) for decoder, part in self._parts(indexes)])
+
+    def _parts(self, values: np.ndarray) -> Iterator[tuple[SymbolDecoder, np.ndarray]]:
+        return zip(self._decoders, np.split(values, len(self._decoders)), strict=True)
+
+    def finish(self) -> None:
+        """See `SymbolDecoder.finish`."""
+        for decoder in self._decoders:
+            decoder.finish()
+
+
+def decoder_of(strings: Strings) -> SymbolDecoder | BatchDecoder:
+    """Return the decoder of one picture, or of a batch."""
+    return SymbolDecoder(strings) if isinstance(strings, bytes) else BatchDecoder(strings)
 
 
 def mismatch(found: str) -> BitstreamError:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lic_train.entropy.mixture import GaussianMixture
-from lic_train.entropy.mixture_coder import MixtureDecoder, MixtureEncoder
+from lic_train.entropy.mixture_coder import MixtureDecoder, MixtureEncoder, one_by_one
 from lic_train.entropy.precision import exactly, in_float32, one_thread, repeatable
 
 SIZE, REACH = 11, 5  # side of the kernel, and its reach in each direction
@@ -116,9 +116,10 @@ class VolumeContext(nn.Module):
         self._wavefront(psi, lambda at, parameters: self.mixture.encode(encoder, flat[at], *parameters))
         return encoder.finish()
 
+    @one_by_one
     @torch.no_grad()
     def decompress(self, string: bytes, psi: Tensor) -> Tensor:
-        """Return y_hat (1, M, h, w) on the CPU in float64.
+        """Return y_hat (B, M, h, w) on the CPU in float64.
 
         Raises:
             BitstreamError: the string is damaged.

@@ -15,7 +15,7 @@ import torch
 from compressai.ops import LowerBound
 from torch import Tensor, nn
 
-from lic_train.entropy.coder import MAX_SYMBOL, SymbolDecoder, SymbolEncoder, Table
+from lic_train.entropy.coder import MAX_SYMBOL, BatchDecoder, Strings, SymbolDecoder, SymbolEncoder, Table, decoder_of
 from lic_train.entropy.precision import in_float32, numbers
 from lic_train.entropy.quantize import MAX_MEAN, STEPS_PER_UNIT, add_noise, on_grid, round_to
 from lic_train.errors import BitstreamError, LicError
@@ -130,7 +130,7 @@ class GaussianConditional(nn.Module):
         encoder.encode(symbols, indexes, gaussian_tables(*self.table_range))
         return torch.from_numpy(symbols).view(y.shape).to(means) + means
 
-    def decode(self, decoder: SymbolDecoder, scales: Tensor, means: Tensor | None) -> Tensor:
+    def decode(self, decoder: SymbolDecoder | BatchDecoder, scales: Tensor, means: Tensor | None) -> Tensor:
         """Decode y_hat for these parameters; means None are 0."""
         indexes, means = self._decide(decoder, scales, means)
         symbols = decoder.decode(indexes, gaussian_tables(*self.table_range))
@@ -142,19 +142,19 @@ class GaussianConditional(nn.Module):
         self.encode(encoder, y, scales, means)
         return encoder.finish()
 
-    def decompress(self, string: bytes, scales: Tensor, means: Tensor | None = None) -> Tensor:
-        """Return y_hat, float32 in the shape of ``scales``.
+    def decompress(self, string: Strings, scales: Tensor, means: Tensor | None = None) -> Tensor:
+        """Return y_hat, float32 in the shape of ``scales``, from one string or from one per picture of the batch.
 
         Raises:
             BitstreamError: the string is damaged.
         """
-        decoder = SymbolDecoder(string)
+        decoder = decoder_of(string)
         y_hat = self.decode(decoder, scales, means)
         decoder.finish()
         return y_hat.float()
 
     def _decide(
-        self, coder: SymbolEncoder | SymbolDecoder, scales: Tensor, means: Tensor | None
+        self, coder: SymbolEncoder | SymbolDecoder | BatchDecoder, scales: Tensor, means: Tensor | None
     ) -> tuple[np.ndarray, Tensor]:
         """Return the index (n,) of the table whose scale is nearest in the logarithm, and the mean on its grid."""
         smallest, largest = self.table_range
@@ -182,6 +182,6 @@ class MeanScaleContext(nn.Module):
         """Encode y (1, M, h, w)."""
         return self.gaussian_conditional.compress(y, *psi.chunk(2, dim=1))
 
-    def decompress(self, string: bytes, psi: Tensor) -> Tensor:
-        """Return y_hat (1, M, h, w)."""
+    def decompress(self, string: Strings, psi: Tensor) -> Tensor:
+        """Return y_hat (B, M, h, w)."""
         return self.gaussian_conditional.decompress(string, *psi.chunk(2, dim=1))

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import TypeVar
+
 import constriction
 import numpy as np
+import torch
+from torch import Tensor
 
-from lic_train.entropy.coder import SymbolDecoder, SymbolEncoder, mismatch
+from lic_train.entropy.coder import Strings, SymbolDecoder, SymbolEncoder, mismatch
 from lic_train.entropy.mixture_tables import Mixtures
 from lic_train.entropy.stopwatch import entropy_coding
 
+Context = TypeVar("Context")
 _ROWS = constriction.stream.model.Categorical(perfect=False)
 
 
@@ -51,3 +58,18 @@ class MixtureDecoder(SymbolDecoder):
         except AssertionError as error:
             raise mismatch("words that no encoder writes") from error
         return self._accept(symbols)
+
+
+def one_by_one(decompress: Callable[[Context, bytes, Tensor], Tensor]) -> Callable[[Context, Strings, Tensor], Tensor]:
+    """Extend ``decompress(string, psi)`` of one picture to the strings of a batch and psi (B, ...).
+
+    Mixtures take most of the decoding time on the CPU, one picture after another in either case.
+    """
+
+    @functools.wraps(decompress)
+    def of_batch(self: Context, string: Strings, psi: Tensor) -> Tensor:
+        if isinstance(string, bytes):
+            return decompress(self, string, psi)
+        return torch.cat([decompress(self, *one) for one in zip(string, psi.split(1), strict=True)])
+
+    return of_batch

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from lic_train.entropy.coder import SymbolDecoder, SymbolEncoder
+from lic_train.entropy.coder import Strings, SymbolEncoder, decoder_of
 from lic_train.entropy.gaussian import GaussianConditional
 from lic_train.entropy.precision import at_least_float32, planar, repeatable
 from lic_train.entropy.quantize import add_noise, on_grid, round_ste
@@ -71,10 +71,10 @@ class Encode:
 
 
 class Decode:
-    """Pass that decodes a string."""
+    """Pass that decodes a string, or one for each picture of a batch."""
 
-    def __init__(self, gaussian: GaussianConditional, string: bytes) -> None:
-        self._gaussian, self._decoder = gaussian, SymbolDecoder(string)
+    def __init__(self, gaussian: GaussianConditional, string: Strings) -> None:
+        self._gaussian, self._decoder = gaussian, decoder_of(string)
 
     def __call__(self, channels: slice, mask: Tensor, scales: Tensor, means: Tensor) -> Tensor:
         """See `LatentPass`."""
@@ -123,8 +123,8 @@ class PassContext(nn.Module):
         return encode.finish()
 
     @torch.no_grad()
-    def decompress(self, string: bytes, psi: Tensor) -> Tensor:
-        """Return y_hat (1, M, h, w) in float32.
+    def decompress(self, string: Strings, psi: Tensor) -> Tensor:
+        """Return y_hat (B, M, h, w) in float32.
 
         Raises:
             BitstreamError: the string is damaged.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._device import DeviceContext
 
 from lic_train.entropy.bottleneck import EntropyBottleneck
+from lic_train.entropy.coder import Strings
 from lic_train.entropy.precision import repeatable
 from lic_train.errors import CheckpointError
 
@@ -42,8 +43,20 @@ class Compressed(TypedDict):
     shape: tuple[int, int]
 
 
+def joined(pictures: Sequence[Compressed]) -> tuple[list[list[bytes]], tuple[int, int]]:
+    """Return the arguments of ``decompress`` for a batch of pictures.
+
+    Raises:
+        ValueError: the pictures have latents of different sizes, or there are none.
+    """
+    shapes = {picture["shape"] for picture in pictures}
+    if len(shapes) != 1:
+        raise ValueError(f"pictures: expected latents of one size, got {sorted(shapes)}")
+    return [list(strings) for strings in zip(*(picture["strings"] for picture in pictures), strict=True)], shapes.pop()
+
+
 class Decompressed(TypedDict):
-    """Output of ``decompress``: ``x_hat`` (1, 3, H, W), clamped to [0, 1]."""
+    """Output of ``decompress``: ``x_hat`` (B, 3, H, W), clamped to [0, 1]."""
 
     x_hat: Tensor
 
@@ -78,8 +91,13 @@ class Codec(nn.Module):
         """Encode one image (1, 3, H, W)."""
         raise NotImplementedError
 
-    def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> Decompressed:
-        """Decode the output of `compress`."""
+    def decompress(self, strings: Sequence[Strings], shape: tuple[int, int]) -> Decompressed:
+        """Decode the output of `compress`, or of several pictures of one size in one pass of the networks.
+
+        Args:
+            strings: for each stream its string, or for a batch the strings of its pictures; see `joined`.
+            shape: (h, w) of the smallest latent.
+        """
         raise NotImplementedError
 
     def use_quantizer(self, name: str | None) -> None:
@@ -200,8 +218,8 @@ class Context(Protocol):
     def compress(self, y: Tensor, psi: Tensor) -> bytes:
         """Encode y (1, M, h, w)."""
 
-    def decompress(self, string: bytes, psi: Tensor) -> Tensor:
-        """Return y_hat (1, M, h, w)."""
+    def decompress(self, string: Strings, psi: Tensor) -> Tensor:
+        """Return y_hat (B, M, h, w)."""
 
 
 class HyperpriorCodec(Codec):
@@ -242,8 +260,8 @@ class HyperpriorCodec(Codec):
         y_string = self.context.compress(y, psi)
         return {"strings": [y_string, z_string], "shape": (z.shape[2], z.shape[3])}
 
-    def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> Decompressed:
-        """Decode the output of `compress`."""
+    def decompress(self, strings: Sequence[Strings], shape: tuple[int, int]) -> Decompressed:
+        """See `Codec.decompress`."""
         assert not self.training, "coding needs eval mode: only there are psi and its context float64"
         z_hat = self.entropy_bottleneck.decompress(strings[1], shape)
         psi = self._psi(z_hat)

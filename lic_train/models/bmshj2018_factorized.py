@@ -11,10 +11,13 @@ Legend: B batch, H W image, N M channels; y is (B, M, H/16, W/16).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import compressai.models
 from torch import Tensor
 
 from lic_train.entropy.bottleneck import EntropyBottleneck
+from lic_train.entropy.coder import Strings
 from lic_train.models.base import Codec, CodecOutput, Compressed, Decompressed
 
 
@@ -43,7 +46,7 @@ class FactorizedPrior(Codec):
         y = self.g_a(x)
         return {"strings": [self.entropy_bottleneck.compress(y)], "shape": (y.shape[2], y.shape[3])}
 
-    def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> Decompressed:
-        """Decode the output of `compress`."""
+    def decompress(self, strings: Sequence[Strings], shape: tuple[int, int]) -> Decompressed:
+        """See `Codec.decompress`."""
         y_hat = self.entropy_bottleneck.decompress(strings[0], shape)
         return {"x_hat": self.g_s(y_hat.float()).clamp(0, 1)}

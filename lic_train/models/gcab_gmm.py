@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.entropy.gaussian import GaussianConditional
 from lic_train.entropy.mixture import GaussianMixture
+from lic_train.entropy.mixture_coder import one_by_one
 from lic_train.entropy.precision import at_least_float32, repeatable
 from lic_train.models.base import HyperpriorCodec
 
@@ -166,8 +167,9 @@ class MixtureContext(nn.Module):
         """Encode y (1, M, h, w)."""
         return self.mixture.compress(y, *self._parameters_of_y(psi))
 
+    @one_by_one
     def decompress(self, string: bytes, psi: Tensor) -> Tensor:
-        """Return y_hat (1, M, h, w)."""
+        """Return y_hat (B, M, h, w)."""
         return self.mixture.decompress(string, *self._parameters_of_y(psi))
 
     def _parameters_of_y(self, psi: Tensor) -> tuple[Tensor, Tensor, Tensor]:

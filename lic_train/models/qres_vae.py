@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from compressai.ops import LowerBound
 from torch import Tensor, nn
 
-from lic_train.entropy.coder import SymbolDecoder, SymbolEncoder
+from lic_train.entropy.coder import Strings, SymbolEncoder, decoder_of
 from lic_train.entropy.gaussian import GaussianConditional
 from lic_train.entropy.precision import in_float32, planar, repeatable
 from lic_train.models.base import Codec, CodecOutput, Compressed, Decompressed
@@ -289,14 +289,15 @@ class QResVAE(Codec):
         return {"strings": [encoder.finish()], "shape": shape}
 
     @torch.no_grad()
-    def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> Decompressed:
-        """Decode the output of `compress`."""
-        decoder = SymbolDecoder(strings[0])
+    def decompress(self, strings: Sequence[Strings], shape: tuple[int, int]) -> Decompressed:
+        """See `Codec.decompress`."""
+        pictures = 1 if isinstance(strings[0], bytes) else len(strings[0])
+        decoder = decoder_of(strings[0])
 
         def read(block: LatentBlock, feature: Tensor, scales: Tensor, means: Tensor) -> Tensor:
             return self.gaussian_conditional.decode(decoder, scales, means)
 
-        x_hat = self._synthesise(1, shape, read)
+        x_hat = self._synthesise(pictures, shape, read)
         decoder.finish()
         return {"x_hat": x_hat.clamp(0, 1)}
 

@@ -106,11 +106,14 @@ def test_runs_finish_also_after_a_signal_and_are_then_skipped(
     assert [(row["state"], row["step"]) for row in rows] == [("finished", 10)] * 2
     assert all(row["bpp_file"] > 0 and row["psnr"] > 0 and row["hours"] > 0 for row in rows)
     assert set(again.run(*(job(photographs, f"lambda={lmbda}") for lmbda in ("0.01", "0.02"))).values()) == {"finished"}
-    for lmbda, started in (("0.01", 1), ("0.02", 2)):
+    for lmbda, requeued in (("0.01", False), ("0.02", True)):
         run = tmp_path / "runs" / f"lambda_{lmbda}"
         assert last_checkpoint(run)["run_config"]["lambda"] == float(lmbda)
         assert last_checkpoint(run)["global_step"] == 10
-        assert starts(run) == started
+        log = (run / "log.txt").read_text()
+        # A signal that arrives again while the requeued run starts requeues it once more.
+        assert starts(run) == 1 + log.count("by SIGUSR1"), log
+        assert (starts(run) > 1) == requeued
     run, whole = tmp_path / "runs" / "lambda_0.02", tmp_path / "whole"
     assert "Stopped after step 8 by SIGUSR1" in (run / "log.txt").read_text()
     Forked(lambda: run_here(small(photographs, whole, "lambda=0.02")), tmp_path / "log").result()
