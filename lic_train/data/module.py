@@ -207,19 +207,22 @@ class Photographs(lightning.LightningDataModule):
         return [self.root] if isinstance(self.root, str) else self.root or []
 
     def _check(self) -> None:
-        number_of_workers = isinstance(self.num_workers, int) and self.num_workers >= 0
+        _require(callable(self.source), "data.source", "a data source, for example data=folder", self.source)
         _require(self.small in SMALL, "data.small", f"one of {', '.join(SMALL)}", self.small)
-        _require(self.num_workers == "auto" or number_of_workers, "data.num_workers", "auto or >= 0", self.num_workers)
-        _require(1 <= self.crops_per_image <= APART, "data.crops_per_image", f"1 to {APART}", self.crops_per_image)
+        _require(isinstance(self.flip, bool), "data.flip", "true or false", self.flip)
+        workers = self.num_workers == "auto" or _is_count(self.num_workers, 0)
+        _require(workers, "data.num_workers", "auto or >= 0", self.num_workers)
+        many = _is_count(self.crops_per_image, 1, APART)
+        _require(many, "data.crops_per_image", f"1 to {APART}", self.crops_per_image)
         _require(self.decoder in DECODERS, "data.decoder", f"one of {', '.join(DECODERS)}", self.decoder)
         if self.decoder == "dali":
             require_dali()
             alone = "1 with data.decoder=dali, which decodes single crops"
             _require(self.crops_per_image == 1, "data.crops_per_image", alone, self.crops_per_image)
         for key in ("crop", "batch_size", "accumulate"):
-            _require(getattr(self, key) >= 1, key, "at least 1", getattr(self, key))
+            _require(_is_count(getattr(self, key), 1), key, "at least 1", getattr(self, key))
         for key in ("val_crops", "val_batch"):
-            _require(getattr(self, key) >= 1, f"data.{key}", "at least 1", getattr(self, key))
+            _require(_is_count(getattr(self, key), 1), f"data.{key}", "at least 1", getattr(self, key))
 
     def _ready(self) -> Split:
         self.setup()
@@ -236,6 +239,10 @@ class Photographs(lightning.LightningDataModule):
 
     def _on_gpu(self) -> bool:
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+
+
+def _is_count(value: object, least: int, most: float = math.inf) -> bool:
+    return isinstance(value, int) and least <= value <= most
 
 
 def _require(is_valid: bool, key: str, expected: str, got: object) -> None:
