@@ -224,6 +224,10 @@ train eval=null                                 | There is no eval 'null'
 train data.source=null                          | data.source.*data=folder
 train data.val_crops=null data.num_workers=0    | data.val_crops.*at least 1
 train data.flip=null                            | data.flip.*true or false
+train data.downscale=[0.6]                      | data.downscale.*two factors
+train data.downscale=[0,1]                      | data.downscale.*two factors
+train data.downscale=[1,0.6]                    | data.downscale.*ascending
+train data.downscale=0.6                        | data.downscale.*two factors
 train init_from=/no/run                         | /no/run does not exist
 train -m "model=cwam lambda=0.01"               | word of its own
 trian                                           | did you mean train

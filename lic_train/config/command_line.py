@@ -129,7 +129,9 @@ def _removal(word: str) -> ConfigError:
         f"{word} removes a key of the configuration.",
         expected="a run with all keys",
         got=word,
-        to_do=f"choose one of {', '.join(options)}" if options else f"set the key to a value or to null: {word[1:]}=null",
+        to_do=f"choose one of {', '.join(options)}"
+        if options
+        else f"set the key to a value or to null: {word[1:]}=null",
     )
 
 
