@@ -78,6 +78,17 @@ def test_recipe_decides_whether_crops_are_flipped(data):
     assert compose(["model=tinylic", f"data={data}", "data.root=x", "data.flip=true"]).data.flip is True
 
 
+@pytest.mark.parametrize("data", ["demo", "imagenet", "folder", "flickr"])
+def test_recipe_decides_whether_photographs_are_scaled(data):
+    own = checked(compose(["model=gaacnn", f"data={data}", "data.root=x"]))
+    assert own.data["downscale"] == [0.6, 1.0]
+    assert (
+        checked(compose(["model=gaacnn", f"data={data}", "data.root=x", "data.downscale=null"])).data["downscale"]
+        is None
+    )
+    assert compose(["model=gaacnn", "recipe=common", f"data={data}", "data.root=x"]).data.downscale is None
+
+
 def test_output_path_contains_model_recipe_and_lambda():
     assert compose(["model=mbt2018", "recipe=common"]).output == "outputs/mbt2018/common/lambda_0.0067"
     assert compose(["model=cwam", "name=try2"]).output == "outputs/cwam/cwam/lambda_0.0067_try2"

@@ -116,7 +116,7 @@ def test_windows_depend_only_on_seed_epoch_item_and_attempt():
     others = [one(), one(epoch=2), one(item=1), one(attempt=1), one(seed=4)]
     assert len(set(others)) == 5
     assert not random_window((50, 50), 16, Sample(0, 0), 0, seed=3, flip=False).flip
-    assert one() == (1623, 1413, False)
+    assert one() == Window(1623, 1413, flip=False)
 
 
 def test_flip_option_does_not_change_the_position():
@@ -128,14 +128,14 @@ def test_flip_option_does_not_change_the_position():
 
 def test_windows_contain_small_photographs_completely():
     for item in range(200):
-        top, left, _ = random_window((3, 30), 16, Sample(0, item), 0, seed=0, flip=False)
+        top, left, *_ = random_window((3, 30), 16, Sample(0, item), 0, seed=0, flip=False)
         assert -13 <= top <= 0
         assert 0 <= left <= 14
 
 
 def test_centre_window():
-    assert centre_window((20, 31), 16, Sample(0, 0), 0) == (2, 7, False)
-    assert centre_window((10, 16), 16, Sample(0, 0), 0) == (-3, 0, False)
+    assert centre_window((20, 31), 16, Sample(0, 0), 0) == Window(2, 7, flip=False)
+    assert centre_window((10, 16), 16, Sample(0, 0), 0) == Window(-3, 0, flip=False)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 40), (5, 50), (16, 16), (40, 17), (15, 16)])
@@ -143,7 +143,7 @@ def test_cut_equals_a_slice_of_the_reflection_padded_photograph(size):
     pixels = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
     padded = np.pad(pixels, ((16, 16), (16, 16), (0, 0)), mode="reflect")
     for item in range(10):
-        top, left, _ = random_window(size, 16, Sample(0, item), 0, seed=9, flip=False)
+        top, left, *_ = random_window(size, 16, Sample(0, item), 0, seed=9, flip=False)
         expected = padded[16 + top : 32 + top, 16 + left : 32 + left]
         got = cut(Image.fromarray(pixels), Window(top, left, flip=bool(item % 2)), 16)
         assert np.array_equal(got, expected.transpose(2, 0, 1))
@@ -229,6 +229,56 @@ def test_crops_are_parts_of_their_photograph():
             decode(source.read(item)).unfold(1, 16, 1).unfold(2, 16, 1).permute(1, 2, 0, 3, 4).reshape(-1, 3, 16, 16)
         )
         assert sum(torch.equal(place, got) for place in places) == 1
+
+
+def test_factors_are_uniform_and_leave_positions_and_flips_alone():
+    """The scale of a photograph of 1000 pixels can be read from the size that the window refers to."""
+    windows = [
+        random_window((1000, 2000), 256, Sample(0, i, c), 0, seed=3, flip=True, downscale=(0.6, 1.0))
+        for i in range(2000)
+        for c in range(2)
+    ]
+    heights, widths = np.array([window.scaled for window in windows]).T
+    assert 600 <= heights.min() < 610
+    assert 990 < heights.max() <= 1000
+    assert abs(heights.mean() - 800) < 5 * 400 / np.sqrt(12 * len(heights))
+    assert np.abs(widths - 2 * heights).max() <= 1
+    tops = np.array([window.top for window in windows])
+    assert (tops + 256 <= heights).all()
+    assert abs(np.corrcoef(tops / (heights - 256), heights)[0, 1]) < 0.1
+    unscaled = [random_window((1000, 2000), 256, Sample(0, i), 0, seed=3, flip=True) for i in range(2000)]
+    assert [window.flip for window in windows[::2]] == [window.flip for window in unscaled]
+    assert all(window.scaled is None for window in unscaled)
+
+
+def test_no_photograph_becomes_smaller_than_the_crop():
+    for item in range(100):
+        options = {"seed": 0, "flip": False, "downscale": (0.5, 0.9)}
+        assert random_window((256, 400), 256, Sample(0, item), 0, **options).scaled == (256, 400)
+        assert random_window((200, 400), 256, Sample(0, item), 0, **options).scaled == (200, 400)
+        assert min(random_window((300, 400), 256, Sample(0, item), 0, **options).scaled) in range(256, 271)
+
+
+@pytest.mark.parametrize("suffix", ["PNG", "JPEG"])
+def test_scaled_crop_is_a_part_of_the_scaled_photograph(suffix):
+    noise = np.random.default_rng(2).integers(0, 256, (24, 30, 3), dtype=np.uint8)
+    photograph = Image.fromarray(noise).resize((300, 240), Image.Resampling.BICUBIC)
+    data = io.BytesIO()
+    photograph.save(data, suffix)
+    photograph = Image.open(data)
+
+    class One(Pictures):
+        def read(self, index: int) -> bytes:
+            return data.getvalue()
+
+    crops = training_crops(One([(240, 300)]), 64, seed=5, flip=False, downscale=(0.6, 1.0))
+    for epoch in range(12):
+        top, left, _, (height, width) = random_window(
+            (240, 300), 64, Sample(epoch, 0), 0, seed=5, flip=False, downscale=(0.6, 1.0)
+        )
+        whole = np.asarray(photograph.resize((width, height), Image.Resampling.BICUBIC), dtype=np.int16)
+        got = crops.__getitems__([Sample(epoch, 0)])["x"][0].permute(1, 2, 0).numpy().astype(np.int16)
+        assert np.abs(got - whole[top : top + 64, left : left + 64]).max() <= 1
 
 
 def test_small_photographs_are_reflected_or_skipped_and_counted():

@@ -13,7 +13,7 @@ from lic_train.data.module import Photographs
 from lic_train.data.sets.sources import folder
 from lic_train.data.sets.splits import Joined, Subset
 from lic_train.data.stream.buffer import BufferedLoader, FirstUses
-from lic_train.data.stream.crops import Sample, random_window, replacement
+from lic_train.data.stream.crops import Sample, Window, random_window, replacement
 from lic_train.data.stream.draws import APART, Shuffled, Spread, draws_of
 from lic_train.data.stream.loader import CropLoader, StreamSampler, training_crops
 from lic_train.errors import ConfigError
@@ -106,7 +106,7 @@ def test_first_crop_equals_that_of_runs_with_one_crop_and_all_differ():
     def window(crop: int):
         return random_window((5000, 5000), 16, Sample(1, 2, crop), 0, seed=3, flip=True)
 
-    assert window(0) == (1623, 1413, False)  # as in test_crops.py
+    assert window(0) == Window(1623, 1413, flip=False)  # as in test_crops.py
     assert len({window(crop) for crop in range(APART)}) == APART
     flips = [random_window((99, 99), 16, Sample(0, i, 3), 0, seed=3, flip=True).flip for i in range(400)]
     assert 140 < sum(flips) < 260

@@ -91,5 +91,8 @@ def test_incompatible_options_raise(root, monkeypatch):
     monkeypatch.setattr("lic_train.data.module.require_dali", lambda: None)
     with pytest.raises(ConfigError, match=r"data\.crops_per_image.\nexpected: 1 with"):
         Photographs(folder, root=str(root), crop=32, batch_size=4, decoder="dali", crops_per_image=2).setup("fit")
+    scaled = Photographs(folder, root=str(root), crop=32, batch_size=4, decoder="dali", downscale=[0.6, 1.0])
+    with pytest.raises(ConfigError, match=r"data\.downscale.\nexpected: null with data.decoder=dali"):
+        scaled.setup("fit")
     with pytest.raises(ConfigError, match=r"data\.decoder.\nexpected: one of pillow, dali\ngot: 'opencv'"):
         Photographs(folder, root=str(root), crop=32, batch_size=4, decoder="opencv").setup("fit")

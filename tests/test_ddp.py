@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +21,8 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from lic_train.system import relaunch
 from lic_train.system.interrupts import INTERRUPTED
-from lic_train.training import followers, setup
-from lic_train.training.callbacks.interrupt import GracefulStop
+from lic_train.training import followers, presence, ranks, setup
+from lic_train.training.callbacks.interrupt import GracefulStop, Interrupted
 from tests.small_runs import (
     Forked,
     assert_equal_state,
@@ -267,3 +271,90 @@ def test_process_that_waits_for_a_failed_one_ends(tmp_path: Path) -> None:
     first = Forked(lambda: hang_without_the_other(), tmp_path / "log")
     assert first.wait() == 2
     assert "ended with exit code 3" in (tmp_path / "log").read_text()
+
+
+def hang_in_a_call(rank: int, ready: Path) -> None:
+    """Join a job as one process that a scheduler started, then wait for ever in C code, deaf to signals.
+
+    This stands for a collective operation of NCCL, which does not notice that another process has ended.
+    """
+    followers.GRACE = 0.1
+    with ranks.joined(2, 1, "cpu", []):
+        signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))
+        (ready / str(rank)).touch()
+        one, _other = socket.socketpair()
+        one.recv(1)
+
+
+def in_a_job(tmp_path: Path, function: Callable[[int], None]) -> list[Forked]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        Forked(lambda rank=rank: function(rank), tmp_path / f"log_{rank}", {**variables, "LOCAL_RANK": str(rank)})
+        for rank in range(2)
+    ]
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_process_that_hangs_ends_if_another_one_is_killed(tmp_path: Path, victim: int) -> None:
+    (tmp_path / "ready").mkdir()
+    both = in_a_job(tmp_path, lambda rank: hang_in_a_call(rank, tmp_path / "ready"))
+    try:
+        wait_until(lambda: len(list((tmp_path / "ready").iterdir())) == 2)
+        both[victim].kill()
+        wait_until(lambda: not both[1 - victim].process.is_alive(), 20)
+        assert both[1 - victim].wait() == (1 if victim == 0 else 2)
+    finally:
+        for each in both:
+            each.kill()
+    assert ("Process 1 of this run ended." in (tmp_path / "log_0").read_text()) == (victim == 1)
+
+
+def leave(rank: int, reason: BaseException | None) -> None:
+    """Leave a job as its second process; the first one stays a while longer."""
+    followers.GRACE = 0.1
+    store = dist.TCPStore("127.0.0.1", int(os.environ["MASTER_PORT"]), 2, rank == 0, wait_for_workers=False)
+    with presence.watched(rank, 2, "127.0.0.1", store):
+        if rank == 0:
+            time.sleep(3)
+        elif reason is not None:
+            store.wait(["presence"])
+            raise reason
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"), [(None, 0), (SystemExit(75), 0), (Interrupted(15, 3, Path("x")), 0), (ValueError("odd"), 2)]
+)
+def test_only_an_irregular_end_of_one_process_ends_the_other(
+    tmp_path: Path, reason: BaseException | None, code: int
+) -> None:
+    first, second = in_a_job(tmp_path, lambda rank: leave(rank, reason))
+    second.wait()
+    assert first.wait() == code, (tmp_path / "log_0").read_text()
+
+
+def start_one_that_lets_no_thread_run(ready: Path) -> None:
+    code = (
+        "import ctypes, pathlib, sys; from lic_train.training import followers; followers.end_with_the_launcher();"
+        "pathlib.Path(sys.argv[1]).touch(); ctypes.PyDLL(None).pause()"
+    )
+    environment = {**os.environ, followers.LAUNCHER: str(os.getpid())}
+    child = subprocess.Popen([sys.executable, "-c", code, str(ready)], env=environment)
+    ready.with_suffix(".pid").write_text(str(child.pid))
+    time.sleep(300)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux kills it")
+def test_process_that_lets_no_thread_run_ends_with_its_launcher(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    launcher = Forked(lambda: start_one_that_lets_no_thread_run(ready), tmp_path / "log")
+    wait_until(ready.exists)
+    time.sleep(0.2)  # until it has called pause
+    launcher.kill()
+    child = int(ready.with_suffix(".pid").read_text())
+    try:
+        wait_until(lambda: not is_alive(child), 20)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)

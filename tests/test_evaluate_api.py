@@ -15,6 +15,7 @@ from lic_train.data.decode.images import save_png
 from lic_train.errors import ConfigError, DataError
 from lic_train.evaluate.api import evaluate
 from lic_train.evaluate.bench import Settings
+from lic_train.evaluate.protocol import Protocol
 from lic_train.evaluate.results import Result
 from lic_train.evaluate.run import evaluate_run
 from tests.tiny import HYPERPRIOR, SERIAL, make_run, picture
@@ -67,6 +68,19 @@ def test_kinds_of_images_give_equal_results(run, photographs):
     assert [row["name"] for row in rows] == ["0", "1", "0003", "0004", "0005"]
     assert {row["psnr"] for row in rows[2:]} == {rows[0]["psnr"]}
     assert {row["bytes"] for row in rows[2:]} == {rows[0]["bytes"]}
+
+
+def test_options_with_which_authors_measured(run, photographs):
+    options = {"padding": "zero_centred", "multiple": 128, "psnr": "float"}
+    evaluation = evaluate(load(run), photographs, limit=1, **options)
+    settings = Settings(panels=0, protocol=Protocol(**options))
+    expected = evaluate_run(run, [("0.png", picture(45, 50, 0))], "photographs", settings=settings)
+    assert [without_times(row) for row in evaluation.rows] == [without_times(row) for row in expected["rows"]]
+    assert evaluation.content["protocol"] == {**options, "tile": None}
+    assert "zeros, on all sides" in evaluation.content["definitions"]["padding"]
+    house = evaluate(load(run), photographs, limit=1)
+    assert house.rows[0]["bytes"] < evaluation.rows[0]["bytes"]
+    assert house.content["protocol"] == {"padding": "replicate", "multiple": None, "psnr": "uint8", "tile": None}
 
 
 def test_out_keeps_files_and_rows(run, photographs, tmp_path):
@@ -134,6 +148,11 @@ def test_object_that_is_not_an_image_raises(run, image):
     [
         ({"name": "a/b"}, "name: "),
         ({"limit": 0}, "limit: "),
+        ({"padding": "mirror"}, "padding: .*'zero_centred'"),
+        ({"psnr": "int"}, "psnr: "),
+        ({"multiple": 0}, "multiple: "),
+        ({"multiple": 100}, "eval.multiple"),
+        ({"tile": -1}, "tile: "),
         ({"metrics": ["ssin"]}, "did you mean ssim"),
     ],
 )

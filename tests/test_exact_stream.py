@@ -87,6 +87,18 @@ def test_weighted_roots_are_equally_exact(root):
     assert same(steps(data(4), 5, STEPS, world=2), whole[5:])
 
 
+def test_scaled_photographs_are_equally_exact(root, expected):
+    options = {"downscale": [0.6, 1.0], "crop": 12}
+    whole = steps(photographs(root / "folder", **options), 0, STEPS)
+    assert len({batch.sum().item() for batch in whole}) == STEPS
+    assert same(steps(photographs(root / "t_train.tar", num_workers=2, **options), 0, STEPS), whole)
+    for start, workers in ((4, 2), (7, 0)):
+        resumed = photographs(root / "all.zip", num_workers=workers, accumulate=2, **options)
+        assert same(steps(resumed, start, STEPS, world=2), whole[start:])
+    unscaled = photographs(root / "folder", downscale=[1.0, 1.0])
+    assert same(steps(unscaled, 0, STEPS), expected)
+
+
 def test_samples_of_the_ranks_are_the_epoch(root):
     """24 samples on 2 ranks: two whole epochs of 11 and two more."""
     data = photographs(root / "t_train.tar")

@@ -31,7 +31,7 @@ def loss_curve(name: str, folder: Path) -> list[float]:
         f"model={name}", "lambda=0.0067", "data=folder", f"data.root={photographs}", "data.num_workers=0",
         "data.source.val_ratio=0.2", "data.source.cache=null", "data.flip=true", "steps=20", "batch_size=2", "crop=64",
         "precision=32", "logger=csv", "validate.crops=1", "validate.bitstreams=0", "trainer.accelerator=cpu",
-        "trainer.log_every=1", f"output={folder / 'run'}",
+        "trainer.log_every=1", "data.downscale=null", f"output={folder / 'run'}",
     ])  # fmt: skip
     config.model = small_config(name)
     train_only(checked(config))

@@ -231,6 +231,25 @@ def test_links_and_pipes_are_not_opened(tmp_path: Path, name: str) -> None:
     assert target.read_text() == "content"
 
 
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("name", ["checkpoints", "wandb", "tensorboard", ".hydra", "failing_batch"])
+def test_folders_that_are_links_are_not_written_to(tmp_path: Path, name: str, fresh: bool) -> None:
+    run, elsewhere = tmp_path / "run", put(tmp_path / "elsewhere" / "step_00000001.ckpt", "theirs")
+    assert start(run) == "new"
+    target = run / name
+    if target.exists():
+        target.rename(run / "before")
+    target.symlink_to(elsewhere.parent, target_is_directory=True)
+    if fresh and name != ".hydra":  # the earlier run is moved aside with its link
+        assert start(run, fresh=True) == "new"
+        assert (tmp_path / "run.old-1" / name).is_symlink()
+        assert not (run / name).is_symlink()
+    else:
+        with pytest.raises(ConfigError, match=rf"{name} is a link"):
+            start(run)
+    assert [(path.name, path.read_text()) for path in elsewhere.parent.iterdir()] == [("step_00000001.ckpt", "theirs")]
+
+
 def test_planted_temporary_link_is_not_followed(tmp_path: Path) -> None:
     target = put(tmp_path / "precious", "content")
     (tmp_path / f".model.safetensors.{os.getpid()}.tmp").symlink_to(target)

@@ -154,6 +154,41 @@ def test_declared_source_of_an_installed_package(tmp_path: Path, monkeypatch: py
     assert len(data_of(tmp_path / "run").val) == 2
 
 
+@pytest.mark.parametrize(
+    "root",
+    [
+        "s3://bucket/shards",
+        "http://host/{0000..9999}.tar",
+        "HTTPS://host/x.zip",
+        "hf://datasets/x",
+        "memory://set",
+        "file:///etc",
+        "zip::http://host/x.zip",
+        "simplecache::memory://set/*.tar",
+        ["set", "s3://bucket/shards"],
+    ],
+)
+@pytest.mark.parametrize("source", ["folder", "imagenet"])
+def test_addresses_of_a_configuration_are_not_opened(
+    tmp_path: Path,
+    owned: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    source: str,
+    root: Any,
+) -> None:
+    monkeypatch.setattr("fsspec.core.url_to_fs", lambda *_, **__: pytest.fail("a file system was opened"))
+    monkeypatch.setattr("lic_train.data.archives.remote._system", lambda *_: pytest.fail("a server was contacted"))
+    put(tmp_path / "set" / "a.png", b"")
+    run = tmp_path / "run"
+    put(run / ".hydra/config.yaml", data_section(source={"_target_": f"{SOURCES}.{source}"}, root=root))
+    save_checkpoint(run / "checkpoints" / "last.ckpt", CODEC, FACTORIZED, 3)
+    assert cli.main(["evaluate", str(run), "panels=0"]) == 2
+    message = capsys.readouterr().err
+    assert "an address, which is not opened" in message
+    assert "eval.root=" in message
+
+
 # --- records ----------------------------------------------------------------------------------------------------------
 
 

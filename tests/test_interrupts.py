@@ -249,3 +249,46 @@ def test_killed_worker_is_the_given_error() -> None:
 
 def _die(number: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+# ---- the start of W&B
+
+WANDB = """
+    import sys, time
+    import wandb
+    from lic_train import train
+
+    start = wandb.init
+
+    def slow(*arguments, **options):
+        run = start(*arguments, **options)
+        print("started", flush=True)
+        time.sleep(600)
+        return run
+
+    wandb.init = slow
+    sys.exit(train.main(sys.argv[1:]))
+"""
+
+
+def children(pid: int) -> list[int]:
+    found = [int(number) for number in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [*found, *(below for child in found for below in children(child))]
+
+
+def test_ctrl_c_during_the_start_of_wandb_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service of W&B is running, and wandb.init has not returned."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    process = start(
+        WANDB, "model=mbt2018_mean", "model.N=8", "model.M=12", "crop=64", "logger=wandb", "trainer.accelerator=cpu",
+        "data.num_workers=0", f"output={tmp_path}/run",
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert any(line == "started\n" for line in process.stdout), process.communicate()
+    service = [pid for pid in children(process.pid) if b"wandb" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert service
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=120)
+    assert (process.returncode, error) == (130, "warning: stopped by SIGINT; the same command continues the run\n")
+    until(lambda: not any(map(is_running, service)))

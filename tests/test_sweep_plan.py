@@ -11,7 +11,7 @@ import torch
 from lic_train.config.command_line import prepare
 from lic_train.config.compose import compose
 from lic_train.config.run import checked
-from lic_train.errors import ConfigError
+from lic_train.errors import ConfigError, DataError
 from lic_train.launch.plan import Job, plan
 from lic_train.launch.table import warm_start_cost
 from lic_train.models.base import build
@@ -104,6 +104,26 @@ def test_all_invalid_runs_are_listed_and_none_is_started(tmp_path, monkeypatch):
         assert part in message
     assert "lambda=0.0067 " not in message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_evaluation_folder_raises_unless_all_its_runs_are_finished(tmp_path):
+    on_kodak = ["model=cwam lambda=0.0067 steps=3 eval=kodak", "model=cwam lambda=0.0130 steps=3 eval=kodak"]
+    with pytest.raises(DataError, match=r"evaluation set kodak does not exist(.|\n)*eval\.root"):
+        jobs_of("model=iblic", *on_kodak)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"No image below(.|\n)*correct eval\.root"):
+        jobs_of(f"model=cwam eval=folder eval.root={tmp_path / 'empty'}")
+    assert not (tmp_path / "outputs").exists()
+    for lmbda in ("0.0067", "0.013"):
+        directory = tmp_path / "outputs/cwam/cwam" / f"lambda_{lmbda}"
+        directory.mkdir(parents=True)
+        (directory / "finished.json").write_text('{"step": 3, "results": {"equal": true}}')
+        if lmbda == "0.0067":
+            with pytest.raises(DataError, match="evaluation set kodak"):
+                jobs_of(*on_kodak)
+    assert len(jobs_of("model=iblic", *on_kodak)) == 3
+    with pytest.raises(DataError, match="evaluation set kodak"):
+        jobs_of(f"{on_kodak[0]} fresh=true", on_kodak[1])
 
 
 def test_directory_with_another_configuration_raises_unless_fresh(tmp_path, monkeypatch):

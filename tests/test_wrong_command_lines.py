@@ -25,7 +25,9 @@ model cwam                                      | 'cwam' is not an override
 lambda:0.01                                     | 'lambda:0.01' is not an override
 model=cwam lambda                               | 'lambda' is not an override
 ~lambda                                         | ~lambda removes a key
-~eval                                           | to do: set the key to a value or to null: eval=null
+~ema                                            | to do: set the key to a value or to null: ema=null
+~eval                                           | ~eval removes a key.*to do: choose one of clic.*kodak
+~model                                          | to do: choose one of.*cwam
 ~model.N                                        | ~model.N removes a key
 a b                                             | 'a'.*'b'
 a ~b c=1                                        | 'a'.*~b.*'c'
@@ -70,6 +72,15 @@ trainer=dpp                                     | did you mean ddp
 trainer=8                                       | There is no trainer '8'
 logger=wanb                                     | did you mean wandb
 logger=none                                     | There is no logger 'none'
+logger=null                                     | There is no logger 'null'.*csv, tensorboard, wandb
+model=null                                      | There is no model 'null'
+recipe=null                                     | There is no recipe 'null'
+data=null eval=null                             | There is no data 'null'.*There is no eval 'null'
+trainer=null                                    | There is no trainer 'null'.*ddp
+"model='null'"                                  | There is no model 'null'
+-m sweep=null                                   | There is no sweep 'null'
+-m launcher=null                                | There is no launcher 'null'
+-m model=cwam,null                              | There is no model 'null'
 -m launcher=slrum                               | did you mean slurm
 -m sweep=rdcurve                                | did you mean rd_curve
 model=cwma recipe=comon                         | cwam.*common
@@ -209,6 +220,14 @@ train crop=100                                  | crop
 train name=${nope}                              | nope
 train trainer.accelerator=mps                   | no accelerator mps
 train eval=kodak eval.root=/no/kodak            | /no/kodak
+train eval=null                                 | There is no eval 'null'
+train data.source=null                          | data.source.*data=folder
+train data.val_crops=null data.num_workers=0    | data.val_crops.*at least 1
+train data.flip=null                            | data.flip.*true or false
+train data.downscale=[0.6]                      | data.downscale.*two factors
+train data.downscale=[0,1]                      | data.downscale.*two factors
+train data.downscale=[1,0.6]                    | data.downscale.*ascending
+train data.downscale=0.6                        | data.downscale.*two factors
 train init_from=/no/run                         | /no/run does not exist
 train -m "model=cwam lambda=0.01"               | word of its own
 trian                                           | did you mean train
@@ -218,6 +237,7 @@ evaluate eval=kodak                             | names no run
 evaluate . eval=kodk                            | did you mean kodak
 evaluate . jobs=0 panels=-1                     | jobs.*
 evaluate . eval=folder                          | eval.root=
+evaluate . eval=null                            | There is no eval 'null'
 evaluate . metrics=lpisp                        | lpips
 evaluate . eval.limit=abc                       | eval.limit
 complexity model=cwan                           | did you mean cwam

@@ -124,11 +124,14 @@ def _sorted_words(arguments: Sequence[str]) -> tuple[list[str], list[str], list[
 
 
 def _removal(word: str) -> ConfigError:
+    options = group_options(key_of(word))
     return ConfigError(
         f"{word} removes a key of the configuration.",
         expected="a run with all keys",
         got=word,
-        to_do=f"set the key to a value or to null: {word[1:]}=null",
+        to_do=f"choose one of {', '.join(options)}"
+        if options
+        else f"set the key to a value or to null: {word[1:]}=null",
     )
 
 

@@ -169,7 +169,7 @@ def _known_keys(config_name: str, choices: tuple[str, ...], search_path: tuple[s
 
 
 def _no_such_option(group: str, option: str, known: Sequence[str]) -> ConfigError | None:
-    if option in known or option == "null":
+    if option in known:
         return None
     several = re.search(r"\s[\w.+~]+=", option)
     return ConfigError(

@@ -55,6 +55,7 @@ class RecipeSection(Section):
     batch_size: PositiveInt
     crop: PositiveInt
     flip: bool = True
+    downscale: tuple[float, float] | None = None
     optimizer: OptimizerSection
     ladder: dict[Literal["mse", "ms_ssim"], list[PositiveFloat]]
     quantizer: str | None = None  # default of the stages

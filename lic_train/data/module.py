@@ -52,6 +52,8 @@ class Photographs(lightning.LightningDataModule):
             take the memory of about 16 * (crops_per_image - 1) batches in each process.
         decoder: decoder of the training photographs: "pillow", or "dali" (see `lic_train.data.stream.dali`).
         flip: mirror half of the training crops left to right.
+        downscale: smallest and largest factor, for example (0.6, 1.0): each training crop is cut out of a photograph
+            scaled down by a random factor, uniform between these. None: photographs are not scaled.
         small: photographs smaller than the crop: "reflect" pads them by reflection, "skip" replaces them by others.
         val_crops: number of validation photographs to use, over all devices.
         val_batch: centre crops of one validation batch.
@@ -70,6 +72,7 @@ class Photographs(lightning.LightningDataModule):
         crops_per_image: int = 1,
         decoder: str = "pillow",
         flip: bool = True,
+        downscale: Sequence[float] | None = None,
         small: str = "reflect",
         val_crops: int = 64,
         val_batch: int = 8,
@@ -79,6 +82,7 @@ class Photographs(lightning.LightningDataModule):
         self.root = root if root is None or isinstance(root, str) else list(root)
         self.batch_size, self.accumulate, self.num_workers = batch_size, accumulate, num_workers
         self.crops_per_image, self.decoder = crops_per_image, decoder
+        self.downscale = downscale
         self.flip, self.small, self.val_crops, self.val_batch = flip, small, val_crops, val_batch
         self._split: Split | None = None
 
@@ -145,7 +149,8 @@ class Photographs(lightning.LightningDataModule):
             )
         size = self.batch_size // self.accumulate
         draws: Draws = draws_of(self.train, self.seed)
-        crops = training_crops(self.train, self.crop, self.seed, self.small, self.flip)
+        low_high = None if self.downscale is None else (self.downscale[0], self.downscale[1])
+        crops = training_crops(self.train, self.crop, self.seed, self.small, self.flip, low_high)
         many, pin = self.crops_per_image, self._on_gpu()
         if many > 1:
             draws = Spread(draws, self.batch_size, many, self.seed)
@@ -207,19 +212,26 @@ class Photographs(lightning.LightningDataModule):
         return [self.root] if isinstance(self.root, str) else self.root or []
 
     def _check(self) -> None:
-        number_of_workers = isinstance(self.num_workers, int) and self.num_workers >= 0
+        _require(callable(self.source), "data.source", "a data source, for example data=folder", self.source)
         _require(self.small in SMALL, "data.small", f"one of {', '.join(SMALL)}", self.small)
-        _require(self.num_workers == "auto" or number_of_workers, "data.num_workers", "auto or >= 0", self.num_workers)
-        _require(1 <= self.crops_per_image <= APART, "data.crops_per_image", f"1 to {APART}", self.crops_per_image)
+        _require(isinstance(self.flip, bool), "data.flip", "true or false", self.flip)
+        bounds = "two factors in ascending order, above 0 and at most 1, for example [0.6, 1.0], or null"
+        _require(self.downscale is None or _are_bounds(self.downscale), "data.downscale", bounds, self.downscale)
+        workers = self.num_workers == "auto" or _is_count(self.num_workers, 0)
+        _require(workers, "data.num_workers", "auto or >= 0", self.num_workers)
+        many = _is_count(self.crops_per_image, 1, APART)
+        _require(many, "data.crops_per_image", f"1 to {APART}", self.crops_per_image)
         _require(self.decoder in DECODERS, "data.decoder", f"one of {', '.join(DECODERS)}", self.decoder)
         if self.decoder == "dali":
             require_dali()
             alone = "1 with data.decoder=dali, which decodes single crops"
             _require(self.crops_per_image == 1, "data.crops_per_image", alone, self.crops_per_image)
+            whole = "null with data.decoder=dali, which decodes the pixels of the crop only"
+            _require(self.downscale is None, "data.downscale", whole, self.downscale)
         for key in ("crop", "batch_size", "accumulate"):
-            _require(getattr(self, key) >= 1, key, "at least 1", getattr(self, key))
+            _require(_is_count(getattr(self, key), 1), key, "at least 1", getattr(self, key))
         for key in ("val_crops", "val_batch"):
-            _require(getattr(self, key) >= 1, f"data.{key}", "at least 1", getattr(self, key))
+            _require(_is_count(getattr(self, key), 1), f"data.{key}", "at least 1", getattr(self, key))
 
     def _ready(self) -> Split:
         self.setup()
@@ -236,6 +248,18 @@ class Photographs(lightning.LightningDataModule):
 
     def _on_gpu(self) -> bool:
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+
+
+def _is_count(value: object, least: int, most: float = math.inf) -> bool:
+    return isinstance(value, int) and least <= value <= most
+
+
+def _are_bounds(value: Sequence[object]) -> bool:
+    """Return whether these are two factors 0 < low <= high <= 1."""
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
+        return False
+    low, high = value
+    return isinstance(low, int | float) and isinstance(high, int | float) and 0 < low <= high <= 1
 
 
 def _require(is_valid: bool, key: str, expected: str, got: object) -> None:

@@ -7,6 +7,7 @@ import importlib
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -80,6 +81,9 @@ def evaluate(
     out: str | os.PathLike[str] | None = None,
     metrics: Sequence[str] = (),
     limit: int | None = None,
+    padding: str = "replicate",
+    multiple: int | None = None,
+    psnr: str = "uint8",
     tile: int | None = None,
     repeats: int = 1,
     panels: int = 0,
@@ -97,6 +101,10 @@ def evaluate(
             call measured there under the same conditions are not measured again. None uses a temporary folder.
         metrics: further metrics in `lic_train.evaluate.image_metrics.METRICS`, for example ("lpips", "dists").
         limit: number of images; None takes all.
+        padding: "replicate" and "zero" pad at the bottom and at the right, "zero_centred" on all sides. For values of
+            this, ``multiple`` and ``psnr`` with which authors measured see docs/evaluation.md.
+        multiple: sides are padded to multiples of it; None uses the model's downsampling factor.
+        psnr: of RGB rounded to 8 bits ("uint8"), or of the clamped floats ("float").
         tile: as in `ImageCodec.encode`.
         repeats: times are medians of this many calls.
         panels: number of images for which a panel is drawn in ``out``/pictures.
@@ -105,17 +113,19 @@ def evaluate(
 
     Raises:
         CheckpointError: the model's coding tables are stale.
-        ConfigError: an invalid name or limit, or a metric that is unknown or cannot be loaded.
+        ConfigError: an invalid name, limit, padding, multiple, psnr or tile, or a metric that is unknown or cannot be
+            loaded.
         DataError: no image, an unreadable image, two images with the same name, or an object that is not an image.
     """
     options = _set_options(name or _default_name(images), limit)
+    protocol = _protocol(padding=padding, multiple=multiple, psnr=psnr, tile=tile)
     settings = Settings(
         panels=panels,
         repeats=repeats,
         save_images=save_images,
         quality_map=quality_map,
         metrics=tuple(metrics),
-        protocol=Protocol(tile=tile),
+        protocol=protocol,
     )
     pictures, info = _named_pictures(images, limit), results.describe(codec.metadata)
     with tempfile.TemporaryDirectory(prefix="lic_") as temporary:
@@ -126,8 +136,19 @@ def evaluate(
 
 
 def _set_options(name: str, limit: int | None) -> SetOptions:
-    try:
+    with _mistakes_explained():
         return SetOptions(name=name, root=None, limit=limit)
+
+
+def _protocol(**options: Any) -> Protocol:
+    with _mistakes_explained():
+        return Protocol(**options)
+
+
+@contextmanager
+def _mistakes_explained() -> Iterator[None]:
+    try:
+        yield
     except ValidationError as error:
         raise ConfigError("The options of the evaluation are not valid.", got=mistakes(error)) from error
 

@@ -18,7 +18,7 @@ from rich.text import Text
 from torch import Tensor
 
 from lic_train.data.sets.sources import SUFFIXES
-from lic_train.errors import ConfigError, DataError
+from lic_train.errors import DataError
 from lic_train.evaluate import image_metrics, results
 from lic_train.evaluate.bench import Bench, Settings, Task, load_bench, measure_all, threads_of_a_job
 from lic_train.evaluate.protocol import HOUSE, Protocol
@@ -29,6 +29,7 @@ from lic_train.files.tiles import plan
 from lic_train.models.base import Codec
 from lic_train.runs import layout
 from lic_train.runs.load import load_run
+from lic_train.runs.lock import require_own_folders
 from lic_train.system.reading import Unreadable, read_json
 
 _MAX_NAME_BYTES = 120
@@ -174,7 +175,7 @@ def _evaluate(
     settings: Settings,
     device: torch.device,
 ) -> dict[str, Any]:
-    _refuse_links(out_dir, set_name)
+    require_own_folders([out_dir / layout.EVAL, layout.coded(out_dir, set_name), out_dir / layout.PICTURES])
     image_metrics.prepare(settings.metrics)
     image_list = results.ImageListHash()
     tasks = _tasks(images, image_list, out_dir / layout.PICTURES / set_name, settings.panels)
@@ -188,22 +189,6 @@ def _evaluate(
     result = results.assemble(set_name, rows, info, image_list, machine, metrics, settings.protocol)
     results.write(layout.result(out_dir, set_name), result)
     return result
-
-
-def _refuse_links(out_dir: Path, set_name: str) -> None:
-    """Check that results are written below ``out_dir``: a run from a stranger may contain links to other folders.
-
-    Raises:
-        ConfigError: a folder of the results is a link.
-    """
-    for folder in (out_dir / layout.EVAL, layout.coded(out_dir, set_name), out_dir / layout.PICTURES):
-        if folder.is_symlink():
-            raise ConfigError(
-                f"{folder} is a link.",
-                expected="a folder in the run directory, or none",
-                got=f"a link to {os.readlink(folder)}",
-                to_do="replace the link by a folder",
-            )
 
 
 def _tasks(

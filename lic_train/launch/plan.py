@@ -18,8 +18,10 @@ from lic_train.config.names import SWEEP_SECTIONS, group_options, key_of
 from lic_train.config.networks import differences
 from lic_train.config.run import RunConfig, checked
 from lic_train.errors import ConfigError, LicError
+from lic_train.evaluate.sets import open_images
 from lic_train.runs.claim import refuse_another_run
 from lic_train.runs.load import check_start
+from lic_train.runs.state import read_state
 from lic_train.system.screen import say
 
 Made = TypeVar("Made")
@@ -86,6 +88,12 @@ class Job:
         """Path of the run directory."""
         return Path(self.config.output)
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the run is finished, and neither repeated nor extended to more steps."""
+        state = read_state(self.directory)
+        return not self.fresh and state.finished and state.step >= self.config.steps
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -104,6 +112,7 @@ def plan(typed: Sequence[Sequence[str]]) -> Plan:
     Raises:
         ConfigError: lists all runs whose configuration is invalid, whose directory is also that of another run of this
             sweep, or whose directory contains a run with another configuration.
+        DataError: the folder of an evaluation set of these runs is missing or contains no image.
     """
     problems: list[str] = []
     bases = [base for overrides in typed for base in _collecting(problems, overrides, _base, overrides)]
@@ -116,6 +125,7 @@ def plan(typed: Sequence[Sequence[str]]) -> Plan:
             to_do="correct the overrides; no run was started",
         )
     _refuse_shared_directories(jobs)
+    _require_evaluation_sets(jobs)
     for widths in sorted({job.widths for job in jobs if job.widths}):
         taking = [job.config.lmbda for job in jobs if job.widths == widths]
         lambdas = ", ".join(f"{lmbda:g}" for lmbda in taking)
@@ -249,6 +259,13 @@ def _collecting(
     except LicError as error:
         problems.append("\n  ".join([" ".join(overrides), *str(error).splitlines()]))
         return []
+
+
+def _require_evaluation_sets(jobs: Sequence[Job]) -> None:
+    """Check, once for each set, that the folders which the runs are evaluated on at their end contain images."""
+    for job in {repr(job.config.eval): job for job in jobs if not job.is_done}.values():
+        if job.config.eval.root is not None:
+            open_images(job.config.eval, job.directory)
 
 
 def _refuse_shared_directories(jobs: Sequence[Job]) -> None:

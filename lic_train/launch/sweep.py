@@ -80,7 +80,7 @@ class Sweep:
         planned = plan(typed)
         engine = make_engine(self.engine_section)
         self.jobs |= {job.directory: job for job in planned.jobs}
-        missing = [job for job in planned.jobs if job.fresh or not _is_done(job)]
+        missing = [job for job in planned.jobs if not job.is_done]
         done = len(planned.jobs) - len(missing)
         say(f"Sweep {planned.name}: {counted(len(planned.jobs))}, {done} already finished")
         for job in missing:
@@ -114,12 +114,6 @@ class Sweep:
         failed = [row for row in found if row.outcome in ("failed", "waiting", "stopped")]
         if failed and (not self.searching or len(failed) == len(found)):  # a search succeeds if one trial does
             sys.exit(FAILED)
-
-
-def _is_done(job: Job) -> bool:
-    """Return whether the run is finished, and not to be extended to more steps."""
-    state = read_state(job.directory)
-    return state.finished and state.step >= job.config.steps
 
 
 def _job_return(job: Job) -> JobReturn:

@@ -23,12 +23,13 @@ from lic_train.runs.layout import (
     LOCK,
     METRICS,
     OVERRIDES,
+    TRAINED,
     WRITTEN,
     best_model,
     is_log,
     is_written,
 )
-from lic_train.runs.lock import RunLock, require_own_file
+from lic_train.runs.lock import RunLock, require_own_file, require_own_folders
 from lic_train.runs.same import differences
 from lic_train.runs.state import Finished, read_config, read_finished
 from lic_train.system import atomic
@@ -101,8 +102,8 @@ def claim(run_dir: Path, config: dict[str, Any], fresh: bool, overrides: list[st
         overrides: the command-line overrides, stored next to the configuration.
 
     Raises:
-        ConfigError: the directory is not usable, is in use, or contains a run with another configuration, or,
-            with ``fresh``, files but no run.
+        ConfigError: the directory is not usable, is in use, or contains a run with another configuration, a link in
+            place of a folder, or, with ``fresh``, files but no run.
     """
     run_dir = Path(run_dir)
     try:
@@ -114,6 +115,7 @@ def claim(run_dir: Path, config: dict[str, Any], fresh: bool, overrides: list[st
         try:
             if fresh and _contains_run(run_dir):
                 lock = _move_aside(run_dir, lock)
+            require_own_folders(run_dir / name for name in TRAINED)
             if _check_or_write(run_dir, _plain(config), overrides or []):
                 _remove_temporary_files(run_dir)
             return _state(run_dir, lock)

@@ -26,9 +26,11 @@ DECODED, ERROR, BITS = "decoded", "error", "bits"  # folders of pictures below e
 MAPS = (ERROR, BITS)
 FAILING_BATCH = "failing_batch"
 WANDB = "wandb"
+TENSORBOARD = "tensorboard"
 LOG = "log.txt"  # output of a run that a launcher started without a terminal
 SLURM_JOB = "slurm_job.txt"
 WRITTEN = (CONFIG.parts[0], CHECKPOINTS, PICTURES, EVAL, FAILING_BATCH)  # folders in which all files are of the run
+TRAINED = (CONFIG.parts[0], CHECKPOINTS, FAILING_BATCH, WANDB, TENSORBOARD)  # folders that training writes to
 _FILES = re.compile(
     "|".join(map(re.escape, (FINISHED, METRICS, ENVIRONMENT, DIFF, CARD, SLURM_JOB, "model.safetensors")))
     + r"|data_(manifest|report(_rank\d+)?)\.json"

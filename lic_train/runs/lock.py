@@ -1,9 +1,10 @@
-"""The lock of a run directory, and checks of files that are written in place."""
+"""The lock of a run directory, and checks of files that are written in place and of folders."""
 
 from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -70,6 +71,22 @@ def require_own_file(path: Path) -> None:
             got=f"a link to {os.readlink(path)}" if path.is_symlink() else "a folder, a pipe or a device",
             to_do="remove it, or use another directory with name=... or output=...",
         )
+
+
+def require_own_folders(folders: Iterable[Path]) -> None:
+    """Check that no folder of a run directory is a link: files would be written and deleted in any other folder.
+
+    Raises:
+        ConfigError: one is a link.
+    """
+    for folder in folders:
+        if folder.is_symlink():
+            raise ConfigError(
+                f"{folder} is a link.",
+                expected="a folder in the run directory, or none",
+                got=f"a link to {os.readlink(folder)}",
+                to_do="replace the link by a folder; the whole run directory may be on another disk (output=...)",
+            )
 
 
 def _in_use(directory: Path, lock: Path) -> ConfigError:

@@ -1,7 +1,8 @@
 """The data set that the configuration of a run names; the configuration may come from a stranger.
 
 Nothing in the file is executed, imported or resolved: it is plain YAML, its data source is one of a closed set, and
-its interpolations are refused. Only the keys that an evaluation needs are used.
+its interpolations are refused. Only the keys that an evaluation needs are used. Only local folders and archives are
+read: a stranger does not decide which servers are contacted.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def data_of(run: Path) -> Photographs:
 
     Raises:
         ConfigError: there is no configuration, or it names no data source of this package or of an installed
-            distribution, or the source's options are not valid.
+            distribution, or the source's options are not valid, or the data set is not on this machine.
         DataError: the data set does not exist any more.
     """
     try:
@@ -53,6 +54,7 @@ def data_of(run: Path) -> Photographs:
         source = find_source(data.source.target)
         options = {name: value for name, value in (data.source.model_extra or {}).items() if name not in _CACHE}
         _refuse_interpolations([data.root, options])
+        _refuse_addresses([data.root, options])
         stored = _CACHE if _CACHE.keys() <= inspect.signature(source).parameters.keys() else {}
         split = validate_call(source)(data.root, **options, **stored)
     except (Unreadable, ValueError) as error:  # ValidationError is a ValueError
@@ -66,10 +68,15 @@ def _refuse_interpolations(values: Any) -> None:
         raise ValueError(f"an interpolation, which is not resolved: {text}")
 
 
+def _refuse_addresses(values: Any) -> None:
+    if "://" in (text := json.dumps(values)):
+        raise ValueError(f"an address, which is not opened because it is read from the configuration of a run: {text}")
+
+
 def _unusable(run: Path, got: str) -> ConfigError:
     return ConfigError(
         f"The data set of {run} is not known.",
-        expected=f"a configuration of this package in {run / CONFIG}",
+        expected=f"a configuration of this package in {run / CONFIG}, with data on this machine",
         got=printable(got, 300),
-        to_do="evaluate on a folder of images instead, for example eval=kodak",
+        to_do="evaluate on a folder of images instead: eval=kodak, or eval=folder eval.root=/path/to/images",
     )

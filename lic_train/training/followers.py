@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -15,6 +17,7 @@ from lic_train.system.screen import say_error
 
 LAUNCHER = "LIC_TRAIN_LAUNCHER"  # environment variable: process id of the process that started this one
 GRACE = 5.0  # seconds that a failed process waits for the first one to report an error that occurred in all of them
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 LOOK = 1.0  # seconds between two checks of the other processes
 
 
@@ -87,8 +90,13 @@ def _environment(rank: int) -> dict[str, str]:
 
 
 def end_with_the_launcher() -> None:
-    """In a process started by another one: end when that process ends, for any reason."""
+    """In a process started by another one: end when that process ends, for any reason.
+
+    On Linux the kernel kills this process, also if it hangs in a call that lets no other thread run.
+    """
     if launcher := os.environ.get(LAUNCHER):
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         threading.Thread(target=_watch_the_launcher, args=(int(launcher),), daemon=True).start()
 
 

@@ -278,5 +278,5 @@ def tensorboard_logger(run_dir: Path, resume_step: int) -> TensorBoardLogger:
         ) from error
     purge_step = resume_step + 1 if resume_step else None
     return TensorBoardLogger(
-        run_dir, name="tensorboard", version="", default_hp_metric=False, purge_step=purge_step, flush_secs=10
+        run_dir, name=layout.TENSORBOARD, version="", default_hp_metric=False, purge_step=purge_step, flush_secs=10
     )

@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -25,7 +25,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lic_train.errors import ConfigError, TrainingError
 from lic_train.training.callbacks.interrupt import Interrupted
-from lic_train.training.followers import GRACE, Followers, end_with_the_launcher
+from lic_train.training.followers import GRACE, LAUNCHER, Followers, end_with_the_launcher
+from lic_train.training.presence import watched
 
 T = TypeVar("T")
 
@@ -181,22 +182,31 @@ def joined(devices: int, nodes: int, accelerator: str, overrides: Sequence[str])
     with _environment_restored():
         place = find_place(devices, nodes)
         store = _open_store(place)
-        followers = Followers(devices - 1 if place.starts_others else 0, overrides)
-        end_with_the_launcher()
-        try:
-            with _process_group(place, store, accelerator):
-                ranks = Ranks(place.rank, place.world, store)
-                yield ranks
-                ranks.leave()
-        except BaseException as error:
-            if place.rank:
-                _leave_the_report_to_rank_0(error)
-            failure = followers.failure_that_caused(error)
-            followers.kill()
-            if failure:
-                raise failure from error
-            raise
-        followers.wait()
+        with _watched(place, store):
+            followers = Followers(devices - 1 if place.starts_others else 0, overrides)
+            end_with_the_launcher()
+            try:
+                with _process_group(place, store, accelerator):
+                    ranks = Ranks(place.rank, place.world, store)
+                    yield ranks
+                    ranks.leave()
+            except BaseException as error:
+                if place.rank:
+                    _leave_the_report_to_rank_0(error)
+                failure = followers.failure_that_caused(error)
+                followers.kill()
+                if failure:
+                    raise failure from error
+                raise
+            followers.wait()
+
+
+def _watched(place: Place, store: dist.Store) -> AbstractContextManager[None]:
+    """Watch the other processes, unless all of them are on this machine and watched by `Followers`."""
+    if place.nodes == 1 and (place.starts_others or LAUNCHER in os.environ):
+        return nullcontext()
+    with _ended_processes_explained():
+        return watched(place.rank, place.world, place.address, store)
 
 
 def _uses_cuda(accelerator: str) -> bool:

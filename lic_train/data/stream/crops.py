@@ -1,4 +1,4 @@
-"""Order, position and flip of every crop: pure functions of (seed, epoch, index), identical on every machine.
+"""Order, position, scale and flip of every crop: pure functions of (seed, epoch, index), identical on every machine.
 
 The random numbers are SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA
 2014), implemented here in integer arithmetic, so that no new release of a library changes the data of a resumed run.
@@ -6,6 +6,7 @@ The random numbers are SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseud
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,10 @@ GAMMA = 0x9E3779B97F4A7C15
 MASK = 2**64 - 1
 
 # First number of every key: the purpose of the random numbers.
-ORDER, WINDOW, REPLACEMENT = 1, 2, 3
+ORDER, WINDOW, REPLACEMENT, SCALE = 1, 2, 3, 4
+_SUPPORT = 2  # of Pillow's bicubic filter, in pixels of the smaller picture
+
+Bounds = tuple[float, float]  # smallest and largest factor
 
 
 class Sample(NamedTuple):
@@ -28,11 +32,15 @@ class Sample(NamedTuple):
 
 
 class Window(NamedTuple):
-    """Upper left corner in pixels (negative if the photograph is smaller than the crop), and whether to mirror."""
+    """Upper left corner in pixels (negative if the photograph is smaller than the crop), and whether to mirror.
+
+    With ``scaled``, the photograph is first scaled down to this height and width.
+    """
 
     top: int
     left: int
     flip: bool
+    scaled: tuple[int, int] | None = None
 
 
 def splitmix64(state: int, count: int) -> npt.NDArray[np.uint64]:
@@ -70,7 +78,16 @@ def replacement(sample: Sample, attempt: int, size: int, seed: int) -> int:
     return key(REPLACEMENT, seed, sample.epoch, sample.item, attempt) % size if attempt else sample.item
 
 
-def random_window(size: tuple[int, int], crop: int, sample: Sample, attempt: int, *, seed: int, flip: bool) -> Window:
+def random_window(
+    size: tuple[int, int],
+    crop: int,
+    sample: Sample,
+    attempt: int,
+    *,
+    seed: int,
+    flip: bool,
+    downscale: Bounds | None = None,
+) -> Window:
     """Return a uniformly distributed window (the bias of the modulo is below 1e-14), mirrored with probability 1/2.
 
     Args:
@@ -80,10 +97,31 @@ def random_window(size: tuple[int, int], crop: int, sample: Sample, attempt: int
         attempt: number of photographs that were skipped before this one.
         seed: seed of the run.
         flip: mirror half of the windows left to right; False mirrors none.
+        downscale: bounds of the factor by which the photograph is scaled before, see `scaled_size`; None: 1.
     """
+    scaled = None
+    if downscale is not None:
+        draw = _output(key(SCALE, seed, sample.epoch, sample.item, attempt), sample.crop + 1)
+        scaled = size = scaled_size(size, crop, downscale, draw / 2**64)
     state = key(WINDOW, seed, sample.epoch, sample.item, attempt)
     top, left, coin = (_output(state, 3 * sample.crop + draw) for draw in (1, 2, 3))
-    return Window(_start(size[0] - crop, top), _start(size[1] - crop, left), flip and bool(coin >> 63))
+    return Window(_start(size[0] - crop, top), _start(size[1] - crop, left), flip and bool(coin >> 63), scaled)
+
+
+def scaled_size(size: tuple[int, int], crop: int, bounds: Bounds, position: float) -> tuple[int, int]:
+    """Return the height and width of a photograph after scaling, which are never below the crop because of it.
+
+    Args:
+        size: height and width of the photograph.
+        crop: side of the crop that is cut out afterwards.
+        bounds: smallest and largest factor, at most 1. Both are raised, to at most 1, for a photograph that would
+            become smaller than the crop.
+        position: position of the factor between the bounds, from 0 to 1.
+    """
+    needed = min(1.0, crop / min(size))
+    low, high = (max(bound, needed) for bound in bounds)
+    factor = low + (high - low) * position
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
 def centre_window(size: tuple[int, int], crop: int, sample: Sample, attempt: int) -> Window:
@@ -94,16 +132,34 @@ def centre_window(size: tuple[int, int], crop: int, sample: Sample, attempt: int
 def cut(image: Image.Image, window: Window, crop: int) -> npt.NDArray[np.uint8]:
     """Cut (3, crop, crop), not mirrored, out of an RGB image; pixels outside are filled by repeated reflection.
 
-    The array is a view of an interleaved (crop, crop, 3) array, the memory layout of Pillow.
+    Scaling is bicubic, with the filter widened by the factor. The array is a view of an interleaved (crop, crop, 3)
+    array, the memory layout of Pillow.
     """
-    top, left, _ = window
-    if top >= 0 and left >= 0 and top + crop <= image.height and left + crop <= image.width:
+    top, left, _, scaled = window
+    if scaled is not None and scaled != (image.height, image.width):
+        picture = np.asarray(_scaled(image, window, crop))
+    elif top >= 0 and left >= 0 and top + crop <= image.height and left + crop <= image.width:
         picture = np.asarray(image.crop((left, top, left + crop, top + crop)))
     else:
         rows = reflected(top, crop, image.height)
         columns = reflected(left, crop, image.width)
         picture = np.asarray(image)[rows][:, columns]
     return picture.transpose(2, 0, 1)
+
+
+def rows_needed(height: int, window: Window, crop: int) -> int:
+    """Return the number of upper rows of a photograph of this height that `cut` reads for a window."""
+    bottom = window.top + crop
+    return bottom if window.scaled is None else math.ceil((bottom + _SUPPORT) * height / window.scaled[0])
+
+
+def _scaled(image: Image.Image, window: Window, crop: int) -> Image.Image:
+    """Scale only the pixels of the window; the filter reads beyond its border, as if the whole image were scaled."""
+    assert window.scaled is not None
+    down, across = image.height / window.scaled[0], image.width / window.scaled[1]
+    top, left = window.top * down, window.left * across
+    box = (left, top, min(left + crop * across, image.width), min(top + crop * down, image.height))
+    return image.resize((crop, crop), Image.Resampling.BICUBIC, box=box)
 
 
 def reflected(start: int, count: int, length: int) -> npt.NDArray[np.int64]:

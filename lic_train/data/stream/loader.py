@@ -21,7 +21,16 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lic_train.data.decode.images import Picture, UnreadableImage
 from lic_train.data.sets.splits import Source
-from lic_train.data.stream.crops import Sample, Window, centre_window, cut, random_window, replacement
+from lic_train.data.stream.crops import (
+    Bounds,
+    Sample,
+    Window,
+    centre_window,
+    cut,
+    random_window,
+    replacement,
+    rows_needed,
+)
 from lic_train.data.stream.draws import Draws
 from lic_train.data.stream.workers import (
     MIB,
@@ -132,7 +141,7 @@ class Crops(Dataset[Batch]):
     def _place(self, picture: Picture, windows: Sequence[Window], rows: Sequence[int], batch: Batch) -> None:
         """Cut the windows out of the image into rows of the batch. Raises UnreadableImage before any row is filled."""
         x, flip = batch["x"].numpy(), batch["flip"].numpy()  # torch operations would use a thread pool
-        image = picture.rgb(max(window.top for window in windows) + self.crop)
+        image = picture.rgb(max(rows_needed(picture.size[0], window, self.crop) for window in windows))
         for window, row in zip(windows, rows, strict=True):
             x[row], flip[row] = cut(image, window, self.crop), window.flip
 
@@ -260,9 +269,11 @@ def bytes_of(crop: int) -> int:
     return 3 * crop * crop + 1
 
 
-def training_crops(source: Source, crop: int, seed: int, small: str = "reflect", flip: bool = True) -> Crops:
+def training_crops(
+    source: Source, crop: int, seed: int, small: str = "reflect", flip: bool = True, downscale: Bounds | None = None
+) -> Crops:
     """Return random crops with keys (seed, epoch, index)."""
-    return Crops(source, crop, seed, small, partial(random_window, seed=seed, flip=flip))
+    return Crops(source, crop, seed, small, partial(random_window, seed=seed, flip=flip, downscale=downscale))
 
 
 def validation_crops(source: Source, crop: int, seed: int, small: str = "reflect") -> Crops:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lic_train.errors import CheckpointError
+from lic_train.files.limits import read_zip
 from lic_train.system.screen import reason
 
 # Keys under which a training checkpoint stores its weights. An average of the weights is what authors evaluate.
@@ -28,6 +30,9 @@ _OLD_NAMES = (
 
 def read_weights(paths: Sequence[Path]) -> dict[str, Tensor]:
     """Return the tensors of one network by name, without prefixes of wrappers. Runs no code from the files.
+
+    All checksums of zip files, the format of ``torch.save`` since PyTorch 1.6, are verified. The older format has none,
+    so damaged numbers in such a file are not noticed.
 
     Args:
         paths: one file, or the files over which the authors distribute the network. Each is a state_dict or a
@@ -58,7 +63,7 @@ def present_name(key: str) -> str:
 
 def _tensors(path: Path) -> dict[str, Tensor]:
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        content: Any = read_zip(path) if _is_zip(path) else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # invalid bytes can raise anything in an unpickler
         raise _foreign(path, reason(error)) from error
     while isinstance(content, Mapping) and (key := next((k for k in _CONTAINERS if _is_mapping(content, k)), None)):
@@ -66,6 +71,12 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     if not (isinstance(content, Mapping) and content and all(isinstance(t, Tensor) for t in content.values())):
         raise _foreign(path, f"a file that contains {type(content).__name__} without weights")
     return {str(key): tensor for key, tensor in content.items()}
+
+
+def _is_zip(path: Path) -> bool:
+    """Return whether a file is a zip for PyTorch, by its first bytes, or for Python, by its last ones."""
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\3\4" or zipfile.is_zipfile(file)
 
 
 def _is_mapping(content: Mapping[str, Any], key: str) -> bool:
