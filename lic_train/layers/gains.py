@@ -23,20 +23,24 @@ from torch import Tensor, nn
 
 from lic_train.errors import ConfigError
 
+MAX_LEVELS = 64
+
 
 class Ladder:
-    """Lambdas of the levels 0, 1, ..., L - 1 of a variable-rate codec, in increasing order.
+    """Lambdas of the levels 0, 1, ..., L - 1 of a variable-rate codec, in increasing order; at most 64.
 
     A level is a continuous number in [0, L - 1]. Lambda is interpolated geometrically between two levels.
 
     Raises:
-        ValueError: the lambdas are not positive and increasing.
+        ValueError: the lambdas are not positive and increasing, or there are none or too many.
     """
 
     def __init__(self, lambdas: Sequence[float]) -> None:
         self.lambdas = tuple(map(float, lambdas))
+        if not 0 < len(self) <= MAX_LEVELS:
+            raise ValueError(f"lambdas: expected 1 to {MAX_LEVELS} numbers, got {len(self)}")
         increasing = all(low < high for low, high in itertools.pairwise(self.lambdas))
-        if not self.lambdas or not (0 < self.lambdas[0] and increasing and self.lambdas[-1] < math.inf):
+        if not (self.lambdas[0] > 0 and increasing and self.lambdas[-1] < math.inf):
             raise ValueError(f"lambdas: expected positive numbers in increasing order, got {list(lambdas)}")
         self._logs = [math.log(lmbda) for lmbda in self.lambdas]
 
