@@ -93,8 +93,8 @@ class ImageCodec:
             level: of a model with a variable rate, in [0, L - 1]. This and the following options exclude one another;
                 without any, the level is the middle of the range.
             lmbda: lambda, within the ladder of the model.
-            bpp: largest rate of the file in bits per pixel; the result has at least 99.5 % of it.
-            num_bytes: largest size of the file; the result has at least 99.5 % of it.
+            bpp: largest rate of the file in bits per pixel; the result is up to 0.5 %, or 8 bytes, smaller.
+            num_bytes: largest size of the file; the result is up to 0.5 %, or 8 bytes, smaller.
             psnr: smallest PSNR of the decoded picture in dB; the result exceeds it by at most 0.02 dB.
 
         Raises:

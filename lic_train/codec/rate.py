@@ -16,8 +16,10 @@ from lic_train.layers.gains import Ladder
 from lic_train.models.base import Codec
 from lic_train.rd import metrics
 
-# The search ends at a file of at most the wanted size and at least this part of it, or at this excess of the PSNR.
-SIZE_TOLERANCE, PSNR_TOLERANCE = 0.995, 0.02
+# The search ends at a file of at most the wanted size that lacks at most this part of it, or at this excess of the PSNR.
+SIZE_TOLERANCE, PSNR_TOLERANCE = 0.005, 0.02
+# The words of the entropy coder have 4 bytes, so the sizes of small files are far apart.
+BYTES_TOLERANCE = 8
 
 
 @dataclass(frozen=True)
@@ -147,13 +149,14 @@ class _Search:
         """Return the level of the largest file of at most the wanted size, which is ``factor`` times the bytes."""
         self._check_reach(lambda level: factor * len(self.file(level)), wanted, name)
         # The logarithm of the size is almost linear in the level.
-        aim, tolerance = math.log(wanted / factor), -math.log(SIZE_TOLERANCE)
-        return _find(lambda level: math.log(len(self.file(level))), aim, self._highest, tolerance, at_least=False)
+        size = wanted / factor
+        tolerance = max(SIZE_TOLERANCE, BYTES_TOLERANCE / size)
+        return _find(lambda level: math.log(len(self.file(level)) / size), 0.0, self._highest, tolerance, False)
 
     def level_of_psnr(self, wanted: float) -> float:
         """Return the lowest level with the wanted PSNR."""
         self._check_reach(self.psnr, wanted, "psnr")
-        return _find(self.psnr, wanted, self._highest, PSNR_TOLERANCE, at_least=True)
+        return _find(self.psnr, wanted, self._highest, PSNR_TOLERANCE, True)
 
     @property
     def _highest(self) -> int:
