@@ -16,7 +16,7 @@ from lic_train.layers.gains import Ladder
 from lic_train.models.base import Codec
 from lic_train.rd import metrics
 
-# The search ends at a file of at most the wanted size that lacks at most this part of it, or at this excess of the PSNR.
+# The search ends at a file that is smaller than wanted by at most this part, or at this excess of the PSNR in dB.
 SIZE_TOLERANCE, PSNR_TOLERANCE = 0.005, 0.02
 # The words of the entropy coder have 4 bytes, so the sizes of small files are far apart.
 BYTES_TOLERANCE = 8
