@@ -14,9 +14,11 @@ from rich import get_console
 
 from lic_train.config.compose import validated
 from lic_train.config.literal import opened
+from lic_train.launch import rates
 from lic_train.launch.engine import Engine, Outcome
 from lic_train.launch.plan import Job, counted, plan
 from lic_train.launch.process import StopRequest
+from lic_train.launch.rates import comparisons
 from lic_train.launch.table import Cost, Row, common_directory, hours_unit, render, rows, warm_start_cost, write
 from lic_train.runs.claim import claim
 from lic_train.runs.state import read_state, validation_loss
@@ -71,7 +73,7 @@ class Sweep:
         found = rows(list(self.jobs.values()), self.outcomes)
         path = self.directory / f"{name}.json"
         cost = warm_start_cost(list(self.jobs.values()))
-        write(path, name, typed_command(), found, cost)
+        write(path, name, typed_command(), found, cost, comparisons(list(self.jobs.values())))
         if self.trials_left <= 0 or self.stop.requested:
             self._close(name, found, cost, path)
         return [_job_return(job) for job in jobs]
@@ -97,6 +99,10 @@ class Sweep:
         get_console().print(render(name, found, self.searching))
         if cost:
             say(f"cost      {cost.describe(hours_unit(found))}")
+        for comparison in comparisons(list(self.jobs.values())):
+            get_console().print(rates.render(comparison, hours_unit(found)))
+            if comparison.reason:
+                say(f"BD-rate   {comparison.reason}", "yellow")
         for row in found:
             if row.outcome == "failed":
                 say(f"failed    {row.job.directory}: {row.log or 'see the messages above'}", "red")
