@@ -21,6 +21,7 @@ from lic_train.evaluate.results import DEFINITIONS, Result, Row, describe
 from lic_train.evaluate.run import evaluate, evaluate_run, show
 from lic_train.evaluate.sets import SetOptions, open_images, read_options
 from lic_train.files.bitstream import decode, estimate
+from lic_train.models.base import Codec
 from lic_train.rd import metrics
 from lic_train.runs.load import load_run
 from tests.conftest import SHARED
@@ -167,7 +168,7 @@ def test_same_picture_ignores_only_float_order():
 
 
 def test_psnr_of_equal_images_is_null(run, tmp_path):
-    class Lossless(torch.nn.Module):
+    class Lossless(Codec):
         downsampling_factor = 1
 
         def __init__(self) -> None:

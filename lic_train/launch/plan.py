@@ -123,7 +123,10 @@ def plan(typed: Sequence[Sequence[str]]) -> Plan:
     for widths in sorted({job.widths for job in jobs if job.widths}):
         taking = [job.config.lmbda for job in jobs if job.widths == widths]
         lambdas = ", ".join(f"{lmbda:g}" for lmbda in taking)
-        say(f"Runs of one network have the same widths, {' '.join(widths)}, for lambda {lambdas}.", "yellow")
+        say(
+            f"Runs that share the network of another one have its widths, {' '.join(widths)}, for lambda {lambdas}.",
+            "yellow",
+        )
     return Plan(name, jobs)
 
 
@@ -143,9 +146,8 @@ def _base(typed: Sequence[str]) -> _Base:
     choices = dict(HydraConfig.get().runtime.choices)
     sweep = validated(SweepSection, cfg.sweep if "sweep" in cfg else OmegaConf.create())
     own = [text for text in typed if key_of(text).partition(".")[0] not in (*SWEEP_SECTIONS, "fresh", "group")]
-    fixed = {
-        key_of(text) for some in (sweep.overrides, *sweep.rows, sweep.beside or []) for text in some
-    } | sweep.grid.keys()
+    listed = (sweep.overrides, *sweep.rows, sweep.beside or [])
+    fixed = {key_of(text) for some in listed for text in some} | sweep.grid.keys()
     if "model" not in {*map(key_of, own), *fixed}:
         own.insert(0, f"model={choices['model']}")
     if clash := [text for text in own if key_of(text) in fixed]:
