@@ -61,7 +61,7 @@ def test_search_ends_on_the_requested_side_after_few_values(wanted, at_least, sh
     assert within or (value(beyond) < wanted if at_least else value(beyond) > wanted)
     assert len(calls) <= 20
     if within:
-        assert len(calls) <= 9
+        assert len(calls) <= 12
 
 
 def test_search_returns_an_end_that_has_exactly_the_wanted_value():
@@ -98,9 +98,13 @@ def test_smallest_file_with_the_wanted_psnr(x, monkeypatch):
 
     monkeypatch.setattr(rate.bitstream, "estimate", reconstruct)
     coded = rate.encode(codec, 0.5 * x, FINGERPRINT, rate.Wanted(psnr=30.0))
-    expected = float(metrics.psnr(0.5 * x, reconstruct(codec, 0.5 * x, level=coded.level).x_hat))
-    assert coded.psnr == expected
-    assert 30 <= coded.psnr <= 30.1  # 8-bit rounding has steps
+    psnr, below = (
+        float(metrics.psnr(0.5 * x, reconstruct(codec, 0.5 * x, level=level).x_hat))
+        for level in (coded.level, coded.level - 1 / 1024)
+    )
+    assert coded.psnr == psnr
+    assert psnr >= 30
+    assert psnr <= 30.02 or below < 30  # in 8 bits the quality has steps
     assert coded.data == bitstream.encode(codec, 0.5 * x, FINGERPRINT, level=coded.level)
 
 

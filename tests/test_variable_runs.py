@@ -1,4 +1,4 @@
-"""Runs with a variable rate: training, evaluation, report, start from a fixed rate, and the sweep against fixed rates."""
+"""Runs with a variable rate: training, evaluation, report, start from a fixed rate, sweep against fixed rates."""
 
 from __future__ import annotations
 

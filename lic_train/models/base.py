@@ -126,8 +126,9 @@ class Codec(nn.Module):
 
     def reset_gains(self) -> None:
         """Set all gains to 1, so that every level is the codec of one rate with the same weights."""
+        assert self.ladder is not None
         for name in self.gains:
-            self._gain(name).start_at([1.0] * len(self.gains[name].log_gain))  # type: ignore[arg-type]
+            self._gain(name).start_at([1.0] * len(self.ladder))
 
     @torch.no_grad()
     def _latent_channels(self) -> dict[str, int]:

@@ -102,7 +102,8 @@ class LitCodec(L.LightningModule):
         ladder = model.ladder.lambdas if model.ladder else ()
         self.levels = range(len(ladder))
         self.lambdas: Tensor
-        self.register_buffer("lambdas", torch.tensor(ladder), persistent=False)
+        if ladder:
+            self.register_buffer("lambdas", torch.tensor(ladder), persistent=False)
         self.crop_means = mean_metrics(
             [
                 *(VAL + name for name in [*recipe.terms, "loss", "psnr"]),
