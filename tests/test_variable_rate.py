@@ -99,6 +99,25 @@ def test_one_level_with_fixed_gains_trains_like_the_model_with_one_rate(seeded_o
     assert curve([0.01]) == curve(None)
 
 
+def test_compiled_forward_is_one_graph_for_all_levels(seeded_on_one_thread):
+    model, x = variable("mbt2018_mean").train(), torch.stack([photograph(64, 64, seed) for seed in range(2)])
+    torch._dynamo.reset()
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(model, backend=count, dynamic=False, fullgraph=True)
+    for levels in ([0.0, 1.0], [2.0, 1.0], [1.0, 0.0]):
+        with model.at_level(torch.tensor(levels)):
+            torch.manual_seed(1)
+            found = compiled(x)["x_hat"]
+            torch.manual_seed(1)
+            torch.testing.assert_close(found, model(x)["x_hat"])
+    assert len(graphs) == 1
+
+
 def test_gains_of_side_information_start_at_one_and_those_of_pictures_at_the_root_of_lambda():
     model = build({**small_config("mbt2018_mean"), "lambdas": [0.001, 0.01, 0.1]})
     steps = model.gains["y"].log_gain.exp()[:, 0]

@@ -42,8 +42,9 @@ def by_level(out: Out, x: Tensor, levels: Tensor, step: int, batch_size: int, nu
         number: L.
     """
     parts = batch_size // len(x)
-    chosen = (levels[:, None] == torch.arange(number, device=levels.device)).float()
-    sums = torch.stack([losses.bpp_per_image(out, x), losses.mse_per_image(out, x)]) @ chosen
+    chosen = levels[:, None] == torch.arange(number, device=levels.device)
+    values = torch.stack([losses.bpp_per_image(out, x), losses.mse_per_image(out, x)])
+    sums = (values[:, :, None] * chosen).sum(1)  # not a matrix product, which autocast would round to 16 bits
     return {
         of_level(name, level): parts * total[level] / count
         for name, total in zip(("bpp", "mse"), sums, strict=True)
