@@ -22,9 +22,19 @@ from lic_train.launch.plan import plan
 from lic_train.report.gather import gather
 from lic_train.report.runs import read_runs, trainings
 from lic_train.runs.load import load_run
+from lic_train.training.callbacks.interrupt import Interrupted
 from lic_train.training.setup import make_model
 from tests import report_tree
-from tests.small_runs import column, make_photographs, overrides, run_here, without_drawing
+from tests.small_runs import (
+    assert_equal_state,
+    column,
+    in_ranks,
+    make_photographs,
+    overrides,
+    run_here,
+    stop_at,
+    without_drawing,
+)
 from tests.test_golden_losses import train_only
 from tests.tiny import HYPERPRIOR, make_run, picture
 
@@ -73,14 +83,33 @@ def test_training_logs_rate_and_quality_of_the_levels_in_the_batch(run):
         assert all(float(row[f"train/{name}_level_{level}"]) > 0 for name in ("bpp", "psnr") for level in range(3))
 
 
-def test_micro_batches_train_like_whole_batches(photographs, tmp_path):
-    def log(accumulate: int) -> list[list[float]]:
-        more = ("steps=3", f"accumulate={accumulate}", "validate.every=3", "validate.crops=1")
-        train_only(checked(compose(overrides(photographs, tmp_path / str(accumulate), *VARIABLE, *more))))
-        names = ("loss", *(f"{name}_level_{level}" for name in ("bpp", "psnr") for level in range(3)))
-        return [column(tmp_path / str(accumulate), f"train/{name}") for name in names]
+def test_processes_and_micro_batches_train_like_whole_batches(photographs, tmp_path):
+    """Four parts of one crop each against one part of four."""
 
-    np.testing.assert_allclose(log(2), log(1), rtol=1e-4)
+    def train(name: str, *more: str) -> None:
+        short = ("steps=3", "validate.every=3", "validate.crops=2")
+        train_only(checked(compose(overrides(photographs, tmp_path / name, *VARIABLE, *short, *more))))
+
+    def log(name: str) -> list[list[float]]:
+        names = ("loss", *(f"{kind}_level_{level}" for kind in ("bpp", "psnr") for level in range(3)))
+        return [column(tmp_path / name, f"{part}/{each}") for part in ("train", "val") for each in names]
+
+    train("whole")
+    for rank in in_ranks(lambda: train("parts", "trainer=ddp", "trainer.devices=2", "accumulate=2"), tmp_path):
+        rank.result()
+    for parts, whole in zip(log("parts"), log("whole"), strict=True):
+        np.testing.assert_allclose(parts, whole, rtol=1e-4)
+
+
+def test_interrupted_and_resumed_run_is_bit_equal(run, photographs, tmp_path, monkeypatch):
+    command = overrides(photographs, tmp_path / "run", *VARIABLE, "validate.bitstreams=1")
+    with monkeypatch.context() as patch:
+        stop_at(4, patch)
+        with pytest.raises(Interrupted):
+            run_here(command)
+    assert run_here(command) == 0
+    assert_equal_state(tmp_path / "run", run)
+    assert column(tmp_path / "run", "train/bpp_level_1") == column(run, "train/bpp_level_1")
 
 
 def test_variable_rate_starts_from_a_fixed_one(tmp_path):
