@@ -23,7 +23,7 @@ from tests.tiny import FACTORIZED, HYPERPRIOR, SERIAL, make_codec, picture
 
 FINGERPRINT = bytes(range(8))
 MAX_PIXELS = 2**17
-HEADER_BYTES = 40
+HEADER_BYTES = 42
 
 
 def damaged(data: bytes, chance: random.Random, count: int) -> Iterator[bytes]:

@@ -111,8 +111,8 @@ class Section:
             raise Damaged("checksum of a section")
 
 
-# Fingerprint; height, width; padding; height and width of the latent; side and overlap of the tiles; sections.
-HEADER = "<8sIIHHIIIHB"
+# Fingerprint; height, width; padding; height and width of the latent; side and overlap of the tiles; level; sections.
+HEADER = "<8sIIHHIIIHHB"
 
 
 def sections_of(data: bytes, about: dict) -> tuple[tuple[int, ...], list[bytes]]:
@@ -121,7 +121,7 @@ def sections_of(data: bytes, about: dict) -> tuple[tuple[int, ...], list[bytes]]
         data[-4:], "little"
     ):
         raise Damaged("the file")
-    fingerprint, *fields, tile, _overlap, count = struct.unpack_from(HEADER, data, 5)
+    fingerprint, *fields, tile, _overlap, _level, count = struct.unpack_from(HEADER, data, 5)
     if tile:
         raise ValueError("this reader decodes pictures of one tile")
     if fingerprint.hex() != about["fingerprint"]:

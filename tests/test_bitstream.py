@@ -14,15 +14,16 @@ import torch
 
 from lic_train.errors import BitstreamError
 from lic_train.files.bitstream import decode, encode, estimate
-from lic_train.files.container import Header, pack, unpack
+from lic_train.files.container import ONE_RATE, Header, pack, unpack
 from lic_train.files.tiles import padding
+from lic_train.models.base import Codec
 from tests.tiny import FACTORIZED, HYPERPRIOR, SERIAL, make_codec, picture
 
 ROOT = Path(__file__).resolve().parent.parent
 FINGERPRINT = b"\x01\x02\x03\x04\x05\x06\x07\x08"
 
 
-class Average:
+class Average(Codec):
     """Codec without networks: every 4x4 block becomes its mean, in 8 bits."""
 
     downsampling_factor = 4
@@ -54,8 +55,8 @@ def data(codec):
 
 
 def test_layout_matches_the_documentation():
-    data = pack(Header(FINGERPRINT, 97, 131, 31, 61, 2, 3, 0, 0), [[b"abc", b"", b"\xff"]])
-    expected = b"LIC1" + b"\x02" + FINGERPRINT + struct.pack("<IIHHIIIH", 97, 131, 31, 61, 2, 3, 0, 0)
+    data = pack(Header(FINGERPRINT, 97, 131, 31, 61, 2, 3, 0, 0, ONE_RATE), [[b"abc", b"", b"\xff"]])
+    expected = b"LIC1" + b"\x02" + FINGERPRINT + struct.pack("<IIHHIIIHH", 97, 131, 31, 61, 2, 3, 0, 0, 2**16 - 1)
     expected += b"\x03" + struct.pack("<III", 3, 0, 1) + b"abc" + b"\xff"
     assert data == expected + struct.pack("<I", zlib.crc32(expected))
     header, sections = unpack(data)
@@ -96,7 +97,7 @@ def test_decoded_picture_equals_the_evaluation_forward(pair, height, width):
         tuple(-(-side // encoder.downsampling_factor) * encoder.downsampling_factor for side in x.shape[1:])
     ]
     [sections] = unpack(data)[1]
-    assert len(data) == 40 + 4 * len(sections) + sum(map(len, sections)) + 4
+    assert len(data) == 42 + 4 * len(sections) + sum(map(len, sections)) + 4
 
 
 @pytest.mark.parametrize(("size", "factor", "expected"), [((64, 65), 64, (0, 63)), ((1, 128), 16, (15, 0))])
@@ -155,9 +156,10 @@ def header_with(data: bytes, offset: int, layout: str, *values: int) -> bytes:
         (33, "<IH", (2**32 - 1, 2**16 - 1), "a multiple of the model's downsampling factor"),
         (33, "<IH", (0, 5), "expected: overlap 0\ngot: overlap 5"),
         (33, "<IH", (1, 1), "cut short"),
-        (39, "<B", (0,), "expected: 44 bytes\ngot: "),
-        (39, "<B", (255,), "cut short"),
-        (40, "<I", (2**32 - 1,), "expected: 4294967[0-9]+ bytes"),
+        (39, "<H", (1024,), "a variable rate"),
+        (41, "<B", (0,), "expected: 46 bytes\ngot: "),
+        (41, "<B", (255,), "cut short"),
+        (42, "<I", (2**32 - 1,), "expected: 4294967[0-9]+ bytes"),
     ],
 )
 def test_invalid_header_raises_before_decoding(codec, data, offset, layout, values, message):
@@ -166,7 +168,7 @@ def test_invalid_header_raises_before_decoding(codec, data, offset, layout, valu
 
 
 def test_file_without_sections_raises(codec):
-    empty = b"LIC1\x02" + FINGERPRINT + struct.pack("<IIHHIIIHB", 16, 16, 0, 0, 1, 1, 0, 0, 0)
+    empty = b"LIC1\x02" + FINGERPRINT + struct.pack("<IIHHIIIHHB", 16, 16, 0, 0, 1, 1, 0, 0, ONE_RATE, 0)
     with pytest.raises(BitstreamError, match="at least one section"):
         decode(codec, with_crc(empty), FINGERPRINT)
 

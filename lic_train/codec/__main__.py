@@ -20,12 +20,14 @@ def parser() -> argparse.ArgumentParser:
         commands,
         "compress",
         "Write the picture IN as OUT.lic.",
-        "example:\n  lic compress photo.png photo.lic --run outputs/cwam/cwam/lambda_0.0067",
+        "examples:\n  lic compress photo.png photo.lic --run outputs/cwam/cwam/lambda_0.0067\n"
+        "  lic compress photo.png photo.lic --run outputs/cwam/cwam/variable --bpp 0.5",
     )
     _coding(compress, "IN", "OUT.lic")
     compress.add_argument("--run", type=Path, required=True, help=_RUN)
     tile = "side of the tiles in pixels, 0 for none (default: none up to 33554432 pixels, else 2048)"
     compress.add_argument("--tile", type=int, metavar="N", help=tile)
+    _rates(compress)
     decompress = _command(
         commands,
         "decompress",
@@ -50,6 +52,17 @@ def parser() -> argparse.ArgumentParser:
     show = _command(commands, "show", "List what a model file contains.", "example:\n  lic show cwam.safetensors")
     show.add_argument("run", metavar="file", type=Path, help=_RUN)
     return made
+
+
+def _rates(command: argparse.ArgumentParser) -> None:
+    """Add the options of a model with a variable rate, which exclude one another."""
+    options = command.add_argument_group("of a model with a variable rate (default: the middle of its range)")
+    rates = options.add_mutually_exclusive_group()
+    rates.add_argument("--level", type=float, metavar="L", help="level, 0 for the lowest rate")
+    rates.add_argument("--lambda", type=float, metavar="LAMBDA", dest="lmbda", help="lambda, within its ladder")
+    rates.add_argument("--bpp", type=float, metavar="R", help="largest rate of the file in bits per pixel")
+    rates.add_argument("--bytes", type=int, metavar="N", dest="num_bytes", help="largest size of the file")
+    rates.add_argument("--psnr", type=float, metavar="DB", help="smallest PSNR of the decoded picture")
 
 
 def _command(commands: argparse._SubParsersAction, name: str, about: str, example: str) -> argparse.ArgumentParser:

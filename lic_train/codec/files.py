@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.table import Table
 
+from lic_train.codec import rate
 from lic_train.codec.image_codec import ImageCodec, codable
 from lic_train.codec.load import find_model, load
 from lic_train.data.decode import images
 from lic_train.data.decode.images import save_png
 from lic_train.errors import BitstreamError, ConfigError
-from lic_train.files.bitstream import decode_8bit, encode
+from lic_train.files.bitstream import decode_8bit
 from lic_train.files.container import unpack
 from lic_train.files.tiles import MAX_PIXELS
 from lic_train.system import atomic
@@ -28,20 +30,34 @@ def compress_file(arguments: argparse.Namespace) -> Table:
 
     Raises:
         CheckpointError: the run has no intact model.
-        ConfigError: this machine has no such device.
+        ConfigError: this machine has no such device, or the wanted rate is not one of the model.
         DataError: ``source`` is not a readable picture or has too many pixels, or the tiles do not fit the model.
     """
+    names = ("level", "lmbda", "bpp", "num_bytes", "psnr")
+    wanted = rate.Wanted(**{name: getattr(arguments, name) for name in names})
     codec = _codec(arguments.run, arguments.checkpoint, arguments.device)
     limit = max(_max_pixels(arguments), images.MAX_PIXELS)
     x = images.read_image(arguments.source, limit).to(codec.device)
     began = time.perf_counter()
     fingerprint, max_pixels = codec.metadata.fingerprint, _max_pixels(arguments)
     with codable():
-        data = encode(codec.model, x, fingerprint, tile=arguments.tile, max_pixels=max_pixels)
+        coded = rate.encode(codec.model, x, fingerprint, wanted, tile=arguments.tile, max_pixels=max_pixels)
     seconds = time.perf_counter() - began
-    atomic.replace_bytes(arguments.target, data)
+    atomic.replace_bytes(arguments.target, coded.data)
     height, width = x.shape[1:]
-    return _table(arguments.target, width, height, len(data), seconds)
+    return _table(arguments.target, width, height, len(coded.data), seconds, _about_rate(codec, coded, wanted))
+
+
+def _about_rate(codec: ImageCodec, coded: rate.Encoded, wanted: rate.Wanted) -> dict[str, str]:
+    """Return further columns of the table for a model with a variable rate."""
+    if codec.model.ladder is None or coded.level is None:
+        return {}
+    columns = {"level": f"{coded.level:.4g}", "lambda": f"{codec.model.ladder.lambda_at(coded.level):.4g}"}
+    if coded.psnr is not None:
+        columns["PSNR"] = f"{coded.psnr:.3f}"
+    for name, target in wanted.given.items():
+        columns[f"wanted {name}"] = f"{target:g}"
+    return {**columns, "passes": str(coded.passes)}
 
 
 def decompress_file(arguments: argparse.Namespace) -> Table:
@@ -91,7 +107,10 @@ def _codec(run: Path, checkpoint: str, device: str) -> ImageCodec:
     return load(run, device=device, checkpoint=checkpoint)
 
 
-def _table(path: Path, width: int, height: int, num_bytes: int, seconds: float) -> Table:
-    table = ruled_table("bytes", "bpp_file", "seconds", title=f"{path}, {width} x {height}")
-    table.add_row(f"{num_bytes:,}", f"{8 * num_bytes / (width * height):.4f}", f"{seconds:.2f}")
+def _table(
+    path: Path, width: int, height: int, num_bytes: int, seconds: float, more: Mapping[str, str] | None = None
+) -> Table:
+    more = more or {}
+    table = ruled_table("bytes", "bpp_file", "seconds", *more, title=f"{path}, {width} x {height}")
+    table.add_row(f"{num_bytes:,}", f"{8 * num_bytes / (width * height):.4f}", f"{seconds:.2f}", *more.values())
     return table

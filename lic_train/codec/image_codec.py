@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lic_train.codec import rate
 from lic_train.data.decode.images import from_pillow, read_image
 from lic_train.errors import DataError
 from lic_train.files import bitstream
@@ -71,7 +72,17 @@ class ImageCodec:
         name = str(self.config.get("_target_", "")).rpartition(".")[2]
         return f"ImageCodec({name}, {self.metadata.path}, {self.device})"
 
-    def encode(self, image: Picture, tile: int | None = None) -> bytes:
+    def encode(
+        self,
+        image: Picture,
+        tile: int | None = None,
+        *,
+        level: float | None = None,
+        lmbda: float | None = None,
+        bpp: float | None = None,
+        num_bytes: int | None = None,
+        psnr: float | None = None,
+    ) -> bytes:
         """Compress one picture of any size into the bytes of a ``.lic`` file.
 
         Args:
@@ -79,14 +90,22 @@ class ImageCodec:
                 a picture file.
             tile: side in pixels of the tiles in which the picture is coded, a multiple of the model's downsampling
                 factor; 0 codes it as a whole; None does so up to 2^25 pixels (padded), and in tiles of 2048 above.
+            level: of a model with a variable rate, in [0, L - 1]. This and the following options exclude one another;
+                without any, the level is the middle of the range.
+            lmbda: lambda, within the ladder of the model.
+            bpp: largest rate of the file in bits per pixel; the result is up to 0.5 %, or 8 bytes, smaller.
+            num_bytes: largest size of the file; the result is up to 0.5 %, or 8 bytes, smaller.
+            psnr: smallest PSNR of the decoded picture in dB; the result exceeds it by at most 0.02 dB.
 
         Raises:
+            ConfigError: the model has one rate, a wanted value is not valid or out of reach, or several are given.
             PictureError: another type, shape, dtype or range, too many pixels, or a tile that does not fit the model.
             DataError: the file is not a readable picture.
         """
         x = to_tensor(image).to(self.device)
+        wanted = rate.Wanted(level=level, lmbda=lmbda, bpp=bpp, num_bytes=num_bytes, psnr=psnr)
         with codable():
-            return bitstream.encode(self.model, x, self.metadata.fingerprint, tile)
+            return rate.encode(self.model, x, self.metadata.fingerprint, wanted, tile=tile).data
 
     @overload
     def decode(self, data: bytes, as_tensor: Literal[False] = False) -> Image.Image: ...
@@ -108,11 +127,11 @@ class ImageCodec:
         x_hat = bitstream.decode_8bit(self.model, bytes(data), fingerprint)
         return Image.fromarray(x_hat.permute(1, 2, 0).numpy())
 
-    def estimate(self, image: Picture, tile: int | None = None) -> Estimate:
+    def estimate(self, image: Picture, tile: int | None = None, *, level: float | None = None) -> Estimate:
         """Estimate rate and reconstruction of one picture; see `encode` for the arguments and errors."""
         x = to_tensor(image).to(self.device)
         with codable():
-            found = bitstream.estimate(self.model, x, tile)
+            found = bitstream.estimate(self.model, x, tile, level=level)
         likelihoods = _likelihoods(found.parts)
         bpp = found.bits / (x.shape[1] * x.shape[2])
         return Estimate(found.bits, bpp, found.x_hat.cpu(), likelihoods, found.bits_map())

@@ -70,9 +70,15 @@ def write_onnx(codec: Codec, metadata: Metadata, out: Path) -> list[str]:
 
     Raises:
         CheckpointError: ``out`` is not writable.
-        ConfigError: onnx or onnxscript is not installed.
+        ConfigError: onnx or onnxscript is not installed, or the codec has a variable rate.
     """
     _require_onnx()
+    if codec.ladder is not None:
+        raise ConfigError(
+            "A model with a variable rate cannot be exported to ONNX.",
+            expected="a model with one rate",
+            got=f"{len(codec.ladder)} levels",
+        )
     with torch.no_grad(), _quiet():
         networks, parameters = _hyperprior(codec) if isinstance(codec, HyperpriorCodec) else _plain(codec)
     missing = {name: model for name, model in networks.items() if isinstance(model, str)}

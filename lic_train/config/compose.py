@@ -42,8 +42,8 @@ def validated(kind: type[SectionKind], cfg: DictConfig) -> SectionKind:
     Raises:
         ConfigError: listing every invalid value with the path of its key.
     """
-    problems = _rate_problems(cfg) if "lambda" in cfg else {}
     with composition_errors_explained():
+        problems = _rate_problems(cfg) if "lambda" in cfg else {}
         values = OmegaConf.to_container(OmegaConf.merge(cfg, {key: _VALID[key] for key in problems}), resolve=True)
     assert isinstance(values, dict)
     try:
@@ -95,12 +95,14 @@ def composition_errors_explained() -> Iterator[None]:
 
 def _rate_problems(cfg: DictConfig) -> dict[str, str]:
     """Return what is wrong with lambda and distortion, by key."""
-    lmbda, distortion = (OmegaConf.to_container(cfg, resolve=False)[key] for key in _VALID)  # type: ignore[index,call-overload]
     problems = {}
-    if isinstance(lmbda, bool) or not isinstance(lmbda, int | float) or not 0 < lmbda < math.inf:
-        problems["lambda"] = f"lambda: expected a number above 0, got {lmbda!r}"
+    distortion = OmegaConf.to_container(cfg, resolve=False)["distortion"]  # type: ignore[index,call-overload]
     if distortion not in LADDERS:
         problems["distortion"] = f"distortion: expected one of {', '.join(LADDERS)}, got {distortion!r}"
+    # Of a variable rate, lambda is computed from the distortion.
+    lmbda = _VALID["lambda"] if problems and OmegaConf.is_interpolation(cfg, "lambda") else cfg["lambda"]
+    if isinstance(lmbda, bool) or not isinstance(lmbda, int | float) or not 0 < lmbda < math.inf:
+        problems["lambda"] = f"lambda: expected a number above 0, got {lmbda!r}"
     return problems
 
 

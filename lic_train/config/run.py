@@ -19,7 +19,8 @@ from pydantic import (
 from lic_train.config.compose import Section, validated
 from lic_train.config.names import SWEEP_SECTIONS
 from lic_train.config.networks import check_arguments, num_parameters
-from lic_train.models.base import find_model
+from lic_train.layers.gains import Ladder
+from lic_train.models.base import LAMBDAS, find_model
 from lic_train.recipes.losses import TERMS
 from lic_train.recipes.recipe import Recipe
 from lic_train.recipes.stage import lay_out
@@ -60,6 +61,26 @@ class RecipeSection(Section):
     ladder: dict[Literal["mse", "ms_ssim"], list[PositiveFloat]]
     quantizer: str | None = None  # default of the stages
     stages: Annotated[list[StageSection], Field(min_length=1)]
+
+
+class RateSection(Section):
+    """A fixed rate, which the run's lambda selects, or the lambdas of a variable rate, in increasing order."""
+
+    kind: Literal["fixed", "variable"]
+    lambdas: list[PositiveFloat] | None
+
+    @field_validator("lambdas")
+    @classmethod
+    def _increasing(cls, lambdas: list[float] | None, others: ValidationInfo) -> list[float] | None:
+        if others.data.get("kind") == "fixed":
+            if lambdas is not None:
+                raise ValueError(f"expected none, because the run has one rate, got {lambdas}; add rate=variable")
+            return None
+        try:
+            Ladder(lambdas or [])
+        except ValueError as error:
+            raise ValueError(str(error).removeprefix("lambdas: ")) from None
+        return lambdas
 
 
 class CheckpointSection(Section):
@@ -118,6 +139,7 @@ class RunConfig(Section):
 
     model: dict[str, Any]
     recipe: RecipeSection
+    rate: RateSection
     data: dict[str, Any]
     eval: KnownSet
     trainer: TrainerSection
@@ -159,6 +181,14 @@ class RunConfig(Section):
         _fits_into_memory(f"{weights:,} weights", weights * _BYTES_PER_WEIGHT)
         return model
 
+    @field_validator("lmbda")
+    @classmethod
+    def _selects_the_rate(cls, lmbda: float, others: ValidationInfo) -> float:
+        rate = others.data.get("rate")
+        if rate is not None and rate.lambdas and lmbda != max(rate.lambdas):
+            raise ValueError(f"expected none, because the run has rate.lambdas={rate.lambdas}, got {lmbda:g}")
+        return lmbda
+
     @field_validator("recipe")
     @classmethod
     def _stages_exist(cls, recipe: RecipeSection, others: ValidationInfo) -> RecipeSection:
@@ -199,6 +229,17 @@ class RunConfig(Section):
             size = others.data["batch_size"] // (others.data["accumulate"] * others.data["trainer"].devices)
             _fits_into_memory(f"{size} crops of {crop} x {crop}", 3 * crop**2 * size)
         return crop
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """Configuration of the codec: the model, and the lambdas of a variable rate; see `models.base.build`."""
+        return {**self.model, LAMBDAS: self.rate.lambdas} if self.rate.lambdas else self.model
+
+    @property
+    def described_rate(self) -> str:
+        """The lambda, or the range of lambdas."""
+        lambdas = self.rate.lambdas
+        return f"{lambdas[0]:g} to {lambdas[-1]:g}" if lambdas else f"{self.lmbda:g}"
 
     @property
     def model_name(self) -> str:

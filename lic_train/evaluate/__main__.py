@@ -81,6 +81,7 @@ def _evaluate_one(run: Path, options: Options, save_images: bool, quality_map: b
         fresh=options.fresh,
         metrics=options.metrics,
         protocol=options.eval.protocol,
+        levels=options.eval.levels,
     )
     images = open_images(options.eval, run)
     return evaluate_run(run, images, options.eval.name, options.checkpoint, options.device, settings)

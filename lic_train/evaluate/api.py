@@ -41,7 +41,10 @@ class Evaluation:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """One dict for each image: name, size in pixels, bytes, bpp_file, bpp, psnr (dB), ms_ssim, times (seconds)."""
+        """One dict for each image, and each level of a variable rate.
+
+        Keys: name, width and height in pixels, bytes, bpp_file, bpp, psnr (dB), ms_ssim, times (seconds), level, ...
+        """
         rows: list[dict[str, Any]] = self.content["rows"]
         return rows
 
@@ -85,6 +88,7 @@ def evaluate(
     multiple: int | None = None,
     psnr: str = "uint8",
     tile: int | None = None,
+    levels: Sequence[float] | None = None,
     repeats: int = 1,
     panels: int = 0,
     save_images: bool = False,
@@ -106,6 +110,7 @@ def evaluate(
         multiple: sides are padded to multiples of it; None uses the model's downsampling factor.
         psnr: of RGB rounded to 8 bits ("uint8"), or of the clamped floats ("float").
         tile: as in `ImageCodec.encode`.
+        levels: of a model with a variable rate; None takes those of its ladder.
         repeats: times are medians of this many calls.
         panels: number of images for which a panel is drawn in ``out``/pictures.
         save_images: keep decoded images in ``out``/eval/<name>/decoded.
@@ -113,8 +118,8 @@ def evaluate(
 
     Raises:
         CheckpointError: the model's coding tables are stale.
-        ConfigError: an invalid name, limit, padding, multiple, psnr or tile, or a metric that is unknown or cannot be
-            loaded.
+        ConfigError: an invalid name, limit, padding, multiple, psnr, tile or level, or a metric that is unknown or
+            cannot be loaded.
         DataError: no image, an unreadable image, two images with the same name, or an object that is not an image.
     """
     options = _set_options(name or _default_name(images), limit)
@@ -126,6 +131,7 @@ def evaluate(
         quality_map=quality_map,
         metrics=tuple(metrics),
         protocol=protocol,
+        levels=None if levels is None else tuple(levels),
     )
     pictures, info = _named_pictures(images, limit), results.describe(codec.metadata)
     with tempfile.TemporaryDirectory(prefix="lic_") as temporary:

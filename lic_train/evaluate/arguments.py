@@ -21,7 +21,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="RUN | KEY=VALUE",
         help="run directories, exported models or folders with runs; overrides: eval= eval.root= eval.limit= "
-        "eval.padding= eval.multiple= eval.psnr= eval.tile= metrics= "
+        "eval.padding= eval.multiple= eval.psnr= eval.tile= eval.levels= metrics= "
         "checkpoint= device= panels= repeats= jobs= fresh=, as in conf/evaluate.yaml; metrics: lpips, "
         "lpips_vgg, dists, ssim, vif, uqi, scc, sam, ergas, rmse_sw",
     )

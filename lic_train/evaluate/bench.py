@@ -41,6 +41,7 @@ class Settings:
         fresh: measure again images that have already been measured.
         metrics: names of further metrics in `lic_train.evaluate.image_metrics.METRICS`.
         protocol: padding and kind of PSNR.
+        levels: levels of a variable rate; None: those of its ladder.
     """
 
     panels: int = 4
@@ -51,6 +52,7 @@ class Settings:
     fresh: bool = False
     metrics: tuple[str, ...] = ()
     protocol: Protocol = HOUSE
+    levels: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if min(self.repeats, self.jobs) < 1 or self.panels < 0:
@@ -59,11 +61,17 @@ class Settings:
 
 @dataclass(frozen=True)
 class Task:
-    """One image, uint8 (3, H, W), the name of its files without suffix, and the path of its panel if it has one."""
+    """One image, uint8 (3, H, W), its name, the path of its panel if it has one, and the level of a variable rate."""
 
-    stem: str
+    name: str
     picture: np.ndarray
     panel: Path | None
+    level: float | None = None
+
+    @property
+    def stem(self) -> str:
+        """Name of the files, without suffix."""
+        return results.stem_of(self.name, self.level)
 
 
 class Bench:
@@ -92,12 +100,18 @@ class Bench:
         fingerprint = bytes.fromhex(self._info["fingerprint"])
         picture = torch.from_numpy(task.picture)
         repeats, protocol = self._settings.repeats, self._settings.protocol
-        measured = measure(self._encoder, self._decoder, task.stem, picture, fingerprint, path, repeats, protocol)
+        pair, name, level = (self._encoder, self._decoder), task.name, task.level
+        measured = measure(*pair, name, picture, fingerprint, path, repeats, protocol, level)
         self._keep_pictures(task, measured)
         metrics = image_metrics.compare(self._settings.metrics, measured.x, measured.x_hat, self._device)
-        row = {**measured.row.model_dump(), **metrics}
+        row = {**measured.row.model_dump(exclude={"level", "lmbda"}), **self._rate(level), **metrics}
         atomic.replace_text(record, json.dumps({"key": key, "row": row}, allow_nan=False, ensure_ascii=False) + "\n")
         return row
+
+    def _rate(self, level: float | None) -> dict[str, float]:
+        """Return level and lambda of a row; nothing for a model with one rate."""
+        ladder = self._encoder.ladder
+        return {} if ladder is None or level is None else {"level": level, "lambda": ladder.lambda_at(level)}
 
     def _key(self, task: Task) -> str:
         """Return a hash of everything that determines a row: model, image, machine, threads, repeats, protocol, ..."""
@@ -109,6 +123,7 @@ class Bench:
             "repeats": self._settings.repeats,
             "metrics": image_metrics.definitions(self._settings.metrics),
             "protocol": self._settings.protocol.model_dump(),
+            **({} if task.level is None else {"level": task.level}),
         }
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
@@ -139,13 +154,13 @@ class Bench:
             save_error_map(paths[layout.ERROR], measured.x, measured.x_hat)
             save_bits_map(paths[layout.BITS], measured.bits)
         if task.panel is not None:
-            self._draw(task.panel, measured)
+            self._draw(task.panel, measured, task.level)
 
-    def _draw(self, path: Path, measured: Measured) -> None:
+    def _draw(self, path: Path, measured: Measured, level: float | None) -> None:
         row = measured.row
         path.parent.mkdir(parents=True, exist_ok=True)
         name = self._info.get("model", {}).get("_target_", "").rpartition(".")[2]
-        lmbda = self._info.get("training", {}).get("lambda")
+        lmbda = self._rate(level).get("lambda", self._info.get("training", {}).get("lambda"))
         title = " · ".join([row.name, name, *([] if lmbda is None else [f"λ = {lmbda:g}"])])
         panel(
             path,

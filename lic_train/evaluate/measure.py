@@ -15,8 +15,9 @@ from torch import Tensor
 from lic_train.codec.image_codec import codable
 from lic_train.entropy.stopwatch import coding_time
 from lic_train.errors import BitstreamError
+from lic_train.evaluate.definitions import FLOAT_ORDER
 from lic_train.evaluate.protocol import HOUSE, Protocol
-from lic_train.evaluate.results import FLOAT_ORDER, Row, decibel, finite
+from lic_train.evaluate.results import Row, decibel, finite
 from lic_train.files.bitstream import Estimate, decode, encode, estimate
 from lic_train.models.base import Codec
 from lic_train.rd import metrics
@@ -51,6 +52,7 @@ def measure(
     path: Path,
     repeats: int = 1,
     protocol: Protocol = HOUSE,
+    level: float | None = None,
 ) -> Measured:
     """Encode an image to a file, decode the file with a second model and compare the reconstructions.
 
@@ -63,6 +65,7 @@ def measure(
         path: the .lic file, which is replaced.
         repeats: number of timed calls of the encoder and of the decoder; times are their medians.
         protocol: padding, tiles and kind of PSNR.
+        level: of a variable rate.
 
     Raises:
         BitstreamError: the estimated rate is not finite.
@@ -74,9 +77,9 @@ def measure(
     x = picture.to(device).float().div(255)
     padded = protocol.pad(x, encoder.downsampling_factor)
     with codable():
-        expected = estimate(encoder, padded.x, protocol.tile)
+        expected = estimate(encoder, padded.x, protocol.tile, level=level)
     estimated = _finite_bits(name, expected)
-    data, encoding = _timed(lambda: encode(encoder, padded.x, fingerprint, protocol.tile), repeats, device)
+    data, encoding = _timed(lambda: encode(encoder, padded.x, fingerprint, protocol.tile, level=level), repeats, device)
     began = time.perf_counter()
     atomic.replace_bytes(path, data)
     data = path.read_bytes()

@@ -17,17 +17,14 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError, model_validator
 from torch import Tensor
 
+from lic_train.evaluate.definitions import DEFINITIONS
 from lic_train.evaluate.protocol import HOUSE, Protocol
 from lic_train.files.checkpoint import Metadata
-from lic_train.files.tiles import MAX_TILE_PIXELS, OVERLAP, TILE
 from lic_train.files.zoo.published import Published
 from lic_train.rd.curves import ImagePoint, Point
-from lic_train.rd.metrics import MS_SSIM_MIN_SIDE
 from lic_train.system import atomic
 
 FORMAT = 2
-# Two samples in [0, 1] this close, 1/40 of an 8-bit step, may be rounded to different 8-bit values.
-FLOAT_ORDER = 1e-4
 SECONDS = (
     "encode_seconds",
     "encode_model_seconds",
@@ -38,35 +35,6 @@ SECONDS = (
     "io_seconds",
 )
 AVERAGED = ("bytes", "bpp_file", "bpp", "psnr", "ms_ssim", *SECONDS)
-DEFINITIONS = {
-    "bpp_file": "8 * bytes of the .lic file / (width * height); includes header and checksum; pixels without padding",
-    "bpp": "estimate: sum of -log2 of all likelihoods of the padded image / (width * height)",
-    "psnr": "dB; clamped RGB rounded to 8 bits; mean squared error over all pixels and channels of an image; null if "
-    "the images are equal",
-    "ms_ssim": f"pytorch-msssim; 5 scales; RGB rounded to 8 bits; null if a side is below {MS_SSIM_MIN_SIDE} pixels",
-    "ms_ssim_db": "-10 log10(1 - ms_ssim); in the mean, computed from the mean ms_ssim",
-    "encode_seconds": "image in memory to bytes, padding included. All times are medians of environment.repeats calls, "
-    "after a forward pass of the same image as warm-up; environment.jobs processes with environment.threads threads "
-    "each ran in parallel",
-    "decode_seconds": "bytes to image in host memory",
-    "encode_coding_seconds": "time in the entropy coder: mixture tables, and symbols to bytes",
-    "decode_coding_seconds": "time in the entropy coder: mixture tables, and bytes to symbols",
-    "encode_model_seconds": "the rest of encode_seconds: the networks",
-    "decode_model_seconds": "the rest of decode_seconds: the networks",
-    "io_seconds": "writing the file, flushing it to the disk and reading it",
-    "equal": "whether the image that a second model decodes from the file equals the encoder's reconstruction (forward "
-    f"in eval mode) in 8 bits; samples that differ by at most {FLOAT_ORDER:g} of [0, 1] and are rounded to different "
-    "values count as equal",
-    "max_difference": "largest absolute difference of the same two images, as floats in [0, 1]",
-    "mean": "arithmetic mean over the images of each number; null if it is null for one image",
-    "median": "median over the images of each time",
-    "padding": "replicate, bottom and right, to multiples of the model's downsampling factor",
-    "tile": f"pictures of more than {MAX_TILE_PIXELS} pixels (padded) are coded in tiles of {TILE}, which overlap by "
-    f"{OVERLAP} pixels; estimates are those of the same tiles",
-    "image_list_sha256": "hash over name, height, width and RGB bytes of every image, in order",
-    "fingerprint": "first 8 bytes of SHA-256 over the model's configuration and weights; every .lic file contains it",
-}
-
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -77,13 +45,25 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
+def stem_of(name: str, level: float | None) -> str:
+    """Return the name of the files of an image at a level, without suffix."""
+    return name if level is None else f"{name}_level_{level:g}"
+
+
 class Picture(Record):
-    """Name and size of an image, and the bytes of its .lic file."""
+    """Name, size and level of an image, and the bytes of its .lic file."""
 
     name: Annotated[str, Field(pattern=r"^[^/\\\x00.][^/\\\x00]*$")]  # of the files in eval/<set>/
     width: PositiveInt
     height: PositiveInt
     bytes: PositiveInt
+    level: FiniteFloat | None = None  # of a variable rate
+    lmbda: Annotated[Rate | None, Field(alias="lambda")] = None
+
+    @property
+    def stem(self) -> str:
+        """Name of the files of this image in eval/<set>/, without suffix."""
+        return stem_of(self.name, self.level)
 
 
 class Numbers(Record):
@@ -113,6 +93,14 @@ class Row(Numbers, Picture):
     max_difference: FiniteFloat | None = None
 
 
+class Level(Record):
+    """Means over the images at one level of a variable rate."""
+
+    level: FiniteFloat
+    lmbda: Annotated[Rate, Field(alias="lambda")]
+    mean: Numbers
+
+
 class CheckpointFile(Record):
     """The file that was evaluated."""
 
@@ -130,6 +118,7 @@ class Result(Record):
     fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     mean: Numbers
     rows: Annotated[list[Row], Field(min_length=1)]
+    levels: list[Level] = []
     training: dict[str, Any] = {}
     environment: dict[str, Any] = {}
     definitions: dict[str, Any] = {}
@@ -138,9 +127,16 @@ class Result(Record):
 
     @model_validator(mode="after")
     def _names_differ(self) -> Result:
-        if len({row.name for row in self.rows}) < len(self.rows):
+        if len({(row.name, row.level) for row in self.rows}) < len(self.rows):
             raise ValueError("two rows have the same name")
+        if {level.level for level in self.levels} != {row.level for row in self.rows if row.level is not None}:
+            raise ValueError("the levels of the rows and of the means differ")
         return self
+
+    def at(self, level: Level) -> Result:
+        """Return the result at one level, as that of a model with one rate."""
+        rows = [row for row in self.rows if row.level == level.level]
+        return self.model_copy(update={"rows": rows, "mean": level.mean, "levels": []})
 
     def row(self, name: str) -> Row | None:
         """Return the row of the image ``name``, or None."""
@@ -212,7 +208,7 @@ def assemble(
 
     Args:
         set_name: name of the set of images.
-        rows: one for each image, a `Row` as a dict together with the requested metrics.
+        rows: one for each image and level, a `Row` as a dict together with the requested metrics.
         info: returned by `describe`.
         image_list: hash of the images.
         environment: returned by `environment`, and how the times were measured.
@@ -223,10 +219,11 @@ def assemble(
     return {
         "format": FORMAT,
         "set": set_name,
-        "images": len(rows),
+        "images": len({row["name"] for row in rows}),
         "image_list_sha256": image_list.hexdigest(),
         **info,
         "mean": _mean(rows, (*AVERAGED, *metrics)),
+        **_levels(rows, (*AVERAGED, *metrics)),
         "median": {name: median(row[name] for row in rows) for name in SECONDS},
         "rows": rows,
         "environment": environment,
@@ -263,6 +260,19 @@ def decibel(ms_ssim: float | None) -> float | None:
 def finite(value: float) -> float | None:
     """Return ``value``, or None if it is infinite or NaN, which JSON cannot represent."""
     return value if math.isfinite(value) else None
+
+
+def _levels(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """Return the means at each level under "levels"; nothing for a model with one rate."""
+    groups: dict[float, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row.get("level") is not None:
+            groups.setdefault(row["level"], []).append(row)
+    means = [
+        {"level": level, "lambda": group[0]["lambda"], "mean": _mean(group, names)}
+        for level, group in sorted(groups.items())
+    ]
+    return {"levels": means} if means else {}
 
 
 def _mean(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,8 @@ from lic_train.evaluate import image_metrics, results
 from lic_train.evaluate.bench import Bench, Settings, Task, load_bench, measure_all, threads_of_a_job
 from lic_train.evaluate.protocol import HOUSE, Protocol
 from lic_train.evaluate.sets import FolderImages
-from lic_train.evaluate.table import notes, table
+from lic_train.evaluate.table import notes, row_name, table
+from lic_train.files.bitstream import stored_level
 from lic_train.files.checkpoint import load_file, move
 from lic_train.files.tiles import plan
 from lic_train.models.base import Codec
@@ -63,6 +64,7 @@ def evaluate_run(
     encoder = move(encoder, device)
     info = results.describe(metadata)
     out_dir = layout.results_folder(run)
+    settings = _with_levels(settings, encoder)
     require_all(images, encoder, settings.protocol)
     if settings.jobs == 1:
         decoder = move(load_file(metadata.path)[0], device)
@@ -70,6 +72,25 @@ def evaluate_run(
         return _evaluate(lambda: bench, images, out_dir, set_name, info, settings, _device(encoder))
     make = partial(load_bench, metadata.path, device, info, layout.coded(out_dir, set_name), settings)
     return _evaluate(make, images, out_dir, set_name, info, settings, _device(encoder))
+
+
+def _with_levels(settings: Settings, model: Codec) -> Settings:
+    """Return the settings with the levels at which ``model`` is evaluated.
+
+    Raises:
+        ConfigError: the model has one rate, or not one of the given levels.
+    """
+    if model.ladder is None:
+        if settings.levels is not None:
+            raise ConfigError(
+                "The model has one rate.",
+                expected="no eval.levels, or a model that was trained with rate=variable",
+                got=f"eval.levels={list(settings.levels)}",
+            )
+        return settings
+    given = range(len(model.ladder)) if settings.levels is None else settings.levels
+    levels = {level for each in given if (level := stored_level(model, float(each))) is not None}
+    return replace(settings, levels=tuple(sorted(levels)))
 
 
 def require_all(images: Iterable[tuple[str, Tensor]], model: Codec, protocol: Protocol = HOUSE) -> None:
@@ -120,7 +141,7 @@ def evaluate(
         ConfigError: a metric is unknown or cannot be loaded.
         DataError: there is no image, or two images have the same name.
     """
-    settings = replace(settings or Settings(), jobs=1)
+    settings = _with_levels(replace(settings or Settings(), jobs=1), encoder)
     require_all(images, encoder, settings.protocol)
     bench = Bench(encoder, decoder, info, layout.coded(out_dir, set_name), settings)
     return _evaluate(lambda: bench, images, out_dir, set_name, info, settings, _device(encoder))
@@ -162,7 +183,7 @@ def show(result: dict[str, Any], out_dir: Path, console: Console | None = None) 
     for what, place in places:
         console.print(Text(f"{what:9} {place}"), soft_wrap=True)
     if not result["mean"]["equal"]:
-        different = ", ".join(row["name"] for row in result["rows"] if not row["equal"])
+        different = ", ".join(row_name(row) for row in result["rows"] if not row["equal"])
         console.print(Text(f"decoded differently from the encoder: {different}", "bold red"), soft_wrap=True)
 
 
@@ -178,8 +199,9 @@ def _evaluate(
     require_own_folders([out_dir / layout.EVAL, layout.coded(out_dir, set_name), out_dir / layout.PICTURES])
     image_metrics.prepare(settings.metrics)
     image_list = results.ImageListHash()
-    tasks = _tasks(images, image_list, out_dir / layout.PICTURES / set_name, settings.panels)
-    total = len(images) if isinstance(images, Sized) else None
+    levels = settings.levels or (None,)
+    tasks = _tasks(images, image_list, out_dir / layout.PICTURES / set_name, settings.panels, levels)
+    total = len(images) * len(levels) if isinstance(images, Sized) else None
     rows = list(_with_progress(measure_all(tasks, make, settings.jobs), total, set_name))
     if not rows:
         raise DataError(f"The evaluation set {set_name} is empty.", expected="at least one image", got="none")
@@ -192,15 +214,23 @@ def _evaluate(
 
 
 def _tasks(
-    images: Iterable[tuple[str, Tensor]], image_list: results.ImageListHash, prefix: Path, panels: int
+    images: Iterable[tuple[str, Tensor]],
+    image_list: results.ImageListHash,
+    prefix: Path,
+    panels: int,
+    levels: Sequence[float | None],
 ) -> Iterator[Task]:
-    """Yield a task for each image, the first ``panels`` with a panel, and add each image to the hash of the list."""
+    """Yield a task for each image and level, and add each image to the hash of the list.
+
+    The first ``panels`` images have a panel, at the level in the middle.
+    """
     stems: dict[str, str] = {}
     for number, (name, picture) in enumerate(images):
         stem = stems[name] = new_stem(name, stems)
         image_list.add(stem, picture)
         drawn = prefix.with_name(f"{prefix.name}_{stem}.png") if number < panels else None
-        yield Task(stem, picture.contiguous().numpy(), drawn)
+        for place, level in enumerate(levels):
+            yield Task(stem, picture.contiguous().numpy(), drawn if place == len(levels) // 2 else None, level)
 
 
 def _shortened(name: str) -> str:

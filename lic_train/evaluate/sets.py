@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from lic_train.config.compose import Section, read_section
@@ -26,6 +26,10 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _as_numbers(value: Any) -> Any:
+    return [value] if isinstance(value, int | float) else value
+
+
 class EvaluationSet(KnownSet):
     """A set of pictures, how it is padded and tiled and PSNR computed; see `lic_train.evaluate.protocol.Protocol`."""
 
@@ -33,6 +37,7 @@ class EvaluationSet(KnownSet):
     multiple: PositiveInt | None
     psnr: Literal["uint8", "float"]
     tile: NonNegativeInt | None
+    levels: Annotated[tuple[float, ...], Field(min_length=1), BeforeValidator(_as_numbers)] | None
 
     @property
     def protocol(self) -> Protocol:
@@ -117,12 +122,12 @@ def _not_usable(problems: Sequence[str], images: int) -> DataError:
 
 
 def read_options(overrides: Sequence[str]) -> Options:
-    """Compose conf/evaluate.yaml with Hydra overrides such as ``eval=kodak eval.limit=3 metrics=lpips,dists``.
+    """Compose conf/evaluate.yaml with Hydra overrides such as ``eval=kodak eval.levels=0,2.5 metrics=lpips,dists``.
 
     Raises:
         ConfigError: an unknown name, with the nearest known ones, or an invalid value.
     """
-    return read_section(Options, [_with_metrics_as_list(override) for override in overrides], "evaluate")
+    return read_section(Options, [_with_lists(override) for override in overrides], "evaluate")
 
 
 def each_set(overrides: Sequence[str]) -> list[list[str]]:
@@ -165,7 +170,8 @@ def heldout_images(run: Path, limit: int | None) -> list[tuple[str, Tensor]]:
     return photographs.whole_images(limit or len(photographs.val))
 
 
-def _with_metrics_as_list(override: str) -> str:
+def _with_lists(override: str) -> str:
     """``metrics=lpips,dists`` as ``metrics=[lpips,dists]``; to Hydra a comma outside brackets is a sweep."""
     key, _, value = override.partition("=")
-    return f"{key}=[{value}]" if key == "metrics" and "," in value and not value.startswith("[") else override
+    several = key in ("metrics", "eval.levels") and "," in value and not value.startswith("[")
+    return f"{key}=[{value}]" if several else override

@@ -67,10 +67,11 @@ def _image_table(result: dict[str, Any], columns: Columns, title: Text | str = "
     _add_columns(made, columns)
     if equal:
         made.add_column("equal", no_wrap=True)
-    rows = [*((row["name"], row) for row in result["rows"]), (f"mean of {len(result['rows'])}", result["mean"])]
+    means = _means(f"mean of {len({row['name'] for row in result['rows']})}", result)
+    rows = [*((row_name(row), row) for row in result["rows"]), *means]
     for number, (name, values) in enumerate(rows, start=1):
         verdict = ["yes" if values["equal"] else "NO"] if equal else []
-        last = number == len(rows) - 1  # a rule separates the images from their mean
+        last = number == len(rows) - len(means)  # a rule separates the images from their means
         made.add_row(name, *_cells(values, columns), *verdict, style=_style(values), end_section=last)
     return made
 
@@ -81,9 +82,24 @@ def _overview_table(results: Sequence[tuple[str, dict[str, Any]]], columns: Colu
     made.add_column("set", no_wrap=True, overflow="ellipsis", max_width=10)
     _add_columns(made, columns)
     for name, result in results:
-        mean = result["mean"]
-        made.add_row(name, result["set"], *_cells(mean, columns), style=_style(mean))
+        for label, mean in _means(name, result):
+            made.add_row(label, result["set"], *_cells(mean, columns), style=_style(mean))
     return made
+
+
+def row_name(row: dict[str, Any]) -> str:
+    """Return the name of an image, and its level if the model has a variable rate."""
+    return _at_level(row["name"], row.get("level"))
+
+
+def _at_level(name: str, level: float | None) -> str:
+    return name if level is None else f"{name} @ {level:g}"
+
+
+def _means(name: str, result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Return labels and means of a result: one, or one for each level of a variable rate."""
+    levels = [(_at_level(name, each["level"]), each["mean"]) for each in result.get("levels", [])]
+    return levels or [(name, result["mean"])]
 
 
 def _metric_columns(results: Sequence[dict[str, Any]]) -> Iterator[Columns]:
@@ -95,7 +111,8 @@ def _metric_columns(results: Sequence[dict[str, Any]]) -> Iterator[Columns]:
 
 def _title(result: dict[str, Any]) -> Text:
     name = result["model"].get("_target_", "model").rpartition(".")[2]
-    training = [f"{key} {value}" for key, value in result["training"].items() if key in ("lambda", "step")]
+    shown = ("step",) if "levels" in result else ("lambda", "step")
+    training = [f"{key} {value}" for key, value in result["training"].items() if key in shown]
     return Text(", ".join([f"{result['set']}: {name}", *training, result["checkpoint"]["file"]]))
 
 

@@ -6,6 +6,7 @@ The bytes are defined in `lic_train.files.container`, the tiles of large picture
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 import torch
@@ -13,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lic_train.errors import BitstreamError, LicError
-from lic_train.files.container import check_model, header_of, pack, unpack
+from lic_train.files.container import LEVEL_STEPS, ONE_RATE, check_model, header_of, pack, unpack
 from lic_train.files.tiles import MAX_PIXELS, OVERLAP, Box, Grid, blended, padding, plan
+from lic_train.layers.gains import Ladder
 from lic_train.models.base import CodecOutput, Compressed, Decompressed
 from lic_train.rd import metrics
 
@@ -25,6 +27,10 @@ class Coder(Protocol):
     """The part of a codec that this module needs; ``lic_train.models.base.Codec`` provides it."""
 
     downsampling_factor: int
+    ladder: Ladder | None
+
+    def at_level(self, level: float | None) -> AbstractContextManager[None]:
+        """Context in which the codec computes at a level of its rate."""
 
     def compress(self, x: Tensor) -> Compressed:
         """Encode one padded picture (1, 3, H, W)."""
@@ -71,6 +77,7 @@ def encode(
     tile: int | None = None,
     overlap: int = OVERLAP,
     max_pixels: int = MAX_PIXELS,
+    level: float | None = None,
 ) -> bytes:
     """Compress one picture of any size into the bytes of a ``.lic`` file.
 
@@ -82,20 +89,35 @@ def encode(
         tile: as in `lic_train.files.tiles.plan`.
         overlap: as in `lic_train.files.tiles.plan`.
         max_pixels: the limit of `unpack`, so that every written file can be read.
+        level: of a codec with a variable rate, stored in steps of 1/1024; None is the middle of its range.
 
     Raises:
+        ConfigError: the codec has one rate, or the level is outside its range.
         ValueError: x does not have this shape, is not finite, is outside [0, 1], or has too many pixels; or ``tile``
             does not fit the codec.
     """
     _check_picture(x)
     factor = codec.downsampling_factor
     grid = plan(x.shape[1], x.shape[2], factor, tile, overlap, max_pixels)
-    with torch.no_grad():
+    level = stored_level(codec, level)
+    with torch.no_grad(), codec.at_level(level):
         coded = [codec.compress(_padded(box.of(x), factor)) for box in grid.boxes()]
-    header = header_of(fingerprint, grid, factor)
+    header = header_of(fingerprint, grid, factor, ONE_RATE if level is None else round(level * LEVEL_STEPS))
     latent = header.latent_height, header.latent_width
     assert tuple(coded[0]["shape"]) == latent, "shape does not fit downsampling_factor"
     return pack(header, [out["strings"] for out in coded])
+
+
+def stored_level(codec: Coder, level: float | None) -> float | None:
+    """Return the level with which `encode` codes and which it stores: the nearest of its steps; None of one rate.
+
+    Raises:
+        ConfigError: the level is outside the range of a variable rate.
+    """
+    if codec.ladder is None:
+        return level
+    level = codec.ladder.middle if level is None else codec.ladder.check(level)
+    return round(level * LEVEL_STEPS) / LEVEL_STEPS
 
 
 def decode(codec: Coder, data: bytes, fingerprint: bytes, max_pixels: int = MAX_PIXELS) -> Tensor:
@@ -119,7 +141,9 @@ def decode_8bit(codec: Coder, data: bytes, fingerprint: bytes, max_pixels: int =
     return _joined(grid, ((box, metrics.to_8bit(x).byte().cpu()) for box, x in parts))
 
 
-def estimate(codec: Coder, x: Tensor, tile: int | None = None, overlap: int = OVERLAP) -> Estimate:
+def estimate(
+    codec: Coder, x: Tensor, tile: int | None = None, overlap: int = OVERLAP, level: float | None = None
+) -> Estimate:
     """Run the evaluation forward on one picture, with ``codec`` in eval mode.
 
     Args:
@@ -127,17 +151,20 @@ def estimate(codec: Coder, x: Tensor, tile: int | None = None, overlap: int = OV
         x: as in `encode`.
         tile: as in `encode`.
         overlap: as in `encode`.
+        level: as in `encode`.
 
     Raises:
+        ConfigError: as in `encode`.
         ValueError: the picture has too many pixels, or ``tile`` does not fit the codec.
     """
+    level = stored_level(codec, level)
     factor, parts = codec.downsampling_factor, []
     grid = plan(x.shape[1], x.shape[2], factor, tile, overlap)
 
     def tiles() -> Iterator[Tensor]:
         for box in grid.boxes():
             padded = _padded(box.of(x), factor)
-            with torch.no_grad():
+            with torch.no_grad(), codec.at_level(level):
                 out = codec(padded)
             parts.append(Part(box, (padded.shape[2], padded.shape[3]), out["likelihoods"]))
             yield out["x_hat"][0, :, : box.height, : box.width].clamp(0, 1)
@@ -150,18 +177,19 @@ def _decoded(
 ) -> tuple[Grid, Iterator[tuple[Box, Tensor]]]:
     """Check a file; return its tiles and the iterator over the finished parts of its picture, which decodes it."""
     header, sections = unpack(data, max_pixels)
-    check_model(header, fingerprint, codec.downsampling_factor)
-    grid = header.grid
-    tiles = (_decoded_tile(codec, part, box) for part, box in zip(sections, grid.boxes(), strict=True))
+    highest = None if codec.ladder is None else codec.ladder.highest
+    check_model(header, fingerprint, codec.downsampling_factor, highest)
+    grid, level = header.grid, None if highest is None else header.level / LEVEL_STEPS
+    tiles = (_decoded_tile(codec, part, box, level) for part, box in zip(sections, grid.boxes(), strict=True))
     return grid, blended(grid, tiles)
 
 
-def _decoded_tile(codec: Coder, sections: list[bytes], box: Box) -> Tensor:
+def _decoded_tile(codec: Coder, sections: list[bytes], box: Box, level: float | None) -> Tensor:
     """Return x_hat (3, h, w) of one tile."""
     factor = codec.downsampling_factor
     latent = -(-box.height // factor), -(-box.width // factor)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), codec.at_level(level):
             x_hat = codec.decompress(sections, latent)["x_hat"]
     except LicError:
         raise

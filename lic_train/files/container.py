@@ -28,6 +28,8 @@ MAGIC = b"LIC1"
 VERSION = 2
 FINGERPRINT_BYTES = 8
 MAX_SECTIONS = 255
+LEVEL_STEPS = 1024  # of one level of a variable rate
+ONE_RATE = 2**16 - 1  # in place of a level
 
 _WORD = struct.Struct("<I")
 _KNOWN_FORMATS = {
@@ -56,6 +58,7 @@ class Header:
         latent_width: width of the smallest latent of the first tile.
         tile: side of the tiles in pixels; 0: the picture is one tile.
         overlap: pixels by which neighbouring tiles overlap.
+        level: of a variable rate, in steps of 1/1024; 65535: the model has one rate.
     """
 
     fingerprint: bytes = _stored("8s")
@@ -68,6 +71,7 @@ class Header:
 
     tile: int = _stored("I")
     overlap: int = _stored("H")
+    level: int = _stored("H")
 
     @property
     def grid(self) -> Grid:
@@ -75,11 +79,11 @@ class Header:
         return Grid(self.height, self.width, self.tile, self.overlap)
 
 
-def header_of(fingerprint: bytes, grid: Grid, factor: int) -> Header:
+def header_of(fingerprint: bytes, grid: Grid, factor: int, level: int = ONE_RATE) -> Header:
     """Return the header of a picture that a codec with the downsampling factor ``factor`` codes in these tiles."""
     bottom, right = padding(grid.last.height, grid.last.width, factor)
     rows, columns = -(-grid.first.height // factor), -(-grid.first.width // factor)
-    return Header(fingerprint, grid.height, grid.width, bottom, right, rows, columns, grid.tile, grid.overlap)
+    return Header(fingerprint, grid.height, grid.width, bottom, right, rows, columns, grid.tile, grid.overlap, level)
 
 
 # Magic and version, the fields of the header, the number of sections.
@@ -137,17 +141,22 @@ def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, list[list
     return header, [sections[first : first + count] for first in range(0, len(sections), count)]
 
 
-def check_model(header: Header, fingerprint: bytes, factor: int) -> None:
+def check_model(header: Header, fingerprint: bytes, factor: int, highest: int | None = None) -> None:
     """Check that a model can decode a file with this header.
 
     Args:
         header: of the file.
         fingerprint: of the model.
         factor: downsampling factor of the model.
+        highest: the highest level of its variable rate; None: it has one rate.
 
     Raises:
-        BitstreamError: another model wrote the file, or its tiles, padding or latent are not those of this model.
+        BitstreamError: another model wrote the file, or its tiles, padding, latent or level are not of this model.
     """
+    if (header.level == ONE_RATE) != (highest is None):
+        ours, theirs = ("one rate", "a variable rate") if highest is None else ("a variable rate", "one rate")
+        what, advice = f"The .lic file is from a model with {theirs}.", "decode it with the model that wrote it"
+        raise BitstreamError(what, expected=f"a file of this model, which has {ours}", got=theirs, to_do=advice)
     if header.fingerprint != fingerprint:
         what, advice = "The .lic file is from another model.", "decode it with the model that wrote it"
         ours, theirs = f"fingerprint {fingerprint.hex()}", f"fingerprint {header.fingerprint.hex()}"
@@ -157,7 +166,9 @@ def check_model(header: Header, fingerprint: bytes, factor: int) -> None:
         grid = plan(*size, factor, header.tile, header.overlap, max_pixels=header.height * header.width)
     except ValueError as error:
         raise _hostile("tiles that this model can code", str(error)) from error
-    given, expected = asdict(header), asdict(header_of(fingerprint, grid, factor))
+    if highest is not None and header.level > highest * LEVEL_STEPS:
+        raise _hostile(f"a level from 0 to {highest}", f"level {header.level / LEVEL_STEPS:g}")
+    given, expected = asdict(header), asdict(header_of(fingerprint, grid, factor, header.level))
     wrong = [name for name, value in given.items() if value != expected[name]]
     if wrong:
         wanted, got = ([f"{name} {values[name]}" for name in wrong] for values in (expected, given))

@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,12 +43,14 @@ class SweepSection(Section):
         rows: one list of overrides for each row of a paper's table.
         grid: values by key; every row is run with every combination.
         warm_start: runs that start from the weights of another one.
+        beside: overrides of one more run, whose network all runs have.
     """
 
     overrides: list[str] = Field(default_factory=list)
     rows: list[list[str]] = Field(default=[[]])
     grid: dict[str, list[Any]] = Field(default_factory=dict)
     warm_start: WarmStart | None = None
+    beside: list[str] | None = None
 
     @model_validator(mode="after")
     def _parent_is_of_the_grid(self) -> SweepSection:
@@ -74,7 +77,8 @@ class Job:
         config: its validated configuration.
         parent: the run that this one starts from and waits for.
         fresh: whether an earlier run in the directory is moved aside first.
-        widths: overrides with the widths of the parent, where those of this run's lambda are others.
+        widths: overrides with the widths of the parent, or of the run beside, where those of this run's lambda are
+            others.
     """
 
     overrides: list[str]
@@ -117,7 +121,7 @@ def plan(typed: Sequence[Sequence[str]]) -> Plan:
     problems: list[str] = []
     bases = [base for overrides in typed for base in _collecting(problems, overrides, _base, overrides)]
     name = next((base.group for base in bases if base.group), _name(bases))
-    jobs = [job for base in bases for points in base.sweep.points() for job in _jobs(base, points, name, problems)]
+    jobs = [job for base in bases for job in _jobs_of(base, name, problems)]
     if problems:
         raise ConfigError(
             f"{counted(len(problems))} of the sweep cannot be started.",
@@ -129,7 +133,10 @@ def plan(typed: Sequence[Sequence[str]]) -> Plan:
     for widths in sorted({job.widths for job in jobs if job.widths}):
         taking = [job.config.lmbda for job in jobs if job.widths == widths]
         lambdas = ", ".join(f"{lmbda:g}" for lmbda in taking)
-        say(f"Runs that start from another one have its widths, {' '.join(widths)}, for lambda {lambdas}.", "yellow")
+        say(
+            f"Runs that share the network of another one have its widths, {' '.join(widths)}, for lambda {lambdas}.",
+            "yellow",
+        )
     return Plan(name, jobs)
 
 
@@ -149,7 +156,8 @@ def _base(typed: Sequence[str]) -> _Base:
     choices = dict(HydraConfig.get().runtime.choices)
     sweep = validated(SweepSection, cfg.sweep if "sweep" in cfg else OmegaConf.create())
     own = [text for text in typed if key_of(text).partition(".")[0] not in (*SWEEP_SECTIONS, "fresh", "group")]
-    fixed = {key_of(text) for some in (sweep.overrides, *sweep.rows) for text in some} | sweep.grid.keys()
+    listed = (sweep.overrides, *sweep.rows, sweep.beside or [])
+    fixed = {key_of(text) for some in listed for text in some} | sweep.grid.keys()
     if "model" not in {*map(key_of, own), *fixed}:
         own.insert(0, f"model={choices['model']}")
     if clash := [text for text in own if key_of(text) in fixed]:
@@ -172,13 +180,22 @@ def _name(bases: Sequence[_Base]) -> str:
     return "-".join(part for part in dict.fromkeys(parts) if part)
 
 
-def _jobs(base: _Base, points: list[list[str]], name: str, problems: list[str]) -> Iterator[Job]:
-    """Yield the runs of one row, the parent of a warm start first; errors are appended to ``problems``."""
+def _jobs_of(base: _Base, name: str, problems: list[str]) -> Iterator[Job]:
+    """Yield all runs of a job of the command line; errors are appended to ``problems``."""
 
-    def attempt(more: list[str], parent: Job | None = None) -> list[Job]:
+    def attempt(more: list[str], parent: Job | None = None, like: Job | None = None) -> list[Job]:
         overrides = merged(base.overrides, [*more, f"group={name}"])
-        return _collecting(problems, overrides, _job, overrides, parent, base.fresh)
+        return _collecting(problems, overrides, _job, overrides, parent, base.fresh, like)
 
+    beside = [] if base.sweep.beside is None else attempt(base.sweep.beside)
+    yield from beside
+    same = partial(attempt, like=beside[0]) if beside else attempt
+    for points in base.sweep.points():
+        yield from _jobs(base, points, same)
+
+
+def _jobs(base: _Base, points: list[list[str]], attempt: Callable[..., list[Job]]) -> Iterator[Job]:
+    """Yield the runs of one row, the parent of a warm start first."""
     if (warm_start := base.sweep.warm_start) is None:
         yield from itertools.chain.from_iterable(map(attempt, points))
         return
@@ -216,21 +233,22 @@ def merged(overrides: Sequence[str], more: Sequence[str]) -> list[str]:
     return [*(text for text in overrides if key_of(text) not in keys), *more]
 
 
-def _job(overrides: list[str], parent: Job | None, fresh: bool) -> Job:
+def _job(overrides: list[str], parent: Job | None, fresh: bool, like: Job | None) -> Job:
     config = checked(compose(overrides))
-    widths = _widths(parent.config, config, overrides) if parent else []
+    model = parent or like  # whose network the run has
+    widths = _widths(model.config, config, overrides) if model else []
     if widths:
         overrides = merged(overrides, widths)
         config = checked(compose(overrides))
     if parent is None and config.init_from is not None:
-        check_start(config.model, Path(config.init_from))
+        check_start(config.network, Path(config.init_from))
     if not fresh:
         refuse_another_run(Path(config.output), config.plain())
     return Job(overrides, config, parent, fresh, tuple(widths))
 
 
 def _widths(parent: RunConfig, child: RunConfig, overrides: Sequence[str]) -> list[str]:
-    """Return the overrides with which a run has the network of the run that it starts from; none if it has it already.
+    """Return the overrides with which a run has the network of another one; none if it has it already.
 
     Raises:
         ConfigError: the overrides of the run themselves set another network.
@@ -242,7 +260,7 @@ def _widths(parent: RunConfig, child: RunConfig, overrides: Sequence[str]) -> li
     typed = [text for text in overrides if key_of(text) in map(key_of, widths)]
     if typed or "_target_" in other or other.keys() - child.model.keys():
         raise ConfigError(
-            f"This run cannot start from {parent.output}, which has another network.",
+            f"This run cannot have the network of {parent.output}.",
             expected=f"the network of that run: {' '.join(widths)}",
             got="\n".join(["that run -> this run", *found]),
             to_do=f"omit {' '.join(typed)}" if typed else "use one model for all runs of the sweep",

@@ -14,6 +14,7 @@ from rich import get_console
 
 from lic_train.config.compose import validated
 from lic_train.config.literal import opened
+from lic_train.launch import rates
 from lic_train.launch.engine import Engine, Outcome
 from lic_train.launch.plan import Job, counted, plan
 from lic_train.launch.process import StopRequest
@@ -71,9 +72,10 @@ class Sweep:
         found = rows(list(self.jobs.values()), self.outcomes)
         path = self.directory / f"{name}.json"
         cost = warm_start_cost(list(self.jobs.values()))
-        write(path, name, typed_command(), found, cost)
+        compared = rates.comparisons(list(self.jobs.values()))
+        write(path, name, typed_command(), found, cost, compared)
         if self.trials_left <= 0 or self.stop.requested:
-            self._close(name, found, cost, path)
+            self._close(name, found, cost, compared, path)
         return [_job_return(job) for job in jobs]
 
     def _train(self, typed: Sequence[Sequence[str]]) -> tuple[str, list[Job]]:
@@ -92,11 +94,17 @@ class Sweep:
                 say(f"{outcome}: {job.directory}", "green" if outcome == "finished" else "yellow")
         return planned.name, planned.jobs
 
-    def _close(self, name: str, found: list[Row], cost: Cost | None, path: Path) -> None:
+    def _close(
+        self, name: str, found: list[Row], cost: Cost | None, compared: list[rates.Comparison], path: Path
+    ) -> None:
         """Print the table, its path and how to continue, and exit unless all runs succeeded."""
         get_console().print(render(name, found, self.searching))
         if cost:
             say(f"cost      {cost.describe(hours_unit(found))}")
+        for comparison in compared:
+            get_console().print(rates.render(comparison, hours_unit(found)))
+            if comparison.reason:
+                say(f"BD-rate   {comparison.reason}", "yellow")
         for row in found:
             if row.outcome == "failed":
                 say(f"failed    {row.job.directory}: {row.log or 'see the messages above'}", "red")

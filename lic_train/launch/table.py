@@ -14,6 +14,7 @@ from rich.text import Text
 
 from lic_train.launch.engine import Outcome
 from lic_train.launch.plan import Job
+from lic_train.launch.rates import Comparison
 from lic_train.runs.layout import LOG
 from lic_train.runs.state import RunState, read_state, validation_loss
 from lic_train.system import atomic
@@ -137,14 +138,22 @@ def common_directory(found: Sequence[Row]) -> Path:
     return Path(os.path.commonpath([row.job.directory.parent for row in found]))
 
 
-def write(path: Path, name: str, command: Sequence[str], found: Sequence[Row], cost: Cost | None) -> None:
-    """Write the table as JSON: format, sweep, command, runs, and the cost if runs start from others."""
+def write(
+    path: Path,
+    name: str,
+    command: Sequence[str],
+    found: Sequence[Row],
+    cost: Cost | None,
+    comparisons: Sequence[Comparison] = (),
+) -> None:
+    """Write the table as JSON: format, sweep, command, runs, cost and comparisons of rates."""
     content = {
         "format": FORMAT,
         "sweep": name,
         "command": list(command),
         "runs": [row.plain() for row in found],
         "cost": asdict(cost) if cost else None,
+        "comparisons": [asdict(comparison) for comparison in comparisons],
     }
     atomic.replace_text(path, json.dumps(content, indent=1) + "\n")
 

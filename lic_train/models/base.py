@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, NotRequired, Protocol, TypedDict
 
@@ -16,11 +16,14 @@ from torch.utils._device import DeviceContext
 from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.entropy.coder import Strings
 from lic_train.entropy.precision import repeatable
-from lic_train.errors import CheckpointError
+from lic_train.errors import CheckpointError, ConfigError
+from lic_train.layers.gains import GainUnit, Ladder
 
 PACKAGE = "lic_train.models"
 # Installed distributions declare models of their own as entry points of this group.
 ENTRY_POINTS = "lic_train.models"
+# Entries of a configuration that are not arguments of the constructor. The second one is the ladder of a variable rate.
+TARGET, LAMBDAS = "_target_", "lambdas"
 
 
 class CodecOutput(TypedDict):
@@ -61,6 +64,10 @@ class Decompressed(TypedDict):
     x_hat: Tensor
 
 
+class _AllSeen(Exception):
+    """Ends a forward pass whose remaining results are not needed."""
+
+
 class Codec(nn.Module):
     """Base class of learned image codecs: networks, entropy models and bitstream.
 
@@ -86,6 +93,9 @@ class Codec(nn.Module):
     authors_names: Sequence[tuple[str, str]] | None = None
     # Constructor arguments of the authors' network that differ from the defaults and do not follow from shapes.
     authors_arguments: ClassVar[Mapping[str, Any]] = {}
+    # Lambdas of the levels of a variable rate; None: the codec has one rate.
+    ladder: Ladder | None = None
+    gains: nn.ModuleDict
 
     def compress(self, x: Tensor) -> Compressed:
         """Encode one image (1, 3, H, W)."""
@@ -104,6 +114,93 @@ class Codec(nn.Module):
         """Select the training quantiser, one of ``quantizers``. None selects the paper's."""
         if self.quantizers:
             self.quantizer = name or self.quantizers[0]
+
+    def latents(self) -> dict[str, tuple[nn.Module, nn.Module]]:
+        """Return, for each latent, the network whose output it is and the network that reads the quantised latent."""
+        return {"y": (self.get_submodule("g_a"), self.get_submodule("g_s"))}
+
+    def vary_rate(self, lambdas: Sequence[float]) -> None:
+        """Make the rate continuous: add a gain unit around the quantiser of every latent; see `GainUnit`.
+
+        Raises:
+            ValueError: the lambdas are not positive and increasing.
+        """
+        ladder = Ladder(lambdas)
+        channels = self._latent_channels()
+        self.gains = nn.ModuleDict({name: GainUnit(len(ladder), channels[name]) for name in self.latents()})
+        for name, (source, sink) in self.latents().items():
+            self._gain(name).attach(source, sink)
+        self._start_gains(ladder)
+        self.ladder = ladder
+
+    def _gain(self, name: str) -> GainUnit:
+        unit = self.gains[name]
+        assert isinstance(unit, GainUnit)
+        return unit
+
+    def _start_gains(self, ladder: Ladder) -> None:
+        """Set the initial gains. Latents of side information keep gains of 1."""
+        self._gain("y").start_at(ladder.gains())
+
+    def reset_gains(self) -> None:
+        """Set all gains to 1, so that every level is the codec of one rate with the same weights."""
+        assert self.ladder is not None
+        for name in self.gains:
+            self._gain(name).start_at([1.0] * len(self.ladder))
+
+    @torch.no_grad()
+    def _latent_channels(self) -> dict[str, int]:
+        """Return the channels of every latent of the smallest picture; the forward pass ends at the last latent."""
+        channels: dict[str, int] = {}
+        sources = {name: source for name, (source, _) in self.latents().items()}
+
+        def note(name: str, latent: Tensor) -> None:
+            channels[name] = latent.shape[1]
+            if channels.keys() == sources.keys():
+                raise _AllSeen
+
+        hooks = [
+            source.register_forward_hook(lambda module, inputs, latent, name=name: note(name, latent))
+            for name, source in sources.items()
+        ]
+        was_training = self.training
+        with suppress(_AllSeen):
+            self.eval()(torch.zeros(1, 3, self.downsampling_factor, self.downsampling_factor))
+        self.train(was_training)
+        for hook in hooks:
+            hook.remove()
+        return channels
+
+    @contextmanager
+    def at_level(self, level: float | Tensor | None) -> Iterator[None]:
+        """Context in which the codec computes at a level of its rate.
+
+        Args:
+            level: in [0, L - 1], or a tensor (B,) of one level for each image, whose values are not checked. None is
+                the middle of the range, and the only level of a codec with one rate.
+
+        Raises:
+            ConfigError: the codec has one rate, or the level is outside the range.
+        """
+        if self.ladder is None:
+            if level is not None:
+                raise ConfigError(
+                    "The model has one rate.",
+                    expected="no level, or a model that was trained with rate=variable",
+                    got=f"level {level}",
+                )
+            yield
+            return
+        if not isinstance(level, Tensor):
+            level = self.ladder.middle if level is None else self.ladder.check(level)
+        before = {unit: unit.level for unit in map(self._gain, self.gains)}
+        try:
+            for unit in before:
+                unit.level = level
+            yield
+        finally:
+            for unit, earlier in before.items():
+                unit.level = earlier
 
     def update(self, keep_medians: bool = False) -> None:
         """Solve the quantiles of every factorised density by bisection and build its coding table.
@@ -242,6 +339,10 @@ class HyperpriorCodec(Codec):
     entropy_bottleneck: EntropyBottleneck
     context: Context
 
+    def latents(self) -> dict[str, tuple[nn.Module, nn.Module]]:
+        """See `Codec.latents`. h_a reads the gained y, as in Cui et al. 2021."""
+        return {"y": (self.g_a, self.g_s), "z": (self.h_a, self.h_s)}
+
     def forward(self, x: Tensor) -> CodecOutput:
         """Return x_hat and likelihoods of x (B, 3, H, W); see `Codec`."""
         y, z = self._analyse(x)
@@ -293,7 +394,7 @@ def find_model(config: Mapping[str, Any]) -> type[Codec]:
     Raises:
         ValueError: the target is neither, or it is not a Codec.
     """
-    target = str(config.get("_target_", ""))
+    target = str(config.get(TARGET, ""))
     module_name, _, class_name = target.rpartition(".")
     if not module_name.startswith(f"{PACKAGE}.") and not {target, module_name} & set(declared := _declared_targets()):
         installed = f"the installed ones are {', '.join(declared)}" if declared else "none is installed"
@@ -315,18 +416,29 @@ def _declared_targets() -> list[str]:
     return sorted({point.value.replace(":", ".") for point in entry_points(group=ENTRY_POINTS)})
 
 
+def fixed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of the same network with one rate."""
+    return {name: value for name, value in config.items() if name != LAMBDAS}
+
+
 def build(config: Mapping[str, Any]) -> Codec:
     """Build a codec from ``{"_target_": "lic_train.models.<file>.<Class>", **arguments}``; see `find_model`.
 
+    With a further entry ``lambdas``, a list of numbers, the codec has a variable rate; see `Codec.vary_rate`.
+
     Raises:
-        ValueError: the target is not a known Codec, or the arguments do not match its constructor.
+        ValueError: the target is not a known Codec, the arguments do not match its constructor, or the lambdas are not
+            positive and increasing.
     """
     model_class = find_model(config)
-    arguments = {name: value for name, value in config.items() if name != "_target_"}
+    arguments = {name: value for name, value in config.items() if name not in (TARGET, LAMBDAS)}
     try:
-        return model_class(**arguments)
+        model = model_class(**arguments)
     except TypeError as error:
         raise ValueError(f"{model_class.__name__}: expected the arguments of its constructor, got {error}") from error
+    if LAMBDAS in config:
+        model.vary_rate(config[LAMBDAS])
+    return model
 
 
 def outline(config: Mapping[str, Any]) -> Codec:
@@ -341,7 +453,7 @@ def outline(config: Mapping[str, Any]) -> Codec:
             warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
             model = build(config)
     except Exception as error:  # a wrong argument can raise any error, for example ZeroDivisionError
-        given = ", ".join(f"{name}={value}" for name, value in config.items() if name != "_target_")
+        given = ", ".join(f"{name}={value}" for name, value in config.items() if name != TARGET)
         raise ValueError(f"no {model_class.__name__} can be built with {given}: {error}") from error
     if empty := [name for name, parameter in model.named_parameters() if not parameter.numel()]:
         raise ValueError(f"expected widths of at least 1, got an empty {empty[0]}")

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from lic_train.entropy.coder import Strings, SymbolEncoder, decoder_of
 from lic_train.entropy.gaussian import GaussianConditional
 from lic_train.entropy.precision import in_float32, planar, repeatable
+from lic_train.layers.gains import Ladder
 from lic_train.models.base import Codec, CodecOutput, Compressed, Decompressed
 
 # Mean and inverse standard deviation of pixels in [0, 1], for all three colours.
@@ -300,6 +301,27 @@ class QResVAE(Codec):
         x_hat = self._synthesise(pictures, shape, read)
         decoder.finish()
         return {"x_hat": x_hat.clamp(0, 1)}
+
+    def latents(self) -> dict[str, tuple[nn.Module, nn.Module]]:
+        """See `Codec.latents`."""
+        blocks = (block for block in self.top_down.blocks if isinstance(block, LatentBlock))
+        return {f"z{number}": (block.posterior, block.z_proj) for number, block in enumerate(blocks)}
+
+    def vary_rate(self, lambdas: Sequence[float]) -> None:
+        """See `Codec.vary_rate`.
+
+        The features do not know the level, so the prior of a latent cannot follow its gain: means and scales are
+        multiplied by the gain too. A gain is then the inverse of a quantisation step, for all twelve latents.
+        """
+        super().vary_rate(lambdas)
+        blocks = (block for block in self.top_down.blocks if isinstance(block, LatentBlock))
+        for number, block in enumerate(blocks):
+            block.prior.register_forward_hook(self._gain(f"z{number}").amplify_density)
+
+    def _start_gains(self, ladder: Ladder) -> None:
+        """Set the initial gains of all latents: each of them carries a part of the picture."""
+        for name in self.gains:
+            self._gain(name).start_at(ladder.gains())
 
     def _analyse(self, x: Tensor) -> tuple[dict[int, Tensor], tuple[int, int]]:
         """Return the features of the encoder by height, and the shape of the first latent."""

@@ -1,4 +1,4 @@
-"""Loss terms: pure functions (out, x) -> scalar, which a recipe selects and weights.
+"""Loss terms: pure functions (out, x) -> scalar, which a recipe selects and weights; some also for each image.
 
 ``out`` is the output of a codec's ``forward``; ``x`` is (B, 3, H, W) in [0, 1].
 """
@@ -47,6 +47,26 @@ def feature_enhancement(out: Out, x: Tensor) -> Tensor:
     refined, enhanced = out["features"]["refined"], out["features"]["enhanced"]
     return torch.nn.functional.mse_loss(enhanced.float(), refined.detach().float())
 
+
+def bpp_per_image(out: Out, x: Tensor) -> Tensor:
+    """Return `bpp` of each image, (B,)."""
+    nats = [-likelihoods.log().flatten(1).sum(1) for likelihoods in out["likelihoods"].values()]
+    return torch.stack(nats).sum(0) / math.log(2) / (x.shape[2] * x.shape[3])
+
+
+def mse_per_image(out: Out, x: Tensor) -> Tensor:
+    """Return `mse` of each image, (B,)."""
+    return (out["x_hat"].float() - x).square().flatten(1).mean(1)
+
+
+def ms_ssim_per_image(out: Out, x: Tensor) -> Tensor:
+    """Return `ms_ssim` of each image, (B,)."""
+    with torch.autocast(x.device.type, enabled=False):
+        return 1 - _ms_ssim(out["x_hat"].float(), x, data_range=1.0, size_average=False)
+
+
+# Distortions of each image, for a loss in which every image has its own lambda.
+PER_IMAGE: dict[str, Term] = {"mse": mse_per_image, "ms_ssim": ms_ssim_per_image}
 
 TERMS: dict[str, Term] = {"bpp": bpp, "mse": mse, "ms_ssim": ms_ssim, "feature_enhancement": feature_enhancement}
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lic_train.recipes.losses import DISTORTION_SCALE, TERMS, Out
+from lic_train.recipes.losses import DISTORTION_SCALE, PER_IMAGE, TERMS, Out
 from lic_train.recipes.stage import Stage, lay_out
 
 
@@ -49,23 +49,36 @@ class Recipe:
         """Return the stage of ``step``; after the end, the last stage."""
         return next((stage for stage in self.stages if step < stage.stop), self.stages[-1])
 
-    def __call__(self, out: Out, x: Tensor, step: int) -> dict[str, Tensor]:
+    def __call__(self, out: Out, x: Tensor, step: int, lambdas: Tensor | None = None) -> dict[str, Tensor]:
         """Return the unweighted terms of all stages, and under "loss" the weighted sum for the stage of ``step``.
 
         Terms of other stages are computed without gradient, so that their curves are continuous in the log.
+
+        Args:
+            out: output of the codec.
+            x: (B, 3, H, W).
+            step: optimiser step.
+            lambdas: (B,), the lambda of each image; None: all have that of the recipe.
         """
         weights = self._weights(self.stage(step))
         terms = {name: TERMS[name](out, x) for name in weights}
         with torch.no_grad():
             others = {name: TERMS[name](out, x) for name in self.terms if name not in weights}
-        loss = torch.stack([weight * terms[name] for name, weight in weights.items()]).sum()
-        return {**others, **terms, "loss": loss}
+        weighted = [weight * terms[name] for name, weight in weights.items()]
+        if lambdas is not None:
+            # The weight above contains the recipe's lambda; the difference of each image to it is added.
+            each = PER_IMAGE[self.distortion](out, x)
+            weighted.append(self._distortion_weight(self.stage(step)) * ((lambdas / self.lmbda - 1) * each).mean())
+        return {**others, **terms, "loss": torch.stack(weighted).sum()}
+
+    def _distortion_weight(self, stage: Stage) -> float:
+        """Return the factor of the distortion in the loss of a stage, for the recipe's lambda."""
+        return stage.loss.get("distortion", 0.0) * self.lmbda * DISTORTION_SCALE[self.distortion]
 
     def _weights(self, stage: Stage) -> dict[str, float]:
         """Return the non-zero weight of each term of a stage, with "distortion" resolved."""
-        weights = dict(stage.loss)
-        scale = weights.pop("distortion", 0.0) * self.lmbda * DISTORTION_SCALE[self.distortion]
-        weights[self.distortion] = weights.get(self.distortion, 0.0) + scale
+        weights = {name: weight for name, weight in stage.loss.items() if name != "distortion"}
+        weights[self.distortion] = weights.get(self.distortion, 0.0) + self._distortion_weight(stage)
         return {name: weight for name, weight in weights.items() if weight}
 
     def extra_weights(self, step: int) -> dict[str, float]:

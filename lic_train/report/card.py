@@ -26,7 +26,7 @@ from lic_train.report.markdown import markdown
 from lic_train.report.papers.facts import Paper, of_model
 from lic_train.report.papers.selection import other_widths, percent, samples, share, value_at
 from lic_train.report.papers.tables import POINTS_DIGITS, bd_rate_over_paper, points_columns, points_rows
-from lic_train.report.runs import Run, read_runs
+from lic_train.report.runs import Run, read_runs, trainings
 from lic_train.runs.layout import CARD, DIFF, OVERRIDES
 from lic_train.system import atomic
 from lic_train.system.command import command
@@ -49,12 +49,14 @@ def write(run_dir: Path) -> Path:
     if not runs:
         reason = left_out[0].reason if left_out else "no run"
         raise DataError(f"No card is written for {run_dir}.", expected="a finished run", got=reason)
-    return _write(runs[0])
+    return _write(runs)
 
 
-def _write(run: Run) -> Path:
-    atomic.replace_text(run.path / CARD, markdown(section([run])))
-    return run.path / CARD
+def _write(runs: Sequence[Run]) -> Path:
+    """Write the card of one training, whose runs are its levels if it has a variable rate."""
+    path = runs[0].path / CARD
+    atomic.replace_text(path, markdown(section(runs)))
+    return path
 
 
 def sections(runs: Iterable[Run]) -> list[Section]:
@@ -86,7 +88,8 @@ def _title(runs: Sequence[Run]) -> str:
     first = runs[0]
     recipe = "authors' weights" if first.is_imported else f"recipe {first.recipe}"
     parts = [first.model, recipe if first.recipe != first.model else "", first.name or ""]
-    lambdas = ", ".join(f"{run.lmbda:g}" for run in runs)
+    trained_for = dict.fromkeys(run.trained_for for run in runs)
+    lambdas = ", ".join(each if isinstance(each, str) else f"{each:g}" for each in trained_for)
     return f"Reproduction card: {', '.join(filter(None, parts))}, λ {lambdas}"
 
 
@@ -110,12 +113,12 @@ def _trained(runs: Sequence[Run], paper: Paper | None) -> Content:
         return "", (), (), (), ""
     columns = ["λ", "distortion", "recipe", "data", "steps", "batch", "crops seen"]
     rows: list[list[Cell]] = []
-    for run in runs:
+    for run in trainings(runs):
         batch = _text(value_at(run.config, "batch_size"))
-        rows.append([run.lmbda, run.distortion, run.recipe, _data(run), run.step, batch, samples(run)])
+        rows.append([run.trained_for, run.distortion, run.recipe, _data(run), run.step, batch, samples(run)])
     if paper is not None:
         columns.append("share of the paper's")
-        shares = [None if (part := share(run)) is None else percent(part) for run in runs]
+        shares = [None if (part := share(run)) is None else percent(part) for run in trainings(runs)]
         rows = [[*row, part] for row, part in zip(rows, shares, strict=True)]
     return "What was trained", columns, rows, (), _papers_training(runs[0], paper)
 
@@ -227,8 +230,8 @@ def readings(module: Path) -> list[str]:
 
 def _environment(runs: Sequence[Run]) -> Content:
     columns = ["λ", "commit", "changed", "Python", "torch", "device", "started"]
-    runs = [run for run in runs if not run.is_imported]
-    return "Environment", columns, [[run.lmbda, *_recorded(run.environment())] for run in runs], (), ""
+    runs = [run for run in trainings(runs) if not run.is_imported]
+    return "Environment", columns, [[run.trained_for, *_recorded(run.environment())] for run in runs], (), ""
 
 
 def _recorded(record: dict[str, Any]) -> list[Cell]:
@@ -241,7 +244,7 @@ def _recorded(record: dict[str, Any]) -> list[Cell]:
 
 
 def _commands(runs: Sequence[Run]) -> Content:
-    commands = [[command] for run in runs if (command := _command(run))]
+    commands = [[command] for run in trainings(runs) if (command := _command(run))]
     return "Commands that repeat it, at the commit above", [COMMANDS], commands, (), ""
 
 
@@ -281,8 +284,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             got=f"{len(left_out)} unfinished or damaged runs",
             to_do="give the outputs/ folder or a run directory",
         )
-    for run in runs:
-        say(str(_write(run)))
+    for training in trainings(runs):
+        say(str(_write([run for run in runs if run.path == training.path])))
     return 0
 
 

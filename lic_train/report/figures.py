@@ -6,6 +6,7 @@ from lic_train.rd.curves import METRICS, Curve
 from lic_train.rd.style import METRIC_LABELS, METRIC_NAMES, RATE_LABEL
 from lic_train.report.elements import Figure, Line, usual_rates
 from lic_train.report.gather import Gathered
+from lic_train.report.runs import Run, trainings
 from lic_train.runs.layout import METRICS as LOG
 from lic_train.runs.metric_names import TRAIN_BPP, TRAIN_LOSS, TRAIN_PSNR
 from lic_train.runs.training_log import read_log
@@ -56,14 +57,18 @@ def training(gathered: Gathered) -> list[Figure]:
     """Return one figure for each model and logged quantity, with one line for each lambda."""
     figures = []
     for curve in gathered.curves:
-        runs = gathered.members[curve.key]
+        runs = trainings(gathered.members[curve.key])
         logs = [read_log(run.path / LOG, list(LOGGED), _POINTS) for run in runs]
         for column, label in LOGGED.items():
             pairs = [(run, log[column]) for run, log in zip(runs, logs, strict=True) if column in log]
-            lines = [Line(run.parameter, *values, "training") for run, values in pairs]
+            lines = [Line(_label(run), *values, "training") for run, values in pairs]
             if lines:
                 figures.append(Figure(f"{curve.key}_{column}", f"{curve.name}: {label}", "step", label, lines))
     return figures
+
+
+def _label(run: Run) -> str:
+    return run.parameter if run.level is None else f"λ {run.trained_for}"
 
 
 def _rate_distortion(gathered: Gathered, metric: str) -> Figure:

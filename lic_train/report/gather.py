@@ -119,7 +119,7 @@ def gather(
         added=frozenset(curve.key for curve in added),
         complexity=_complexity(outputs / "complexity", refused),
         finished=tuple(runs),
-        left_out=tuple(refused),
+        left_out=tuple(dict.fromkeys(refused)),  # levels of one run have the same reason
     )
 
 

@@ -73,7 +73,7 @@ class Reconstructions:
         Raises:
             LicError: the photograph, the file or the model is missing, or differs from what was measured.
         """
-        key = run.path, row.name
+        key = run.path, row.stem
         if key not in self._known:
             try:
                 self._known[key] = self._find(run, row)
@@ -101,7 +101,7 @@ class Reconstructions:
     def _find(self, run: Run, row: Row) -> Reconstruction:
         original = self.original(row.name)
         folder = layout.coded(run.path, self._set)
-        saved = {kind: folder / kind / f"{row.name}.png" for kind in (layout.DECODED, *layout.MAPS)}
+        saved = {kind: folder / kind / f"{row.stem}.png" for kind in (layout.DECODED, *layout.MAPS)}
         found = {kind: path for kind, path in saved.items() if path.is_file()}
         if layout.DECODED not in found:
             return self._decoded(run, row, original)
@@ -109,7 +109,7 @@ class Reconstructions:
         return Reconstruction(found[layout.DECODED], found.get(layout.ERROR), found.get(layout.BITS))
 
     def _decoded(self, run: Run, row: Row, original: Path) -> Reconstruction:
-        data = read_bytes(layout.coded(run.path, self._set) / f"{row.name}{layout.LIC}")
+        data = read_bytes(layout.coded(run.path, self._set) / f"{row.stem}{layout.LIC}")
         name = f"{slug(run.model)}_{hashlib.sha256(data + read_bytes(original)).hexdigest()[:16]}"
         paths = [self._folder / slug(row.name) / f"{name}{kind}.png" for kind in ("", "_error", "_bits")]
         if not all(path.is_file() for path in paths):
@@ -124,7 +124,7 @@ class Reconstructions:
         padded = protocol.pad(x, codec.downsampling_factor)
         x_hat = padded.crop(decode(codec, data, fingerprint).cpu())
         _check(original, metrics.to_8bit(x_hat), row)
-        expected = estimate(codec, padded.x, protocol.tile)
+        expected = estimate(codec, padded.x, protocol.tile, level=row.level)
         save_png(paths[0], x_hat)
         save_error_map(paths[1], x.cpu(), x_hat)
         save_bits_map(paths[2], padded.crop(expected.bits_map()))

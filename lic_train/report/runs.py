@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -20,6 +20,7 @@ from lic_train.runs.training_log import last_step
 from lic_train.system.reading import Unreadable, mistakes, printable, read_json
 
 IMPORTED = "imported"  # in place of a recipe
+VARIABLE = "variable"
 _Content = TypeVar("_Content", bound=BaseModel)
 _Any = TypeVar("_Any")
 
@@ -34,21 +35,22 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Run:
-    """One finished training, or an imported model, whose training is not known.
+    """One finished training, or an imported model, whose training is not known; of a variable rate, one of its levels.
 
     Attributes:
         path: run directory; of an imported model, the folder of its results.
         where: the directory relative to outputs/, printable.
         model: name of the file in conf/model.
         recipe: name of the file in conf/recipe, or `IMPORTED`.
-        lmbda: weight of the distortion.
+        lmbda: weight of the distortion; of a variable rate, that of the level.
         distortion: "mse" or "ms_ssim".
-        name: name that separates runs of other configurations, or None.
+        name: name that separates runs of other configurations, or None; of a variable rate it begins with `VARIABLE`.
         step: optimizer steps done; None of an imported model.
         steps: optimizer steps in the configuration; None of an imported model.
         config: resolved configuration; of an imported model, only the model, lambda and distortion.
         results: evaluations by name of the picture set.
         file: the imported model, or None.
+        level: level of a variable rate, or None; all levels of a run have its path.
     """
 
     path: Path
@@ -63,6 +65,13 @@ class Run:
     config: dict[str, Any]
     results: dict[str, Result]
     file: Path | None = None
+    level: float | None = None
+
+    @property
+    def trained_for(self) -> float | str:
+        """Lambda of the training, or the range of a variable rate."""
+        lambdas = _lambdas(self.config)
+        return f"{lambdas[0]:g} to {lambdas[-1]:g}" if lambdas else self.lmbda
 
     @property
     def is_imported(self) -> bool:
@@ -98,7 +107,12 @@ class _Choice(Record):
     recipe: str
 
 
+class _Rate(Record):
+    lambdas: Annotated[list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1)] | None = None
+
+
 class _Config(Record):
+    rate: _Rate = _Rate()
     choice: _Choice | None = None
     lmbda: Annotated[float, Field(alias="lambda", gt=0, allow_inf_nan=False)]
     distortion: Literal["mse", "ms_ssim"] = "mse"
@@ -113,6 +127,34 @@ class _Imported(Record):
     lmbda: Annotated[float, Field(alias="lambda", gt=0, allow_inf_nan=False)]
     distortion: Literal["mse", "ms_ssim"]
     source: str
+
+
+def _lambdas(config: dict[str, Any]) -> list[float] | None:
+    """Return the lambdas of a variable rate in a configuration that was checked."""
+    return _Rate.model_validate(config.get("rate") or {}).lambdas
+
+
+def _levels(run: Run) -> list[Run]:
+    """Return one run for each level at which a run with a variable rate was evaluated; any other run as it is."""
+    if not _lambdas(run.config):
+        return [run]
+    name = " ".join(filter(None, (VARIABLE, run.name)))
+    found: dict[float, dict[str, Result]] = {}
+    lambdas: dict[float, float] = {}
+    for set_name, result in run.results.items():
+        for level in result.levels:
+            found.setdefault(level.level, {})[set_name] = result.at(level)
+            lambdas[level.level] = level.lmbda
+    levels = [
+        replace(run, name=name, level=level, lmbda=lambdas[level], results=results)
+        for level, results in sorted(found.items())
+    ]
+    return levels or [replace(run, name=name)]
+
+
+def trainings(runs: Sequence[Run]) -> list[Run]:
+    """Return one run of each training: levels of a variable rate share theirs."""
+    return list({run.path: run for run in reversed(runs)}.values())[::-1]
 
 
 def one_line(error: LicError) -> str:
@@ -130,7 +172,8 @@ def read_runs(outputs: Path, track: Callable[[list[Path]], Iterator[Path]] = ite
         track: wraps the list of directories to show progress.
 
     Returns:
-        The finished runs and imported models, and the unfinished, damaged or superseded ones with the reason.
+        The finished runs, by level if they have a variable rate, and the imported models; and the unfinished, damaged
+        or superseded ones with the reason.
     """
     runs, left_out = [], []
     for path in track([*run_directories(outputs), *model_files(outputs)]):
@@ -140,7 +183,7 @@ def read_runs(outputs: Path, track: Callable[[list[Path]], Iterator[Path]] = ite
         except Unreadable as error:
             left_out.append(LeftOut(where, str(error)))
             continue
-        runs.append(run)
+        runs += _levels(run)
         left_out += broken
     return runs, left_out
 

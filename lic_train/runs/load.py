@@ -9,7 +9,7 @@ from typing import Any
 from lic_train.config.networks import differences
 from lic_train.errors import CheckpointError, ConfigError
 from lic_train.files.checkpoint import Metadata, load_file, read_metadata
-from lic_train.models.base import Codec
+from lic_train.models.base import LAMBDAS, Codec, fixed
 from lic_train.runs.checkpoints import step_files
 from lic_train.runs.layout import CHECKPOINTS, LAST, best_model
 from lic_train.system.screen import say_warning
@@ -51,7 +51,8 @@ def check_start(model: Mapping[str, Any], start: Path) -> None:
     """Check that a network can start from the weights of another run, by their shapes.
 
     Args:
-        model: configuration of the network.
+        model: configuration of the network; one with a variable rate can start from one with the same weights and one
+            rate.
         start: the value of ``init_from``, as ``run`` in `load_run`.
 
     Raises:
@@ -60,8 +61,9 @@ def check_start(model: Mapping[str, Any], start: Path) -> None:
     """
     best = start if start.suffix == ".safetensors" else best_model(start)
     donor = read_metadata(best) if best.is_file() else load_run(start)[1]
-    if found := differences(donor.config, model):
-        arguments = ", ".join(f"model.{key}={value}" for key, value in donor.config.items() if key != "_target_")
+    if found := differences(donor.config, model if LAMBDAS in donor.config else fixed(model)):
+        arguments = ", ".join(f"model.{key}={value}" for key, value in fixed(donor.config).items() if key != "_target_")
+        arguments += ", rate=variable" * (LAMBDAS in donor.config)
         raise ConfigError(
             f"init_from={start} contains another network.",
             expected="the model and the model.* values of that run",

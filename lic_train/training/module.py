@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -28,6 +28,7 @@ from lic_train.runs.metric_names import (
     BPP_ESTIMATE,
     BPP_FILE,
     BPP_GAP,
+    FILE_POINT,
     GRAD_NORM,
     LEARNING_RATE,
     MS_SSIM_DB_FILE,
@@ -37,8 +38,10 @@ from lic_train.runs.metric_names import (
     STAGE,
     TRAIN,
     VAL,
+    of_level,
 )
 from lic_train.training.compilation import compiled
+from lic_train.training.levels import by_level, levels_of
 from lic_train.training.optim import clip_net, make_optimizer, set_learning_rate
 
 Batch = dict[str, Any]
@@ -96,8 +99,20 @@ class LitCodec(L.LightningModule):
         self.network = compiled(self.model) if compile else self.model.__call__
         self.bitstreams = bitstreams
         self.step_metrics: dict[str, Tensor | float] = {}  # of the current step, logged by `Rows`
-        self.crop_means = mean_metrics(VAL + name for name in [*recipe.terms, "loss", "psnr"])
-        self.file_means = mean_metrics([BPP_FILE, BPP_ESTIMATE, PSNR_FILE, MS_SSIM_FILE, SECONDS_PER_IMAGE])
+        ladder = model.ladder.lambdas if model.ladder else ()
+        self.levels = range(len(ladder))
+        self.lambdas: Tensor
+        if ladder:
+            self.register_buffer("lambdas", torch.tensor(ladder), persistent=False)
+        self.crop_means = mean_metrics(
+            [
+                *(VAL + name for name in [*recipe.terms, "loss", "psnr"]),
+                *(of_level(VAL + name, level) for name in ("loss", "bpp", "psnr") for level in self.levels),
+            ]
+        )
+        names = [BPP_FILE, BPP_ESTIMATE, PSNR_FILE, MS_SSIM_FILE, SECONDS_PER_IMAGE]
+        per_level = [of_level(name, level) for name in FILE_POINT for level in self.levels]
+        self.file_means = mean_metrics([*names, *per_level])
         self._terms: list[Tensor] = []  # one for each micro-batch of the current step
         self._whole_images: list[tuple[str, Tensor]] | None = None
         self._coding = contextlib.ExitStack()
@@ -107,11 +122,14 @@ class LitCodec(L.LightningModule):
         x = batch["x"]
         micro_batch = batch_idx % self.trainer.accumulate_grad_batches
         torch.manual_seed(noise_seed(self.seed, self.global_step))
-        with self._part_of_batch(micro_batch, len(x)):
+        place = self.global_step, len(x) * self._parts(), len(self.levels)
+        levels = levels_of(self._positions(micro_batch, len(x)), *place) if self.levels else None
+        with self._part_of_batch(micro_batch, len(x)), self.model.at_level(levels):
             out = self.network(x)
-        terms = self.recipe(out, x, self.global_step)
+        terms = self.recipe(out, x, self.global_step, None if levels is None else self.lambdas[levels])
         aux = self.model.aux_loss()
-        self._note_step(micro_batch, {**terms, "aux": aux})
+        per_level = {} if levels is None else by_level(out, x, levels, *place)
+        self._note_step(micro_batch, {**terms, "aux": aux, **per_level})
         return {**{name: term.detach() for name, term in terms.items()}, "loss": terms["loss"] + aux}
 
     def _part_of_batch(self, micro_batch: int, images: int) -> AbstractContextManager[None]:
@@ -119,21 +137,28 @@ class LitCodec(L.LightningModule):
 
         The order is that of `lic_train.data.stream.loader`.
         """
-        world = self.trainer.world_size
-        parts = world * self.trainer.accumulate_grad_batches
+        parts = self._parts()
         if parts == 1:
             return contextlib.nullcontext()
+        return part_of_batch(self._positions(micro_batch, images), images * parts)
+
+    def _parts(self) -> int:
+        """Return the number of parts into which processes and micro-batches divide the batch of a step."""
+        return self.trainer.world_size * self.trainer.accumulate_grad_batches
+
+    def _positions(self, micro_batch: int, images: int) -> Tensor:
+        """Return the places (int64) of this process's images in the batch of the step."""
+        world = self.trainer.world_size
         first = micro_batch * images * world + self.global_rank
-        positions = first + world * torch.arange(images, device=self.device)
-        return part_of_batch(positions, images * parts)
+        return first + world * torch.arange(images, device=self.device)
 
     def _note_step(self, micro_batch: int, terms: dict[str, Tensor]) -> None:
         """Store the means over all processes and over the micro-batches of the step so far."""
         self._terms = [*self._terms[:micro_batch], torch.stack([term.detach() for term in terms.values()])]
         means = self.trainer.strategy.reduce(torch.stack(self._terms).mean(0), reduce_op="mean")
         values: dict[str, Tensor | float] = {TRAIN + n: mean for n, mean in zip(terms, means, strict=True)}
-        if "train/mse" in values:
-            values["train/psnr"] = -10 * values["train/mse"].log10()  # type: ignore[union-attr]
+        squared = {name: value for name, value in values.items() if name.startswith("train/mse")}
+        values |= {name.replace("mse", "psnr"): -10 * value.log10() for name, value in squared.items()}  # type: ignore[union-attr]
         stage = self.recipe.stage(self.global_step)
         values |= {LEARNING_RATE: stage.lr, STAGE: self.recipe.stages.index(stage)}
         values |= {f"{TRAIN}{name}_weight": w for name, w in self.recipe.extra_weights(self.global_step).items()}
@@ -196,11 +221,19 @@ class LitCodec(L.LightningModule):
         x = batch["x"]
         if len(x) == 0:
             return
-        with torch.autocast(self.device.type, enabled=False):
-            out = self.model(x)
-            terms = self.recipe(out, x, self.global_step)
-        for name, value in {**terms, "psnr": metrics.psnr(x, out["x_hat"])}.items():
-            self.crop_means[VAL + name].update(value.expand(len(x)))
+        for level in self.levels or [None]:
+            with torch.autocast(self.device.type, enabled=False), self.model.at_level(level):
+                out = self.model(x)
+                terms = self.recipe(out, x, self.global_step, None if level is None else self.lambdas[level])
+            terms["psnr"] = metrics.psnr(x, out["x_hat"])
+            self._add(self.crop_means, {VAL + name: value for name, value in terms.items()}, level, len(x))
+
+    def _add(self, means: MetricCollection, values: Mapping[str, Any], level: int | None, images: int = 1) -> None:
+        """Add ``values`` of a number of images to the means over all levels, and to those of their level."""
+        for name, value in values.items():
+            for key in (name, *([] if level is None else [of_level(name, level)])):
+                if key in means:
+                    means[key].update(torch.as_tensor(value).expand(images))
 
     def on_validation_epoch_end(self) -> None:
         """Code the whole images, restore the training state and log the means over all images of all processes."""
@@ -229,22 +262,24 @@ class LitCodec(L.LightningModule):
         if not self._whole_images:
             return {}
         for _, image in self._whole_images[self.global_rank :: self.trainer.world_size]:
-            for name, value in self._code_image(image.to(self.device).float() / 255).items():
-                self.file_means[name].update(value)
+            for level in self.levels or [None]:
+                self._add(self.file_means, self._code_image(image.to(self.device).float() / 255, level), level)
         means = {name: float(mean) for name, mean in self.file_means.compute().items()}
         means[BPP_GAP] = means[BPP_FILE] / means[BPP_ESTIMATE] - 1
-        if math.isnan(means[MS_SSIM_FILE]):
-            del means[MS_SSIM_FILE]
-        else:
-            means[MS_SSIM_DB_FILE] = float(metrics.ms_ssim_db(torch.tensor(means[MS_SSIM_FILE])))
+        for name in [name for name in means if name.startswith(MS_SSIM_FILE)]:
+            if math.isnan(means[name]):
+                del means[name]
+            else:
+                decibel = float(metrics.ms_ssim_db(torch.tensor(means[name])))
+                means[name.replace(MS_SSIM_FILE, MS_SSIM_DB_FILE)] = decibel
         return means
 
-    def _code_image(self, x: Tensor) -> dict[str, float]:
+    def _code_image(self, x: Tensor, level: float | None) -> dict[str, float]:
         """Rate, quality and time of the file of one image (3, H, W); MS-SSIM is NaN for sides below 161 pixels."""
         started = time.perf_counter()
         with torch.autocast(self.device.type, enabled=False):
-            data = bitstream.encode(self.model, x, fingerprint=bytes(8))
-            estimate = bitstream.estimate(self.model, x)
+            data = bitstream.encode(self.model, x, fingerprint=bytes(8), level=level)
+            estimate = bitstream.estimate(self.model, x, level=level)
             x_hat = bitstream.decode(self.model, data, fingerprint=bytes(8))
         seconds = time.perf_counter() - started
         pixels = x.shape[1] * x.shape[2]

@@ -125,7 +125,7 @@ def loggers(config: RunConfig, run: ResumeState) -> Iterator[list[Logger]]:
     if not is_first_process():
         yield []
         return
-    tags = [config.model_name, config.distortion, f"lambda={config.lmbda:g}", config.data_name]
+    tags = [config.model_name, config.distortion, f"lambda={config.described_rate}", config.data_name]
     group = config.group or config.model_name
     active = build_loggers(
         config.logger["kind"], run.run_dir, config=config.plain(), group=group, tags=tags, resume_step=run.step
@@ -146,12 +146,15 @@ def make_model(config: RunConfig) -> Codec:
     """
     torch.manual_seed(config.seed)
     try:
-        model = build(config.model)
+        model = build(config.network)
     except ValueError as error:
         raise ConfigError(f"model: {error}", to_do="change the model.* values") from error
     if config.init_from is not None:
-        check_start(config.model, Path(config.init_from))
-        model.load_state_dict(load_run(Path(config.init_from))[0].state_dict())
+        check_start(config.network, Path(config.init_from))
+        start = load_run(Path(config.init_from))[0]
+        if model.ladder and not start.ladder:
+            model.reset_gains()
+        model.load_state_dict({**model.state_dict(), **start.state_dict()})
     return model
 
 
@@ -160,7 +163,7 @@ def make_module(config: RunConfig, model: Codec) -> LitCodec:
     return LitCodec(
         model,
         config.make_recipe(),
-        model_config=config.model,
+        model_config=config.network,
         seed=config.seed,
         compile=config.compile,
         channels_last=config.channels_last,
@@ -190,12 +193,13 @@ def make_trainer(config: RunConfig, run: ResumeState, active: list[Logger], data
         warnings.filterwarnings("ignore", message=message)
     run_dir = run.run_dir
     every = min(config.validate_.every, config.steps)
+    name = f"{config.model_name}, lambda {config.described_rate}"
     callbacks: list[L.Callback] = [
         DataWatch(run_dir),
         DeviceHours(),
         NonFiniteGuard(run_dir),
         Pictures(run_dir / layout.PICTURES, lambda: data.whole_images(1)),
-        RateDistortion(run_dir / layout.PICTURES, f"{config.model_name}, lambda {config.lmbda:g}", config.eval.name),
+        RateDistortion(run_dir / layout.PICTURES, name, config.eval.name),
         Rows(),
         Checkpoints(
             run_dir / layout.CHECKPOINTS,
@@ -260,12 +264,13 @@ def show_start(config: RunConfig, model: Codec, trainer: L.Trainer, data: Photog
     about.add_column(overflow="fold")
     arguments = ", ".join(f"{key}={value}" for key, value in config.model.items() if key != "_target_")
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    rung = quality(config.lmbda, config.distortion)
+    levels = len(config.rate.lambdas or ())
+    rate = f"{levels} levels" if levels else f"quality {quality(config.lmbda, config.distortion)} of 8"
     batch = f"{config.batch_size} crops of {config.crop} x {config.crop}"
     photographs = f"{len(data.train):,} training and {len(data.val):,} validation"
     for key, value in (
         ("model", f"{config.model_name}({arguments}), {parameters:,} parameters"),
-        ("lambda", f"{config.lmbda:g} ({config.distortion}, quality {rung} of 8)"),
+        ("lambda", f"{config.described_rate} ({config.distortion}, {rate})"),
         ("data", f"{photographs} photographs, {data.place}"),
         *((f"  {kind}", text) for kind, text in data.rows),
         ("batch", batch + _split(config.batch_size, trainer.world_size, config.accumulate)),

@@ -163,8 +163,8 @@ class Selection:
 def one_family(runs: Iterable[Run], prefer: str = "") -> list[Run]:
     """Return the runs of a codec that belong together, one for each lambda, sorted by lambda.
 
-    The order of preference is: runs named ``prefer``; the model's own recipes, whose names start with the model's
-    (``gcab_gmm_finetune``); more lambdas; runs without a name.
+    The order of preference is: runs of one rate each; runs named ``prefer``; the model's own recipes, whose names start
+    with the model's (``gcab_gmm_finetune``); more lambdas; runs without a name.
     """
     families: dict[tuple[str, str, str], dict[float, Run]] = {}
     for run in sorted(runs, key=lambda run: run.order):
@@ -172,7 +172,8 @@ def one_family(runs: Iterable[Run], prefer: str = "") -> list[Run]:
 
     def rank(family: tuple[str, str, str]) -> tuple[Any, ...]:
         _, recipe, name = family
-        return bool(prefer) and name != prefer, recipe != "", -len(families[family]), name != "", family
+        variable = any(run.level is not None for run in families[family].values())
+        return variable, bool(prefer) and name != prefer, recipe != "", -len(families[family]), name != "", family
 
     return list(families[min(families, key=rank)].values()) if families else []
 

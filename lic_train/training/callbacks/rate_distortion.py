@@ -1,6 +1,7 @@
 """After every validation: the run's rate-distortion points, with the stored curves of classical codecs."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from lic_train.anchors.stored import stored_anchors
 from lic_train.rd.curves import Curve
 from lic_train.rd.style import METRIC_LABELS
-from lic_train.runs.metric_names import BPP_FILE, MS_SSIM_DB_FILE, PSNR_FILE
+from lic_train.runs.metric_names import BPP_FILE, MS_SSIM_DB_FILE, PSNR_FILE, of_level
 from lic_train.system.screen import reason, say
 from lic_train.training.callbacks.pictures import log_picture
 
@@ -21,7 +22,7 @@ NAME = "rate_distortion.png"
 
 
 class RatePoint(NamedTuple):
-    """Means over the whole images that one validation coded."""
+    """Means over the whole images that one validation coded, at one level of a variable rate."""
 
     step: int
     bpp: float
@@ -51,8 +52,7 @@ class RateDistortion(Callback):
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if trainer.sanity_checking or BPP_FILE not in values:
             return
-        quality = values[PSNR_FILE], values.get(MS_SSIM_DB_FILE)
-        self.points.append(RatePoint(trainer.global_step, values[BPP_FILE], *quality))
+        self.points += _points(trainer.global_step, values)
         if trainer.is_global_zero:
             path = self.directory / NAME
             try:
@@ -70,6 +70,14 @@ class RateDistortion(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the points of the resumed run."""
         self.points = [RatePoint(*point) for point in state_dict["points"]]
+
+
+def _points(step: int, values: Mapping[str, float]) -> list[RatePoint]:
+    """Return the point of a validation, or the points of all levels of a variable rate, from the lowest."""
+    names = (BPP_FILE, PSNR_FILE, MS_SSIM_DB_FILE)
+    levels = itertools.takewhile(lambda level: of_level(BPP_FILE, level) in values, itertools.count())
+    keys = [[of_level(name, level) for name in names] for level in levels] or [list(names)]
+    return [RatePoint(step, values[bpp], values[psnr], values.get(ms_ssim)) for bpp, psnr, ms_ssim in keys]
 
 
 def draw(path: Path, name: str, points: Sequence[RatePoint], anchors: Sequence[Curve]) -> None:
@@ -101,8 +109,12 @@ def _draw_metric(axes: Axes, metric: str, name: str, points: Sequence[RatePoint]
         if pairs := curve.with_quality(metric):
             axes.plot(*zip(*pairs, strict=True), "--", linewidth=1, label=f"{curve.name} ({curve.set})")
     pairs = [(point.bpp, getattr(point, metric)) for point in points]
-    axes.plot(*zip(*pairs, strict=True), ".-", color="0.4", linewidth=0.8, markersize=4)
-    axes.plot(*pairs[-1], "o", color="black", label=f"{name}, step {points[-1].step} (validation images)")
+    last = [pair for point, pair in zip(points, pairs, strict=True) if point.step == points[-1].step]
+    # Points of one rate are connected from validation to validation, those of a variable rate from level to level.
+    earlier, latest = (".-", "o") if len(last) == 1 else (".", "o-")
+    axes.plot(*zip(*pairs, strict=True), earlier, color="0.4", linewidth=0.8, markersize=4)
+    label = f"{name}, step {points[-1].step} (validation images)"
+    axes.plot(*zip(*last, strict=True), latest, color="black", label=label)
     axes.set_xlabel("bits per pixel of the files")
     axes.set_ylabel(METRIC_LABELS[metric])
     axes.grid(alpha=0.3)
