@@ -72,13 +72,15 @@ class Breaking(Tiny):
 
 @pytest.mark.usefixtures("_no_export")
 @pytest.mark.parametrize("kind", ["nan", "inf", "gradient"])
-def test_guard_stops_before_the_weights_change(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(("every", "steps"), [(1, 3), (5, 4), (50, 6)])  # read with a row, or before a checkpoint
+def test_guard_stops_before_the_weights_change(tmp_path: Path, kind: str, every: int, steps: int) -> None:
     weights = Weights()
     module = Breaking(3, kind)
     with pytest.raises(TrainingError, match=r"step 3.*not finite") as caught:
-        fit(module, [NonFiniteGuard(tmp_path), weights, Checkpoints(tmp_path / "c", every=3)], steps=9)
+        callbacks = [NonFiniteGuard(tmp_path), weights, Checkpoints(tmp_path / "c", every=3)]
+        fit(module, callbacks, steps=9, log_every_n_steps=every)
+    assert weights.trained[2:] == [weights.trained[2]] * (steps - 2)
     assert module.model.weight.flatten().tolist() == weights.trained[-1]
-    assert len(weights.trained) == 3
     assert torch.isfinite(module.model.weight).all()
     kept = torch.load(tmp_path / "c" / "last.ckpt", weights_only=True)
     assert kept["state_dict"]["model.weight"].flatten().tolist() == weights.trained[-1]
