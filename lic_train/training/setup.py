@@ -230,6 +230,8 @@ def make_trainer(config: RunConfig, run: ResumeState, active: list[Logger], data
         use_distributed_sampler=False,
         default_root_dir=run_dir,
     )
+    # Lightning compares SIGTERM of all processes in every batch, which waits for the device; `GracefulStop` replaces it.
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
     if trainer.strategy.root_device.type == "cpu":
         keep_freed_memory()
     return trainer
@@ -239,7 +241,8 @@ def _distributed() -> DDPStrategy:
     """Return DDP without a search for unused parameters: every parameter gets a gradient in every step of every stage.
 
     If a stage drops a loss term, as in IB-LIC, the layers of that term still contribute to x_hat. Buffers are broadcast
-    from the first process, which saves them. static_graph is off because the loss changes between stages.
+    from the first process, which saves them. Gradients are averaged while the backward pass computes the others.
+    static_graph is off: the loss changes between stages, and without a search for unused parameters it saves nothing.
     """
     return DDPStrategy(find_unused_parameters=False, gradient_as_bucket_view=True)
 
