@@ -137,8 +137,9 @@ def test_guard_leaves_the_state_before_the_failing_step(tmp_path: Path) -> None:
         fit(Normalised(4), callbacks(tmp_path / "bad"), steps=8)
     good, bad = (torch.load(tmp_path / name / "c" / "last.ckpt", weights_only=True) for name in ("good", "bad"))
     assert bad["global_step"] == 4
-    assert good["loops"]["fit_loop"]["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"] == (
-        bad["loops"]["fit_loop"]["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]
+    assert (
+        good["loops"]["fit_loop"]["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]
+        == (bad["loops"]["fit_loop"]["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"])
     )
     for name, value in good["state_dict"].items():
         assert torch.equal(value, bad["state_dict"][name]), name

@@ -108,7 +108,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
 def train(reads: Reads, folder: Path, steps: int, *more: str) -> Reads:
     """Train a small codec with rows every `EVERY` steps, validations and checkpoints every 50 steps."""
     options = (f"steps={steps}", f"trainer.log_every={EVERY}", "validate.every=50", "checkpoint.every=50")
-    command = overrides(make_photographs(folder / "photographs"), folder / "run", *options, "batch_size=1", "validate.crops=1", *more)
+    command = overrides(
+        make_photographs(folder / "photographs"), folder / "run", *options, "batch_size=1", "validate.crops=1", *more
+    )
     reads.due = {*range(EVERY, steps + 1, EVERY), steps}
     with reads:
         train_only(checked(compose(command)))
@@ -122,9 +124,7 @@ def test_no_step_reads_a_value_unless_it_is_shown_or_written(reads: Reads, tmp_p
     assert len(reads.due) < 25
 
 
-def test_one_read_in_the_training_step_is_found(
-    reads: Reads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_read_in_the_training_step_is_found(reads: Reads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step = LitCodec.training_step
 
     def reading(self: LitCodec, batch: Any, batch_idx: int) -> Tensor:
@@ -167,12 +167,14 @@ def test_two_processes_read_nothing(reads: Reads, tmp_path: Path) -> None:
 def test_no_model_reads_a_value_in_training(name: str) -> None:
     torch.manual_seed(0)
     recipe = checked(compose([f"model={name}"])).make_recipe()
-    model, x, reads = build(small_config(name)).train(), torch.rand(1, 3, 64, 64), Reads()
-    model(x)  # tensors that depend on the size of the image only are created once
+    model, x = build(small_config(name)).train(), torch.rand(1, 3, 64, 64)
     for stage in {(stage.quantizer, *stage.loss): stage for stage in recipe.stages}.values():
         model.use_quantizer(stage.quantizer)
-        with reads:
-            reads.step = 1
-            recipe(model(x), x, stage.start)
-            model.aux_loss()
-    assert reads.found == []
+        for _ in range(2):  # tensors that depend on the size of the image only are created in the first step
+            with Reads() as reads:
+                reads.step = 1
+                recipe(model(x), x, stage.start)
+                model.aux_loss()
+            if not reads.found:
+                break
+        assert reads.found == []

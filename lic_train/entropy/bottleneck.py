@@ -44,6 +44,8 @@ class EntropyBottleneck(nn.Module):
             uses noise.
     """
 
+    _targets: Tensor
+
     def __init__(
         self,
         channels: int,

@@ -40,8 +40,8 @@ from lic_train.runs.metric_names import (
     TRAIN,
     VAL,
 )
-from lic_train.training.compilation import compiled
 from lic_train.training.callbacks.position import step_ended
+from lic_train.training.compilation import compiled
 from lic_train.training.optim import clip_net, gradient_norms, make_optimizer, set_learning_rate
 
 Batch = dict[str, Any]

@@ -61,7 +61,7 @@ def claim_directory(config: RunConfig, data: Photographs) -> Iterator[ResumeStat
     overrides = list(HydraConfig.get().overrides.task)  # of this job; the command line may define a sweep
     trainer = config.trainer
     stopped, full = stopping_on_signals(), _full_disk_reported(Path(config.output))
-    with stopped, full, joined(trainer.devices, trainer.num_nodes, trainer.accelerator, overrides) as ranks:
+    with stopped, full, joined(trainer.num_devices, trainer.num_nodes, trainer.accelerator, overrides) as ranks:
         _check_that_all_are_equal(ranks.gather("configuration", config.plain()))
         processes = ranks.gather("process", about_this_process(ranks.rank, overrides))
         if ranks.is_first:
@@ -209,9 +209,9 @@ def make_trainer(config: RunConfig, run: ResumeState, active: list[Logger], data
     ]
     trainer = L.Trainer(
         accelerator=config.trainer.accelerator,
-        devices=config.trainer.devices,
+        devices=config.trainer.num_devices,
         num_nodes=config.trainer.num_nodes,
-        strategy=_distributed() if config.trainer.devices * config.trainer.num_nodes > 1 else "auto",
+        strategy=_distributed() if config.trainer.num_devices * config.trainer.num_nodes > 1 else "auto",
         precision=precision(config.precision, config.trainer.accelerator),
         max_steps=config.steps,
         max_epochs=-1,

@@ -20,9 +20,7 @@ def as_floats(rows: Iterable[Mapping[str, Tensor | float]]) -> list[dict[str, fl
     rows = list(rows)
     tensors = [value.detach().float() for row in rows for value in row.values() if isinstance(value, Tensor)]
     floats = iter(torch.stack(tensors).tolist() if tensors else [])
-    return [
-        {name: next(floats) if isinstance(value, Tensor) else value for name, value in row.items()} for row in rows
-    ]
+    return [{name: next(floats) if isinstance(value, Tensor) else value for name, value in row.items()} for row in rows]
 
 
 class Rows(Callback):
