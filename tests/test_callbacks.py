@@ -72,13 +72,15 @@ class Breaking(Tiny):
 
 @pytest.mark.usefixtures("_no_export")
 @pytest.mark.parametrize("kind", ["nan", "inf", "gradient"])
-def test_guard_stops_before_the_weights_change(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(("every", "steps"), [(1, 3), (5, 4), (50, 6)])  # read with a row, or before a checkpoint
+def test_guard_stops_before_the_weights_change(tmp_path: Path, kind: str, every: int, steps: int) -> None:
     weights = Weights()
     module = Breaking(3, kind)
     with pytest.raises(TrainingError, match=r"step 3.*not finite") as caught:
-        fit(module, [NonFiniteGuard(tmp_path), weights, Checkpoints(tmp_path / "c", every=3)], steps=9)
+        callbacks = [NonFiniteGuard(tmp_path), weights, Checkpoints(tmp_path / "c", every=3)]
+        fit(module, callbacks, steps=9, log_every_n_steps=every)
+    assert weights.trained[2:] == [weights.trained[2]] * (steps - 2)
     assert module.model.weight.flatten().tolist() == weights.trained[-1]
-    assert len(weights.trained) == 3
     assert torch.isfinite(module.model.weight).all()
     kept = torch.load(tmp_path / "c" / "last.ckpt", weights_only=True)
     assert kept["state_dict"]["model.weight"].flatten().tolist() == weights.trained[-1]
@@ -101,6 +103,64 @@ def test_guard_saves_the_failing_batch(tmp_path: Path, accumulate: int, bad: int
     assert report["terms"]["loss"] == "nan"
     assert report["terms"]["train/psnr"] == 30.0
     assert report["parameters_without_finite_gradient"] == ["model.weight", "model.bias"]
+
+
+def test_guard_reports_the_first_failing_micro_batch_if_it_is_read_later(tmp_path: Path) -> None:
+    class Twice(Breaking):
+        def loss(self, batch: dict[str, Any]) -> Tensor:
+            loss = super().loss(batch)
+            return loss * math.inf if batch["number"] == 8 else loss
+
+    with pytest.raises(TrainingError, match="step 1:"):
+        fit(Twice(4, "gradient"), [NonFiniteGuard(tmp_path)], steps=9, accumulate_grad_batches=3)
+    saved = load_file(tmp_path / "failing_batch" / "batch.safetensors")["x"]
+    assert torch.equal(saved, next(iter(Stream(4)))["x"])
+    report = json.loads((tmp_path / "failing_batch" / "report.json").read_text())
+    assert math.isfinite(report["terms"]["loss"])
+    assert report["terms"]["grad_norm"] == "nan"
+
+
+@pytest.mark.usefixtures("_no_export")
+def test_guard_leaves_the_state_before_the_failing_step(tmp_path: Path) -> None:
+    """Weights, statistics of batch normalisation, Adam's state, average and counters, three steps after the failure."""
+
+    class Normalised(Breaking):
+        def __init__(self, micro_batch: int) -> None:
+            super().__init__(micro_batch, "nan")
+            self.model = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 1))  # type: ignore[assignment]
+
+    def callbacks(folder: Path) -> list[Callback]:
+        return [NonFiniteGuard(folder), Checkpoints(folder / "c", every=100), WeightAveraging(0.5)]
+
+    fit(Normalised(-1), callbacks(tmp_path / "good"), steps=4)
+    with pytest.raises(TrainingError, match="step 4:"):
+        fit(Normalised(4), callbacks(tmp_path / "bad"), steps=8)
+    good, bad = (torch.load(tmp_path / name / "c" / "last.ckpt", weights_only=True) for name in ("good", "bad"))
+    assert bad["global_step"] == 4
+    assert (
+        good["loops"]["fit_loop"]["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]
+        == (bad["loops"]["fit_loop"]["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"])
+    )
+    for name, value in good["state_dict"].items():
+        assert torch.equal(value, bad["state_dict"][name]), name
+    for name, value in good["weight_averaging"].items():
+        assert torch.equal(value, bad["weight_averaging"][name]), name
+    for index, state in good["optimizer_states"][0]["state"].items():
+        for name, value in state.items():
+            assert torch.equal(value, bad["optimizer_states"][0]["state"][index][name]), name
+
+
+def test_guard_counts_back_before_the_checkpoint_of_another_error(tmp_path: Path) -> None:
+    class Later(Callback):
+        def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+            if trainer.global_step == 6:
+                raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        fit(Breaking(3, "nan"), [NonFiniteGuard(tmp_path), Later(), Checkpoints(tmp_path / "c", every=100)], steps=9)
+    kept = torch.load(tmp_path / "c" / "last.ckpt", weights_only=True)
+    assert kept["global_step"] == 3
+    assert (tmp_path / "failing_batch" / "report.json").exists()
 
 
 def test_guard_saves_float_images_as_uint8(tmp_path: Path) -> None:

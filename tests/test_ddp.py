@@ -194,6 +194,33 @@ class Separate(DDPStrategy):
         pass
 
 
+def fails_in_rank_1(step: int, command: list[str]) -> int:
+    """Train in this process; in one step of rank 1 the loss is infinite and its gradient finite."""
+    original = setup.LitCodec.training_step
+
+    def training_step(self: Any, batch: Any, batch_idx: int) -> Any:
+        loss = original(self, batch, batch_idx)
+        return loss + float("inf") if (self.global_rank, self.global_step) == (1, step) else loss
+
+    setup.LitCodec.training_step = training_step  # type: ignore[method-assign]
+    return run_here(command)
+
+
+def test_non_finite_loss_of_one_process_stops_both_before_its_step(photographs: Path, tmp_path: Path) -> None:
+    """In bf16; the flags are read two steps later, before a validation."""
+    more = (*DDP[:2], "precision=bf16-mixed", "trainer.log_every=10", "validate.every=4", "checkpoint.every=100")
+    command = overrides(photographs, tmp_path / "run", *more, "validate.crops=1", "eval.limit=1", FAST)
+    ranks = in_ranks(lambda: fails_in_rank_1(2, command), tmp_path)
+    assert [rank.wait() for rank in ranks] == [2, 2]
+    assert "stopped at step 2" in (tmp_path / "rank_0.txt").read_text()
+    reports = [json.loads(path.read_text()) for path in sorted((tmp_path / "run").rglob("report.json"))]
+    assert [report["rank"] for report in reports] == [0, 1]
+    assert [report["terms"]["loss"] == "inf" for report in reports] == [False, True]
+    saved = last_checkpoint(tmp_path / "run")
+    assert saved["global_step"] == 2
+    assert all(state["step"] == 2 for state in saved["optimizer_states"][0]["state"].values())
+
+
 def test_different_configurations_raise(photographs: Path, tmp_path: Path) -> None:
     def train_own_lambda() -> int:
         return run_here(

@@ -77,7 +77,8 @@ def test_each_run_has_exclusive_gpus(sweep_on):
     sweep.run(f"{MODEL} lambda=0.1 seed=3", f"{MODEL} lambda=0.2 seed=3")
     assert sorted(gpus(sweep).values()) == ["0", "1"]
     sweep.run(f"{MODEL} lambda=0.3 trainer=ddp trainer.devices=2")
-    assert gpus(sweep)["lambda_0.3"] == "0,1"
+    sweep.run(f"{MODEL} lambda=0.4 trainer=ddp trainer.devices=auto")
+    assert gpus(sweep)["lambda_0.3"] == gpus(sweep)["lambda_0.4"] == "0,1"
     assert sweep.code == 0
 
 

@@ -16,9 +16,9 @@ from lic_train.launch.sweep import make_engine
 from tests.conftest import ROOT
 
 
-def error_message(tmp_path: Path) -> str:
+def error_message(tmp_path: Path, *more: str) -> str:
     engine = make_engine(OmegaConf.load(ROOT / "conf" / "launcher" / "slurm.yaml"))
-    jobs = plan([["model=bmshj2018_factorized", f"output={tmp_path}/run"]]).jobs
+    jobs = plan([["model=bmshj2018_factorized", f"output={tmp_path}/run", *more]]).jobs
     with StopRequest() as stop, pytest.raises(ConfigError) as caught:
         list(engine.run(jobs, tmp_path, stop))
     assert not (tmp_path / "run").exists()
@@ -38,6 +38,11 @@ def test_failing_squeue_raises_with_its_message(tmp_path, monkeypatch):
     squeue.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert "got: no controller" in error_message(tmp_path)
+
+
+def test_all_devices_of_an_unknown_machine_raise(tmp_path, monkeypatch):
+    monkeypatch.setattr(slurm, "_queue", dict)
+    assert "set launcher.gpus" in error_message(tmp_path, "trainer.devices=auto")
 
 
 def test_missing_submitit_raises_with_the_extra(tmp_path, monkeypatch):

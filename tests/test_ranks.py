@@ -56,6 +56,18 @@ def test_too_many_devices_raise_before_anything_starts(monkeypatch: pytest.Monke
         pass
 
 
+@pytest.mark.parametrize(("accelerator", "gpus", "devices"), [("auto", 4, 4), ("cpu", 4, 1), ("auto", 0, 1)])
+def test_auto_is_all_gpus_or_one_process(
+    monkeypatch: pytest.MonkeyPatch, accelerator: str, gpus: int, devices: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    command = ["model=mbt2018_mean", "batch_size=4", "trainer.devices=auto", f"trainer.accelerator={accelerator}"]
+    assert checked(compose(command)).trainer.num_devices == devices
+    if devices == 4:
+        with pytest.raises(ConfigError, match="multiple of accumulate"):
+            checked(compose([*command, "batch_size=6"]))
+
+
 def test_lightning_does_not_requeue_under_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Lightning's own handler of SIGUSR1 would save a checkpoint of its own and requeue the job."""
     for name, value in {**SLURM, "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0"}.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from pydantic import (
     Field,
@@ -102,9 +103,16 @@ class TrainerSection(Section):
     """Hardware that Lightning uses, and the interval of rows in metrics.csv."""
 
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
-    devices: PositiveInt
+    devices: PositiveInt | Literal["auto"]
     num_nodes: PositiveInt
     log_every: PositiveInt
+
+    @property
+    def num_devices(self) -> int:
+        """Devices of each machine, one process each; "auto" is all GPUs that this process can use, or 1."""
+        if self.devices != "auto":
+            return self.devices
+        return 1 if self.accelerator in ("cpu", "mps") else max(torch.cuda.device_count(), 1)
 
 
 class ChoiceSection(Section):
@@ -207,7 +215,7 @@ class RunConfig(Section):
     def _batch_can_be_divided(cls, batch_size: int, others: ValidationInfo) -> int:
         if {"accumulate", "trainer"} <= others.data.keys():
             trainer = others.data["trainer"]
-            parts = others.data["accumulate"] * trainer.devices * trainer.num_nodes
+            parts = others.data["accumulate"] * trainer.num_devices * trainer.num_nodes
             if batch_size % parts:
                 raise ValueError(
                     f"expected a multiple of accumulate * devices * num_nodes = {parts}, got {batch_size}; "
@@ -226,7 +234,7 @@ class RunConfig(Section):
         if others.data.get("distortion") == "ms_ssim" and crop <= 160:
             raise ValueError(f"MS-SSIM needs sides above 160 pixels, got {crop}; use crop=192 or more")
         if {"batch_size", "accumulate", "trainer"} <= others.data.keys():
-            size = others.data["batch_size"] // (others.data["accumulate"] * others.data["trainer"].devices)
+            size = others.data["batch_size"] // (others.data["accumulate"] * others.data["trainer"].num_devices)
             _fits_into_memory(f"{size} crops of {crop} x {crop}", 3 * crop**2 * size)
         return crop
 

@@ -44,6 +44,8 @@ class EntropyBottleneck(nn.Module):
             uses noise.
     """
 
+    _targets: Tensor
+
     def __init__(
         self,
         channels: int,
@@ -66,6 +68,8 @@ class EntropyBottleneck(nn.Module):
         self.quantiles = nn.Parameter(torch.tensor([-init_scale, 0.0, init_scale]).repeat(channels, 1, 1))
         tail = math.log(2 / tail_mass - 1)
         self.targets = (-tail, 0.0, tail)
+        # On the device: creating a tensor from numbers in every step would wait for it.
+        self.register_buffer("_targets", torch.tensor(self.targets), persistent=False)
         self.likelihood_lower_bound = LowerBound(1e-9)
         self._tables: list[Table] = []
         self._made_from = 0
@@ -116,7 +120,7 @@ class EntropyBottleneck(nn.Module):
         with torch.autocast(self.quantiles.device.type, enabled=False):
             frozen = [[weight.detach() for weight in group] for group in self._weights()]
             logits = self._logits(self.quantiles, *frozen)
-            return (logits - logits.new_tensor(self.targets)).abs().sum()
+            return (logits - self._targets).abs().sum()
 
     def _weights(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         return list(self.matrices), list(self.biases), list(self.factors)

@@ -18,7 +18,7 @@ from rich.text import Text
 from torch import Tensor
 
 from lic_train.data.sets.sources import SUFFIXES
-from lic_train.errors import DataError
+from lic_train.errors import ConfigError, DataError
 from lic_train.evaluate import image_metrics, results
 from lic_train.evaluate.bench import Bench, Settings, Task, load_bench, measure_all, threads_of_a_job
 from lic_train.evaluate.protocol import HOUSE, Protocol

@@ -27,7 +27,8 @@ class Ray(Engine):
 
     Attributes:
         address: address of a running Ray cluster; None for RAY_ADDRESS, or for a new one on this machine.
-        gpus: GPUs per run; None for ``trainer.devices`` if the pool has GPUs and the run is not a CPU run.
+        gpus: GPUs per run; None for ``trainer.devices`` ("auto": all of the largest machine) if the pool has GPUs and
+            the run is not a CPU run.
         cpus: CPUs per run.
     """
 
@@ -92,7 +93,8 @@ class Ray(Engine):
         most = {name: max(machine.get(name, 0) for machine in machines) for name in ("GPU", "CPU")}
         gpus = self.gpus
         if gpus is None:
-            gpus = float(trainer.devices) if most["GPU"] and trainer.accelerator != "cpu" else 0.0
+            wanted = most["GPU"] if trainer.devices == "auto" else float(trainer.devices)
+            gpus = wanted if most["GPU"] and trainer.accelerator != "cpu" else 0.0
         if gpus > most["GPU"] or self.cpus > most["CPU"]:
             raise ConfigError(
                 "launcher=ray: no machine of the pool is large enough for a run.",

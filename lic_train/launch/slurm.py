@@ -63,8 +63,8 @@ class Slurm(Engine):
         groups: dict[tuple[Job | None, int, int, int], list[Job]] = {}
         for job in jobs:
             if job not in ids:
-                trainer = job.config.trainer
-                groups.setdefault((job.parent, trainer.num_nodes, trainer.devices, self._gpus(job)), []).append(job)
+                kind = (job.parent, job.config.trainer.num_nodes, self._devices(job), self._gpus(job))
+                groups.setdefault(kind, []).append(job)
         for (parent, nodes, tasks, gpus), members in groups.items():
             shape = {"nodes": nodes, "tasks_per_node": tasks, "slurm_gpus_per_node": gpus or None}
             numbers = self._submit_array(members, directory, ids.get(parent) if parent else None, shape)
@@ -74,7 +74,27 @@ class Slurm(Engine):
     def _gpus(self, job: Job) -> int:
         if self.gpus is not None:
             return self.gpus
-        return 0 if job.config.trainer.accelerator == "cpu" else job.config.trainer.devices
+        return 0 if job.config.trainer.accelerator == "cpu" else self._devices(job)
+
+    def _devices(self, job: Job) -> int:
+        """Return the number of tasks on each machine.
+
+        Raises:
+            ConfigError: the number of GPUs of a machine is not known before it is allocated.
+        """
+        trainer = job.config.trainer
+        if trainer.devices != "auto":
+            return trainer.devices
+        if trainer.accelerator == "cpu":
+            return trainer.num_devices
+        if not self.gpus:
+            raise ConfigError(
+                "launcher=slurm cannot derive the number of processes from trainer.devices=auto.",
+                expected="the number of GPUs of a machine",
+                got=f"launcher.gpus={self.gpus}",
+                to_do="set launcher.gpus, or trainer.devices to a number",
+            )
+        return self.gpus
 
     def _submit_array(
         self, jobs: Sequence[Job], directory: Path, parent: str | None, shape: dict[str, int | None]

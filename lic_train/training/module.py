@@ -12,11 +12,13 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Adam
 from torchmetrics import MeanMetric, MetricCollection
 
 from lic_train.data.stream.on_device import to_floats
+from lic_train.entropy import noise
 from lic_train.entropy.noise import part_of_batch
 from lic_train.errors import TrainingError
 from lic_train.files import bitstream
@@ -40,9 +42,10 @@ from lic_train.runs.metric_names import (
     VAL,
     of_level,
 )
+from lic_train.training.callbacks.position import step_ended
 from lic_train.training.compilation import compiled
 from lic_train.training.levels import by_level, levels_of
-from lic_train.training.optim import clip_net, make_optimizer, set_learning_rate
+from lic_train.training.optim import clip_net, gradient_norms, make_optimizer, set_learning_rate
 
 Batch = dict[str, Any]
 
@@ -113,15 +116,16 @@ class LitCodec(L.LightningModule):
         names = [BPP_FILE, BPP_ESTIMATE, PSNR_FILE, MS_SSIM_FILE, SECONDS_PER_IMAGE]
         per_level = [of_level(name, level) for name in FILE_POINT for level in self.levels]
         self.file_means = mean_metrics([*names, *per_level])
+        self.gradient_norms = torch.empty(0)  # of the current step so far, one for each parameter of the optimizer
         self._terms: list[Tensor] = []  # one for each micro-batch of the current step
         self._whole_images: list[tuple[str, Tensor]] | None = None
         self._coding = contextlib.ExitStack()
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Forward, loss, and the auxiliary loss of the quantiles."""
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss, with the auxiliary loss of the quantiles."""
         x = batch["x"]
         micro_batch = batch_idx % self.trainer.accumulate_grad_batches
-        torch.manual_seed(noise_seed(self.seed, self.global_step))
+        noise.seed(noise_seed(self.seed, self.global_step), self.device)
         place = self.global_step, len(x) * self._parts(), len(self.levels)
         levels = levels_of(self._positions(micro_batch, len(x)), *place) if self.levels else None
         with self._part_of_batch(micro_batch, len(x)), self.model.at_level(levels):
@@ -130,7 +134,7 @@ class LitCodec(L.LightningModule):
         aux = self.model.aux_loss()
         per_level = {} if levels is None else by_level(out, x, levels, *place)
         self._note_step(micro_batch, {**terms, "aux": aux, **per_level})
-        return {**{name: term.detach() for name, term in terms.items()}, "loss": terms["loss"] + aux}
+        return terms["loss"] + aux
 
     def _part_of_batch(self, micro_batch: int, images: int) -> AbstractContextManager[None]:
         """Set the positions of this process's images in the batch of the step, in the loader's order.
@@ -153,9 +157,12 @@ class LitCodec(L.LightningModule):
         return first + world * torch.arange(images, device=self.device)
 
     def _note_step(self, micro_batch: int, terms: dict[str, Tensor]) -> None:
-        """Store the means over all processes and over the micro-batches of the step so far."""
+        """Store the means over the micro-batches of the step so far, and at its end over all processes."""
         self._terms = [*self._terms[:micro_batch], torch.stack([term.detach() for term in terms.values()])]
-        means = self.trainer.strategy.reduce(torch.stack(self._terms).mean(0), reduce_op="mean")
+        means = torch.stack(self._terms).mean(0)
+        if self.trainer.world_size > 1 and step_ended(self.trainer):
+            dist.all_reduce(means)  # Lightning's `reduce` waits for the device
+            means /= self.trainer.world_size
         values: dict[str, Tensor | float] = {TRAIN + n: mean for n, mean in zip(terms, means, strict=True)}
         squared = {name: value for name, value in values.items() if name.startswith("train/mse")}
         values |= {name.replace("mse", "psnr"): -10 * value.log10() for name, value in squared.items()}  # type: ignore[union-attr]
@@ -180,14 +187,17 @@ class LitCodec(L.LightningModule):
         if self.global_step + 1 == self.trainer.max_steps and (batch_idx + 1) % accumulate == 0:
             self.trainer.val_check_batch = 1
 
+    def backward(self, loss: Tensor, *_: Any, **__: Any) -> None:
+        """Compute the gradients and their norms, which the clip, `NonFiniteGuard` and the log use."""
+        loss.backward()
+        self.gradient_norms = gradient_norms(self._adam())
+
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         """Clip the net group only: a norm over the quantiles would change the network's step."""
-        self.step_metrics[GRAD_NORM] = clip_net(self.model, self.recipe.clip_norm)
+        self.step_metrics[GRAD_NORM] = clip_net(self._adam(), self.gradient_norms, self.recipe.clip_norm)
 
     def _adam(self) -> Adam:
-        optimizer = self.optimizers()
-        assert not isinstance(optimizer, list)
-        return optimizer  # type: ignore[return-value]
+        return self.trainer.optimizers[0]  # type: ignore[return-value]
 
     def on_validation_epoch_start(self) -> None:
         """Solve the quantiles and build the tables; `on_validation_epoch_end` restores the training state.

@@ -8,8 +8,8 @@ pass, a clip of the network's gradients and one optimiser therefore equal their 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
-from torch.optim import Adam
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
 
 from lic_train.models.base import Codec
 from lic_train.recipes.recipe import Recipe
@@ -27,11 +27,39 @@ def make_optimizer(model: Codec, recipe: Recipe) -> Adam:
 def set_learning_rate(optimizer: Adam, recipe: Recipe, step: int) -> float:
     """Set the learning rate of ``step`` in the net group and return it; that of the quantiles is constant."""
     lr = recipe.stage(step).lr
-    next(group for group in optimizer.param_groups if group["name"] == "net")["lr"] = lr
+    optimizer.param_groups[0]["lr"] = lr
     return lr
 
 
-def clip_net(model: Codec, max_norm: float) -> Tensor:
-    """Clip the network's gradient to a global L2 norm of ``max_norm`` (0: no clipping); return the norm before."""
-    limit = max_norm if max_norm > 0 else float("inf")
-    return torch.nn.utils.clip_grad_norm_(model.net_parameters(), limit)
+def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
+    """Return the parameters of all groups."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def gradient_norms(optimizer: Optimizer) -> Tensor:
+    """Return the L2 norm of the gradient of each of `parameters_of` that has one, (parameters,), in one pass."""
+    return torch.stack(torch._foreach_norm([p.grad for p in parameters_of(optimizer) if p.grad is not None]))
+
+
+def applied(optimizer: Optimizer) -> Tensor | float:
+    """Return the share of an update that ``optimizer`` applies: 1, or 0 if it is suppressed (``found_inf``)."""
+    found_inf: Tensor | None = getattr(optimizer, "found_inf", None)
+    return 1.0 if found_inf is None else 1 - found_inf
+
+
+def clip_net(optimizer: Adam, norms: Tensor, max_norm: float) -> Tensor:
+    """Clip the gradient of the group "net" to a global L2 norm of ``max_norm`` (0: no clipping).
+
+    Args:
+        optimizer: see `make_optimizer`; "net" is its first group.
+        norms: its `gradient_norms`.
+        max_norm: limit of the norm.
+
+    Returns:
+        The norm before clipping.
+    """
+    net = [p for p in optimizer.param_groups[0]["params"] if p.grad is not None]
+    norm = torch.linalg.vector_norm(norms[: len(net)])
+    if max_norm > 0:
+        nn.utils.clip_grads_with_norm_(net, max_norm, norm)
+    return norm

@@ -61,7 +61,7 @@ def claim_directory(config: RunConfig, data: Photographs) -> Iterator[ResumeStat
     overrides = list(HydraConfig.get().overrides.task)  # of this job; the command line may define a sweep
     trainer = config.trainer
     stopped, full = stopping_on_signals(), _full_disk_reported(Path(config.output))
-    with stopped, full, joined(trainer.devices, trainer.num_nodes, trainer.accelerator, overrides) as ranks:
+    with stopped, full, joined(trainer.num_devices, trainer.num_nodes, trainer.accelerator, overrides) as ranks:
         _check_that_all_are_equal(ranks.gather("configuration", config.plain()))
         processes = ranks.gather("process", about_this_process(ranks.rank, overrides))
         if ranks.is_first:
@@ -213,9 +213,9 @@ def make_trainer(config: RunConfig, run: ResumeState, active: list[Logger], data
     ]
     trainer = L.Trainer(
         accelerator=config.trainer.accelerator,
-        devices=config.trainer.devices,
+        devices=config.trainer.num_devices,
         num_nodes=config.trainer.num_nodes,
-        strategy=_distributed() if config.trainer.devices * config.trainer.num_nodes > 1 else "auto",
+        strategy=_distributed() if config.trainer.num_devices * config.trainer.num_nodes > 1 else "auto",
         precision=precision(config.precision, config.trainer.accelerator),
         max_steps=config.steps,
         max_epochs=-1,
@@ -234,6 +234,8 @@ def make_trainer(config: RunConfig, run: ResumeState, active: list[Logger], data
         use_distributed_sampler=False,
         default_root_dir=run_dir,
     )
+    # Lightning compares SIGTERM of all processes in every batch, which waits for the device; `GracefulStop` replaces it.
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
     if trainer.strategy.root_device.type == "cpu":
         keep_freed_memory()
     return trainer
@@ -243,7 +245,8 @@ def _distributed() -> DDPStrategy:
     """Return DDP without a search for unused parameters: every parameter gets a gradient in every step of every stage.
 
     If a stage drops a loss term, as in IB-LIC, the layers of that term still contribute to x_hat. Buffers are broadcast
-    from the first process, which saves them. static_graph is off because the loss changes between stages.
+    from the first process, which saves them. Gradients are averaged while the backward pass computes the others.
+    static_graph is off: the loss changes between stages, and without a search for unused parameters it saves nothing.
     """
     return DDPStrategy(find_unused_parameters=False, gradient_as_bucket_view=True)
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loops.progress import _ProcessedTracker as ProcessedTracker
 
 from lic_train.errors import CheckpointError, TrainingError
 from lic_train.files.checkpoint import save_model
@@ -61,8 +62,13 @@ def _not_written(path: Path, error: BaseException) -> TrainingError:
 
 def _validation_is_pending(trainer: Trainer) -> bool:
     """Return whether the validation of the last optimizer step is due and has not finished."""
-    in_hook = trainer.fit_loop.epoch_loop.batch_progress.total.completed < _micro_batches(trainer)
+    in_hook = _batches(trainer).completed < _micro_batches(trainer)
     return trainer.validating or (in_hook and validation_follows(trainer))
+
+
+def _batches(trainer: Trainer) -> ProcessedTracker:
+    """Return Lightning's counters of the batches of the whole run."""
+    return trainer.fit_loop.epoch_loop.batch_progress.total  # type: ignore[return-value]
 
 
 def _micro_batches(trainer: Trainer) -> int:
@@ -121,15 +127,15 @@ class Checkpoints(Callback):
         self.best_value = math.inf
         self.best_step: int | None = None
         self._saved_step = 0
-        self._changing_step = -1  # the step during which the optimizer changes the weights
+        self._changing_batch = 0  # number of the batch during which the optimizer changes the weights, from 1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start from the resumed step."""
         self._saved_step = trainer.global_step
 
     def on_before_optimizer_step(self, trainer: Trainer, *_: Any) -> None:
-        """Note that the weights are not those of a whole step until the step is counted."""
-        self._changing_step = trainer.global_step
+        """Note that the weights are not those of a whole step until the batch is counted."""
+        self._changing_batch = _batches(trainer).started
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Save if a checkpoint is due, unless a validation of the same step follows."""
@@ -175,7 +181,8 @@ class Checkpoints(Callback):
         """
         step, path = trainer.global_step, step_file(self.directory, trainer.global_step)
         is_saved = step == self._saved_step or path.exists()
-        if not isinstance(exception, Exception) or is_saved or step == self._changing_step:
+        is_changing = _batches(trainer).processed < self._changing_batch
+        if not isinstance(exception, Exception) or is_saved or is_changing:
             return
         pending = _validation_is_pending(trainer)
         if pending and step == trainer.max_steps:

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lic_train.training.callbacks.checkpoints import Checkpoints
+from lic_train.training.optim import applied
 
 CHECKPOINT_KEY = "weight_averaging"
 
@@ -36,6 +36,7 @@ class WeightAveraging(Callback):
         self.average: dict[str, Tensor] = {}
         self._updated_step = 0
         self._raw: dict[str, Tensor] = {}
+        self._weights: list[Tensor] = []
         self._loaded: dict[str, Tensor] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -51,6 +52,7 @@ class WeightAveraging(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start from the average in the checkpoint, or from the current weights."""
         self._updated_step = trainer.global_step
+        self._weights = [parameter.detach() for parameter in _parameters(pl_module).values()]
         loaded, self._loaded = self._loaded or {}, None
         self.average = {
             name: loaded.get(name, parameter.detach()).to(parameter.device, torch.float32, copy=True)
@@ -91,9 +93,11 @@ class WeightAveraging(Callback):
         step = trainer.global_step
         if step > self._updated_step and self.average:
             self._updated_step = step
-            decay = min(self.decay, (1 + step) / (10 + step))
-            weights = [parameter.detach().float() for parameter in _parameters(pl_module).values()]
-            get_ema_multi_avg_fn(decay)(list(self.average.values()), weights, None)
+            share = 1 - min(self.decay, (1 + step) / (10 + step))
+            average, weights = list(self.average.values()), [weight.float() for weight in self._weights]
+            change = torch._foreach_sub(weights, average)
+            torch._foreach_mul_(change, share * applied(trainer.optimizers[0]))
+            torch._foreach_add_(average, change)
 
     def _restore(self, pl_module: LightningModule) -> None:
         if self._raw:

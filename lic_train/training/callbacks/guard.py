@@ -1,28 +1,60 @@
-"""Stops before a non-finite loss or gradient changes the weights, and saves the batch that caused it."""
+"""Suppresses the update of a step whose loss or gradient is not finite, and stops with the batch that caused it."""
 
+import contextlib
 import json
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from lic_train.errors import TrainingError
 from lic_train.runs.layout import CHECKPOINTS, FAILING_BATCH, LAST
+from lic_train.training.callbacks.position import count_back, row_is_due, step_ended, validation_follows
 from lic_train.training.callbacks.rows import as_floats, numbers_of_the_step
+from lic_train.training.optim import parameters_of
 
 NAMED = 20  # maximum number of parameter names in the report
+UNREAD = 100  # maximum number of steps between two reads of the flags
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What the report needs of a micro-batch; tensors are on the device.
+
+    Attributes:
+        step: its optimizer step.
+        failed: 1.0 if its loss or a gradient is not finite, otherwise 0.0.
+        loss: its loss.
+        norms: gradient norm of each parameter, in the order of the optimizer.
+        numbers: metrics of its step.
+    """
+
+    step: int
+    failed: Tensor
+    loss: Tensor
+    norms: Tensor
+    numbers: dict[str, Tensor | float]
 
 
 class NonFiniteGuard(Callback):
-    """Raises TrainingError if the loss or the gradient norm is NaN or infinite, before the optimizer steps.
+    """Raises TrainingError after a step whose loss or gradient norm is NaN or infinite; weights stay those before it.
 
-    The check runs after the backward pass of every micro-batch, so the current batch is the cause. It costs one pass
-    over the gradients and one synchronisation with the device.
+    The check runs on the device, after the backward pass of every micro-batch, and the host does not wait for it: a
+    flag suppresses the update of the failing step and of all later ones (``found_inf``, which the kernels of fused
+    optimizers read). Weights, Adam's state and `WeightAveraging` stay as they are, and a copy of the batch is kept. The
+    host reads the flags when a row of metrics is written, before every validation and checkpoint, at the end, and at the
+    latest after `UNREAD` steps. It then counts back to the failing step, restores statistics of batch normalisation, and
+    raises. In distributed training all processes have the same flag after a step, and raise after the same step.
+
+    The module must provide ``gradient_norms``, set by its ``backward``; see `lic_train.training.module.LitCodec`.
 
     Writes ``failing_batch/``: ``batch.safetensors`` ("x": uint8 (B, 3, H, W)), one PNG per crop, ``report.json``.
 
@@ -32,56 +64,117 @@ class NonFiniteGuard(Callback):
 
     def __init__(self, run_dir: Path) -> None:
         self.directory = Path(run_dir) / FAILING_BATCH
-        self._batch: Any = None
-        self._loss: Tensor | None = None
+        self._unread: list[MicroBatch] = []
+        self._found = torch.zeros(())
+        self._x = torch.zeros(())
+        self._loss = torch.zeros(())
+        self._statistics: list[Tensor] = []
+        self._kept_statistics: list[Tensor] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the flag to the optimizer."""
+        self._unread = []
+        self._found = torch.zeros((), device=pl_module.device)
+        trainer.optimizers[0].found_inf = self._found  # type: ignore[attr-defined]
+        self._statistics = list(_statistics(pl_module))
+        self._kept_statistics = [value.clone() for value in self._statistics]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Keep a reference to the batch."""
-        self._batch = batch
+        """Copy the batch and, at the start of a step, the statistics, unless the flag is set."""
+        x = batch["x"]
+        failed = self._found.bool()
+        if self._x.shape != x.shape:
+            self._x = torch.empty_like(x)
+        torch.where(failed, self._x, x, out=self._x)
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            for kept, value in zip(self._kept_statistics, self._statistics, strict=True):
+                torch.where(failed, kept, value, out=kept)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Keep the loss."""
         self._loss = loss.detach()
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check loss and gradient norm.
+        """Set the flag if the loss or the gradient norm is not finite."""
+        norms: Tensor = pl_module.gradient_norms  # type: ignore[assignment]
+        failed = 1 - torch.isfinite(self._loss + torch.linalg.vector_norm(norms)).float()
+        if trainer.world_size > 1 and step_ended(trainer):
+            dist.all_reduce(failed, dist.ReduceOp.MAX)
+        torch.maximum(self._found, failed, out=self._found)
+        numbers = numbers_of_the_step(pl_module)
+        self._unread.append(MicroBatch(trainer.global_step, failed, self._loss, norms, numbers))
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Read the flags if a row of metrics or a validation follows.
 
         Raises:
-            TrainingError: one of them is not finite; the weights are those of the step before.
+            TrainingError: see `check`.
         """
-        assert self._loss is not None
-        norm = _gradient_norm(pl_module)
-        if bool(torch.isfinite(self._loss) & torch.isfinite(norm)):
-            return
+        is_last = trainer.global_step == trainer.max_steps
+        if is_last or row_is_due(trainer, at_most=UNREAD) or validation_follows(trainer):
+            self.check(trainer, pl_module)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Read the flags: a checkpoint contains no step whose update was suppressed.
+
+        Raises:
+            TrainingError: see `check`.
+        """
+        self.check(trainer, pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Count back to the failing step, if there is one, before `Checkpoints` saves the last completed step."""
+        if isinstance(exception, Exception):
+            with contextlib.suppress(TrainingError, RuntimeError):
+                self.check(trainer, pl_module)
+
+    def check(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read the flags of all steps since the last call; waits for the device.
+
+        Raises:
+            TrainingError: the loss or a gradient of a step was not finite. The state of the trainer is that before it.
+        """
+        unread, self._unread = self._unread, []
+        flags = torch.stack([one.failed for one in unread]).tolist() if unread else []
+        if any(flags):
+            failing = unread[flags.index(1)]
+            count_back(trainer, failing.step)
+            for kept, value in zip(self._kept_statistics, self._statistics, strict=True):
+                value.copy_(kept)
+            self._raise(trainer, pl_module, failing)
+
+    def _raise(self, trainer: Trainer, pl_module: LightningModule, failing: MicroBatch) -> None:
+        norm = torch.linalg.vector_norm(failing.norms)
         report = {
-            "step": trainer.global_step,
+            "step": failing.step,
             "seed": getattr(pl_module, "seed", None),
             "rank": trainer.global_rank,
-            "terms": {"loss": float(self._loss), "grad_norm": float(norm)} | as_floats(numbers_of_the_step(pl_module)),
-            "parameters_without_finite_gradient": _broken_parameters(pl_module)[:NAMED],
+            "terms": as_floats([{"loss": failing.loss, "grad_norm": norm} | failing.numbers])[0],
+            "parameters_without_finite_gradient": _broken_parameters(trainer, pl_module, failing.norms)[:NAMED],
         }
         directory = self.directory / f"rank_{trainer.global_rank}" if trainer.world_size > 1 else self.directory
-        saved = _save(directory, self._batch, report)
+        saved = _save(directory, self._x, report)
         raise _not_finite(report, saved, self.directory.parent)
 
 
-def _gradient_norm(pl_module: LightningModule) -> Tensor:
-    """Return the L2 norm over all gradients, a scalar on their device."""
-    gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
-    return torch.nn.utils.get_total_norm(gradients)
+def _statistics(pl_module: LightningModule) -> Iterator[Tensor]:
+    """Return the buffers that a forward pass changes."""
+    for module in pl_module.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            yield from module.buffers(recurse=False)
 
 
-def _broken_parameters(pl_module: LightningModule) -> list[str]:
-    return [
-        name
-        for name, parameter in pl_module.named_parameters()
-        if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all())
-    ]
+def _broken_parameters(trainer: Trainer, pl_module: LightningModule, norms: Tensor) -> list[str]:
+    """Return the names of the parameters whose norm is not finite, in the order of the network."""
+    with_gradient = [p for p in parameters_of(trainer.optimizers[0]) if p.grad is not None]
+    pairs = zip(with_gradient, norms.isfinite().tolist(), strict=True)
+    broken = {id(parameter) for parameter, is_finite in pairs if not is_finite}
+    return [name for name, parameter in pl_module.named_parameters() if id(parameter) in broken]
 
 
-def _save(directory: Path, batch: Any, report: dict[str, Any]) -> str:
+def _save(directory: Path, x: Tensor, report: dict[str, Any]) -> str:
     """Write batch, crops and report to ``directory``; return a sentence with their place, or why they are missing."""
-    crops = _to_uint8(batch["x"])
+    crops = _to_uint8(x)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         save_file({"x": crops}, directory / "batch.safetensors")

@@ -13,7 +13,7 @@ from lic_train.errors import LicError
 from lic_train.system.interrupts import EXIT_CODES, Stopped
 from lic_train.system.screen import say
 from lic_train.training.callbacks.checkpoints import Checkpoints
-from lic_train.training.callbacks.position import step_ended, validation_follows
+from lic_train.training.callbacks.position import row_is_due, step_ended, validation_follows
 
 
 class Interrupted(LicError):
@@ -37,9 +37,10 @@ class Interrupted(LicError):
 class GracefulStop(Callback):
     """On the first signal finishes the current optimizer step, saves a checkpoint and raises ``Interrupted``.
 
-    A validation that is due at that step still runs, because the resumed run would not repeat it. A second Ctrl-C
-    aborts at once; other signals may be repeated, as schedulers do. Saves with the trainer's `Checkpoints`, and must be
-    the last callback in the trainer's list.
+    Several processes stop at the next step whose metrics are written: only then do they compare their signals, because
+    a comparison waits for the device. A validation that is due at that step still runs, because the resumed run would
+    not repeat it. A second Ctrl-C aborts at once; other signals may be repeated, as schedulers do. Saves with the
+    trainer's `Checkpoints`, and must be the last callback in the trainer's list.
     """
 
     def __init__(self) -> None:
@@ -54,7 +55,8 @@ class GracefulStop(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Stop between two optimizer steps, never between the micro-batches of a step."""
-        if step_ended(trainer) and not validation_follows(trainer):
+        due = step_ended(trainer) if trainer.world_size == 1 else row_is_due(trainer)
+        if due and not validation_follows(trainer):
             self._stop_if_requested(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -83,8 +85,11 @@ class GracefulStop(Callback):
     def _stop_if_requested(self, trainer: Trainer) -> None:
         # Only one of several processes may have received the signal. All must stop at the same step: the others would
         # wait for it in a collective operation.
-        own = torch.tensor(self.requested, device=trainer.strategy.root_device)
-        if requested := int(trainer.strategy.reduce(own, reduce_op="max")):
+        requested = self.requested
+        if trainer.world_size > 1:
+            own = torch.tensor(requested, device=trainer.strategy.root_device)
+            requested = int(trainer.strategy.reduce(own, reduce_op="max"))
+        if requested:
             callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
             saved = next(one for one in callbacks if isinstance(one, Checkpoints)).save(trainer)
             raise Interrupted(requested, trainer.global_step, saved)

@@ -111,7 +111,7 @@ class ProgressBar(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start from the resumed step."""
         self.pace = Pace(self.clock)
-        self._values = deque(maxlen=SMOOTHED * trainer.accumulate_grad_batches)
+        self._values = deque(maxlen=SMOOTHED)
         self._started, self._shown = self.clock(), float("-inf")
         if trainer.is_global_zero and self.console.is_terminal:
             self._bar = _bar(self.console)
@@ -133,10 +133,11 @@ class ProgressBar(Callback):
         """Show the new numbers if the last ones have been shown long enough."""
         ended = step_ended(trainer)
         self.pace.batch_done(ended)
+        if not ended or not trainer.is_global_zero:
+            return
         self._values.append(_pick(numbers_of_the_step(pl_module), TRAIN, TRAINING_LABELS))
         pause = BAR_SECONDS if self._bar else LINE_SECONDS
-        is_last = trainer.global_step == trainer.max_steps
-        if ended and trainer.is_global_zero and (is_last or self.clock() - self._shown >= pause):
+        if trainer.global_step == trainer.max_steps or self.clock() - self._shown >= pause:
             self._shown = self.clock()
             self._show(trainer)
 
@@ -150,7 +151,7 @@ class ProgressBar(Callback):
         """Print a line of results above the bar."""
         self.pace.restart()
         if trainer.is_global_zero and not trainer.sanity_checking:
-            values = as_floats(_pick(trainer.callback_metrics, VAL, VALIDATION_LABELS))
+            values = as_floats([_pick(trainer.callback_metrics, VAL, VALIDATION_LABELS)])[0]
             self._print(f"validation at step {trainer.global_step}: {_formatted(values, VALIDATION_LABELS)}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -213,10 +214,10 @@ def _pick(metrics: Mapping[str, Tensor | float], prefix: str, labels: dict[str, 
 
 
 def _mean(values: Iterable[dict[str, Tensor | float]]) -> dict[str, float]:
-    """Return the mean of each metric over the steps that have it; synchronises with the device."""
+    """Return the mean of each metric over the steps that have it; one transfer from the device."""
     columns: dict[str, list[float]] = {}
-    for row in values:
-        for name, value in as_floats(row).items():
+    for row in as_floats(values):
+        for name, value in row.items():
             columns.setdefault(name, []).append(value)
     return {name: statistics.fmean(column) for name, column in columns.items()}
 

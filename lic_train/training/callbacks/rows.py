@@ -1,12 +1,13 @@
 """One row of metrics per optimizer step, in every logger."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lic_train.training.callbacks.position import step_ended
+from lic_train.training.callbacks.position import row_is_due
 
 
 def numbers_of_the_step(pl_module: LightningModule) -> dict[str, Tensor | float]:
@@ -14,11 +15,12 @@ def numbers_of_the_step(pl_module: LightningModule) -> dict[str, Tensor | float]
     return pl_module.step_metrics  # type: ignore[return-value]
 
 
-def as_floats(values: dict[str, Tensor | float]) -> dict[str, float]:
-    """Convert numbers and scalar tensors to floats with a single synchronisation with the device."""
-    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
-    floats = torch.stack([value.detach().float() for value in tensors.values()]).tolist() if tensors else []
-    return {**values, **dict(zip(tensors, floats, strict=True))}
+def as_floats(rows: Iterable[Mapping[str, Tensor | float]]) -> list[dict[str, float]]:
+    """Convert the numbers and scalar tensors of all rows to floats with a single transfer from the device."""
+    rows = list(rows)
+    tensors = [value.detach().float() for row in rows for value in row.values() if isinstance(value, Tensor)]
+    floats = iter(torch.stack(tensors).tolist() if tensors else [])
+    return [{name: next(floats) if isinstance(value, Tensor) else value for name, value in row.items()} for row in rows]
 
 
 class Rows(Callback):
@@ -31,8 +33,7 @@ class Rows(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Write the row of the step that ended, in the first process."""
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if trainer.loggers and step_ended(trainer) and trainer.global_step % every == 0:
-            row = as_floats(numbers_of_the_step(pl_module))
+        if trainer.loggers and row_is_due(trainer):
+            row = as_floats([numbers_of_the_step(pl_module)])[0]
             for logger in trainer.loggers:
                 logger.log_metrics(row, trainer.global_step)
