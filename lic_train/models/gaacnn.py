@@ -466,8 +466,9 @@ class GAACNN(HyperpriorCodec):
     def compress(self, x: Tensor) -> Compressed:
         """Return the strings [y, z]; that of y begins with the record of the edges in h_s."""
         with decisions.recorded() as record:
-            (y_string, z_string), shape = super().compress(x).values()
-        return {"strings": [record.finish() + y_string, z_string], "shape": shape}
+            coded = super().compress(x)
+        coded["strings"][0] = record.finish() + coded["strings"][0]
+        return coded
 
     def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> Decompressed:
         """Decode the output of `compress`."""
