@@ -194,6 +194,22 @@ def test_psnr_of_equal_images_is_null(run, tmp_path):
     assert result["mean"]["psnr"] is None
 
 
+def test_pictures_that_need_more_memory_than_the_machine_has_are_named_before_coding(
+    run, tmp_path, monkeypatch, capsys
+):
+    for name, height in (("small", 40), ("large", 41)):
+        save_png(tmp_path / "set" / f"{name}.png", torch.zeros(3, height, 50, dtype=torch.uint8))
+    command = [str(run), "eval=folder", f"eval.root={tmp_path / 'set'}", "eval.name=memory", "panels=0"]
+    monkeypatch.setattr("lic_train.evaluate.run.memory_bytes", lambda: 80 * 40 * 50)
+    assert main(command) == 2
+    message = capsys.readouterr().err
+    assert "1 of 2 images of the evaluation set cannot be used" in message
+    assert "large.png: 2,050 pixels need" in message
+    assert not list((run / "eval").glob("memory*"))
+    monkeypatch.setattr("lic_train.evaluate.run.memory_bytes", lambda: 80 * 41 * 50)
+    assert main(command) == 0
+
+
 def test_names_are_unique(run, tmp_path):
     best = run / "checkpoints" / "best.safetensors"
     dot = IMAGES[2][1]

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lic_train.entropy import decisions
 from lic_train.entropy.close_calls import DIFFERENCE, CloseCallReader, CloseCallWriter
 from lic_train.entropy.coder import SymbolDecoder, SymbolEncoder
 from lic_train.entropy.gaussian import GaussianConditional, check_tables, gaussian_tables
@@ -18,6 +19,7 @@ from lic_train.entropy.slices import SliceContext
 from lic_train.errors import BitstreamError, CheckpointError, LicError
 from lic_train.files.bitstream import decode, encode
 from lic_train.files.checkpoint import add_tables, load_checkpoint, load_model, save_model
+from lic_train.layers.graph_attention import GraphAttention
 from lic_train.models.base import build
 from tests.conftest import SMALL, make_varied_codec
 from tests.tiny import FACTORIZED, HYPERPRIOR, make_codec, picture, save_checkpoint
@@ -354,3 +356,58 @@ def test_coder_checks_rounded_values_that_no_symbol_depends_on():
     decoder.round(np.array([2.0]), 1.0)
     with pytest.raises(BitstreamError, match="another checksum"):
         decoder.finish()
+
+
+def test_edges_of_a_graph_follow_the_record():
+    """A third of the products of two nodes are zero in exact arithmetic."""
+    generator = torch.Generator().manual_seed(0)
+    nodes = torch.randn(1, 40, 6, generator=generator, dtype=torch.float64)
+    for node in range(2, 40, 3):
+        axis = nodes[0, node - 1]
+        nodes[0, node] -= (nodes[0, node] @ axis) / (axis @ axis) * axis
+    for adjacency in ("sign", "rownorm"):
+        graph = GraphAttention(6, adjacency).eval()
+        with decisions.recorded() as record:
+            expected = graph.edges(nodes)
+        string = record.finish() + b"the rest"
+        flipped = 0
+        for seed in range(20):
+            noise = torch.randn(nodes.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+            disturbed = nodes * (1 + NOISE * noise)
+            flipped += int((graph.edges(disturbed) != expected).sum())
+            with decisions.followed(string) as reader:
+                assert torch.equal(graph.edges(disturbed), expected)
+            assert string[reader.size :] == b"the rest"
+        assert flipped > 50, "a decoder without a record is wrong"
+        with pytest.raises(BitstreamError, match="close calls"), decisions.followed(string):
+            graph.edges(-nodes.flip(1) + 3)
+
+
+def test_nodes_that_are_zero_cost_nothing():
+    with decisions.recorded() as record:
+        edges = GraphAttention(6, "sign").eval().edges(torch.zeros(1, 50, 6, dtype=torch.float64))
+    assert torch.equal(edges[0], torch.eye(50, dtype=torch.bool))
+    assert record.finish() == b"\0"
+
+
+def test_files_whose_edges_are_close_calls_decode():
+    model = make_varied_codec("gaacnn")
+
+    def orthogonal(module, inputs):
+        """Make the second node orthogonal to the first one, up to the last digits."""
+        x = inputs[0].clone()
+        first, second = x[0, :, 0, 0], x[0, :, 0, 1]
+        x[0, :, 0, 1] = second - (second @ first) / (first @ first) * first
+        return (x * (1 + module.noise * torch.randn_like(x)),)
+
+    model.h_s.graph.noise = 0.0
+    model.h_s.graph.register_forward_pre_hook(orthogonal)
+    disturbed = copy.deepcopy(model)
+    disturbed.h_s.graph.noise = NOISE
+    with torch.no_grad():
+        for seed in range(3):
+            x = picture(64, 64, seed)[None].float() / 255
+            coded = model.compress(x)
+            assert coded["strings"][0][0] != 0, "a close call"
+            expected = model.decompress(**coded)["x_hat"]
+            assert torch.equal(disturbed.decompress(**coded)["x_hat"], expected)

@@ -31,9 +31,11 @@ from lic_train.models.base import Codec
 from lic_train.runs import layout
 from lic_train.runs.load import load_run
 from lic_train.runs.lock import require_own_folders
+from lic_train.system.machine import memory_bytes
 from lic_train.system.reading import Unreadable, read_json
 
 _MAX_NAME_BYTES = 120
+_BYTES_PER_PIXEL = 80  # memory of a measurement, besides that of the networks; measured
 
 
 def evaluate_run(
@@ -94,17 +96,21 @@ def _with_levels(settings: Settings, model: Codec) -> Settings:
 
 
 def require_all(images: Iterable[tuple[str, Tensor]], model: Codec, protocol: Protocol = HOUSE) -> None:
-    """Check that every image of a folder can be read and coded by ``model``, before any is coded.
+    """Check that every image of a folder can be read, coded by ``model`` and measured, before any is coded.
 
     Raises:
         DataError: an image cannot; the message names all of them.
     """
+    available = memory_bytes()
 
     def problem(height: int, width: int) -> str:
         try:
             plan(height, width, model.downsampling_factor, protocol.tile)
         except ValueError as error:
             return str(error)
+        if (needed := _BYTES_PER_PIXEL * height * width) > available:
+            gib = 2**30
+            return f"{height * width:,} pixels need {needed / gib:.3g} GiB to be measured, of {available / gib:.3g} GiB"
         return ""
 
     if isinstance(images, FolderImages):

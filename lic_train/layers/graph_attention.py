@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lic_train.entropy.decisions import is_positive
 from lic_train.entropy.noise import uniform
 
 ADJACENCIES = ("sign", "rownorm", "full")
@@ -64,15 +65,18 @@ class GraphAttention(nn.Module):
     @torch.no_grad()
     def edges(self, nodes: Tensor) -> Tensor:
         """Return the edges between nodes (B, n, M) as (B, n, n) bool."""
-        edges = torch.cat([self._linked(rows @ nodes.mT) for rows in nodes.split(GRAPH_ROWS, dim=1)], dim=1)
+        parts = [self._linked(rows, nodes) for rows in nodes.split(GRAPH_ROWS, dim=1)]
+        edges = torch.cat(parts, dim=1)
         if self.adjacency == "sign":
             edges.diagonal(dim1=1, dim2=2).fill_(True)
         return edges
 
-    def _linked(self, products: Tensor) -> Tensor:
-        """Return the edges of a part of the nodes from inner products (B, rows, n) with all nodes."""
+    def _linked(self, rows: Tensor, nodes: Tensor) -> Tensor:
+        """Return the edges (B, rows, n) from a part of the nodes (B, rows, M) to all nodes (B, n, M)."""
+        products = rows @ nodes.mT
         if self.adjacency == "full":
             return torch.ones_like(products, dtype=torch.bool)
         if self.adjacency == "rownorm":
-            products = products / (products.sum(dim=2, keepdim=True) + 1e-10)
-        return products > 0
+            sums, sizes = products.sum(dim=2, keepdim=True), products.abs().sum(dim=2, keepdim=True)
+            products = torch.where(is_positive(sums + 1e-10, sizes + 1e-10), products, -products)
+        return is_positive(products, rows.norm(dim=2).unsqueeze(2) * nodes.norm(dim=2).unsqueeze(1))

@@ -35,13 +35,14 @@ from compressai.layers import GDN, subpel_conv3x3
 from compressai.models.utils import conv, deconv
 from torch import Tensor, nn
 
+from lic_train.entropy import decisions
 from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.entropy.context3d import VolumeContext
 from lic_train.entropy.noise import uniform
 from lic_train.entropy.precision import repeatable
 from lic_train.entropy.quantize import add_noise
 from lic_train.layers.graph_attention import ADJACENCIES, GraphAttention
-from lic_train.models.base import CodecOutput, HyperpriorCodec
+from lic_train.models.base import CodecOutput, Compressed, Decompressed, HyperpriorCodec
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
 LEGAL = {
@@ -55,11 +56,7 @@ LEGAL = {
 
 @dataclass(frozen=True)
 class Options:
-    """Options shared by the blocks; see the module's docstring.
-
-    Raises:
-        ValueError: an option is not valid.
-    """
+    """Options shared by the blocks; see the module's docstring. Raises ValueError if an option is not valid."""
 
     acnn_skip: str = "raw"
     stem: str = "code"
@@ -79,11 +76,7 @@ class Options:
 
 
 def check_choice(option: str, value: str, legal: tuple[str, ...]) -> None:
-    """Check an option's value.
-
-    Raises:
-        ValueError: ``value`` is not in ``legal``.
-    """
+    """Check an option's value. Raises ValueError if it is not in ``legal``."""
     if value not in legal:
         raise ValueError(f"{option}: expected {' or '.join(legal)}, got {value!r}")
 
@@ -448,12 +441,7 @@ class GAACNN(HyperpriorCodec):
     context: VolumeContext  # its forward takes y_hat and returns only likelihoods
 
     def __init__(
-        self,
-        M: int = 192,
-        N: int = 128,
-        widths: Sequence[int] = (64, 128),
-        scale_param: str = "abs",
-        **options: Any,
+        self, M: int = 192, N: int = 128, widths: Sequence[int] = (64, 128), scale_param: str = "abs", **options: Any
     ) -> None:
         super().__init__()
         chosen = Options(**options)
@@ -474,6 +462,18 @@ class GAACNN(HyperpriorCodec):
         y_likelihoods = self.context(y_hat, psi)
         x_hat = self.g_s(y_hat)
         return {"x_hat": x_hat, "likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}
+
+    def compress(self, x: Tensor) -> Compressed:
+        """Return the strings [y, z]; that of y begins with the record of the edges in h_s."""
+        with decisions.recorded() as record:
+            coded = super().compress(x)
+        coded["strings"][0] = record.finish() + coded["strings"][0]
+        return coded
+
+    def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> Decompressed:
+        """Decode the output of `compress`."""
+        with decisions.followed(strings[0]) as record:
+            return super().decompress([strings[0][record.size :], strings[1]], shape)
 
     def _quantise_y(self, y: Tensor) -> Tensor:
         if not self.training:
