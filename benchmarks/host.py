@@ -1,9 +1,10 @@
 """Processor time of a training step apart from its network: the Trainer of train.py against a bare loop.
 
-The bare step is zero_grad, forward, loss, backward and the optimizer's step of an equal network, in a plain loop. A step
-of the Trainer adds the callbacks, loggers and checks of train.py, and Lightning. Both train mbt2018_mean with 8 channels
-on one 64-pixel crop that is already in memory, alternating within one process and on one thread, so other load on the
-machine changes both. Compare the difference: on a GPU it is the time in which the processor cannot launch kernels.
+The bare step is zero_grad, forward, loss, backward and the optimizer's step of an equal network, in a plain loop. A
+step of the Trainer adds the conversion of the batch, the clip, callbacks, loggers and checks of train.py, and
+Lightning. Both train mbt2018_mean with 8 channels on one 64-pixel crop that is already in memory, alternating within
+one process and on one thread, so other load on the machine changes both. Compare the difference: on a GPU it is the
+time in which the processor launches no kernels of the network.
 
     python benchmarks/host.py [--steps 200] [--profile FILE] [OVERRIDE ...]
 """

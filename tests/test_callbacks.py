@@ -76,8 +76,8 @@ class Breaking(Tiny):
 def test_guard_stops_before_the_weights_change(tmp_path: Path, kind: str, every: int, steps: int) -> None:
     weights = Weights()
     module = Breaking(3, kind)
+    callbacks = [NonFiniteGuard(tmp_path), weights, Checkpoints(tmp_path / "c", every=3)]
     with pytest.raises(TrainingError, match=r"step 3.*not finite") as caught:
-        callbacks = [NonFiniteGuard(tmp_path), weights, Checkpoints(tmp_path / "c", every=3)]
         fit(module, callbacks, steps=9, log_every_n_steps=every)
     assert weights.trained[2:] == [weights.trained[2]] * (steps - 2)
     assert module.model.weight.flatten().tolist() == weights.trained[-1]

@@ -234,7 +234,7 @@ def make_trainer(config: RunConfig, run: ResumeState, active: list[Logger], data
         use_distributed_sampler=False,
         default_root_dir=run_dir,
     )
-    # In every batch Lightning compares SIGTERM of all processes and waits for the device; `GracefulStop` replaces it.
+    # Lightning compares signals of all processes in every batch, which waits for the device; see `GracefulStop`.
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
     if trainer.strategy.root_device.type == "cpu":
         keep_freed_memory()

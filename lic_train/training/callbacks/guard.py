@@ -50,9 +50,10 @@ class NonFiniteGuard(Callback):
     The check runs on the device, after the backward pass of every micro-batch, and the host does not wait for it: a
     flag suppresses the update of the failing step and of all later ones (``found_inf``, which the kernels of fused
     optimizers read). Weights, Adam's state and `WeightAveraging` stay as they are, and a copy of the batch is kept. The
-    host reads the flags when a row of metrics is written, before every validation and checkpoint, at the end, and after
-    at most `UNREAD` steps. It then counts back to the failing step, restores statistics of batch normalisation, and
-    raises. In distributed training all processes have the same flag after a step, and raise after the same step.
+    host reads the flags when a row of metrics is written, before every validation and checkpoint, at the end, and at
+    the latest after `UNREAD` steps. It then counts back to the failing step, restores the statistics of batch
+    normalisation, and raises. In distributed training all processes have the same flag after a step, and raise after
+    the same step.
 
     The module must provide ``gradient_norms``, set by its ``backward``; see `lic_train.training.module.LitCodec`.
 
