@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 from lic_train.entropy import decisions
 from lic_train.entropy.bottleneck import EntropyBottleneck
+from lic_train.entropy.coder import Strings
 from lic_train.entropy.context3d import VolumeContext
 from lic_train.entropy.noise import uniform
 from lic_train.entropy.precision import repeatable
@@ -470,8 +471,11 @@ class GAACNN(HyperpriorCodec):
         coded["strings"][0] = record.finish() + coded["strings"][0]
         return coded
 
-    def decompress(self, strings: list[bytes], shape: tuple[int, int]) -> Decompressed:
-        """Decode the output of `compress`."""
+    def decompress(self, strings: Sequence[Strings], shape: tuple[int, int]) -> Decompressed:
+        """See `Codec.decompress`. Pictures of a batch follow one another: each has its own record."""
+        if not isinstance(strings[0], bytes):
+            pictures = [self.decompress(one, shape)["x_hat"] for one in zip(*strings, strict=True)]
+            return {"x_hat": torch.cat(pictures)}
         with decisions.followed(strings[0]) as record:
             return super().decompress([strings[0][record.size :], strings[1]], shape)
 
