@@ -299,7 +299,8 @@ def test_rivals_can_be_any_models_with_their_own_recipes():
 
 
 def test_every_shipped_sweep_is_tested():
-    assert set(options("sweep")) == {*TABLES, "rd_curve", "warm_start", "search", "rivals"}
+    others = {"rd_curve", "warm_start", "search", "rivals", "variable_against_fixed"}
+    assert set(options("sweep")) == {*TABLES, *others}
 
 
 def test_children_have_the_widths_of_their_parent(capsys):
