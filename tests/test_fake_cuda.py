@@ -5,6 +5,7 @@ An operation on tensors of two devices raises an error, as on a GPU. The backwar
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from lic_train.data.stream.on_device import to_floats
 from lic_train.entropy import autoregressive, bottleneck, gaussian, mixture
+from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.entropy.noise import part_of_batch
 from lic_train.models.base import Codec, build
 from lic_train.recipes.losses import TERMS
@@ -40,18 +42,22 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(autoregressive, "_diagonals", diagonals)
     # Masks have no values, so every position of a mask counts as true.
     monkeypatch.setitem(op_implementations_dict, torch.ops.aten.nonzero.default, everywhere)
+    gc.disable()  # it takes a third of the time
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield
+    gc.enable()
 
 
 def everywhere(mode: FakeTensorMode, function: object, mask: Tensor) -> Tensor:
     return mask.new_empty(mask.numel(), mask.dim(), dtype=torch.int64)
 
 
-def on_cuda(config: dict[str, object]) -> Codec:
-    """Build a codec on the CPU and move it as `Module.to` does: parameters and buffers, nothing else."""
+def on_cuda(config: dict[str, object], ready: bool = False) -> Codec:
+    """Build a codec, ready to code or not, and move it as `Module.to` does: parameters and buffers, nothing else."""
     with unset_fake_temporarily():
         model = build(config)
+        if ready:
+            model.update()
     for module in model.modules():
         for name, weight in module._parameters.items():
             if weight is not None:
@@ -67,7 +73,7 @@ def forward(model: Codec, training: bool, bf16: bool, side: int = 64) -> set[tup
     """Return the devices and dtypes of all results of a forward pass with losses, for a batch of two."""
     batch = torch.empty(2, 3, side, side, dtype=torch.uint8, device="cuda")
     x = to_floats(batch, torch.zeros(2, dtype=torch.bool, device="cuda"))
-    with torch.autocast("cuda", dtype=torch.bfloat16, enabled=bf16):
+    with torch.autocast("cuda", dtype=torch.bfloat16, enabled=bf16), torch.set_grad_enabled(training):
         out = model.train(training)(x)
         results = [term(out, x) for term in LOSSES.values()] + [model.aux_loss()]
     return {(value.device.type, value.dtype) for value in [*results, *out["likelihoods"].values()]}
@@ -82,7 +88,7 @@ def test_training_in_bf16_and_evaluation_in_fp32(name: str, cuda: None) -> None:
     assert forward(model, training=False, bf16=False) == {("cuda", torch.float32)}
 
 
-@pytest.mark.parametrize("name", ["mbt2018", "elic2022", "gcab_gmm", "qres_vae", "wacnn"])
+@pytest.mark.parametrize("name", ["mbt2018", "elic2022", "gcab_gmm", "qres_vae"])
 def test_training_in_fp32_and_evaluation_in_bf16(name: str, cuda: None) -> None:
     """Every kind of entropy model; networks have no branches that depend on the precision."""
     model = on_cuda(small_config(name))
@@ -118,7 +124,8 @@ def test_coding(name: str, cuda: None, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "numbers", lambda _, values: np.ones(values.numel()))
     for module in (bottleneck, gaussian, mixture):
         monkeypatch.setattr(module, "to_symbols", lambda values: np.zeros(values.numel(), np.int32))
-    model = on_cuda(small_config(name)).eval()
+    monkeypatch.setattr(EntropyBottleneck, "is_ready", True)  # which compares values
+    model = on_cuda(small_config(name), ready=True).eval()
     x = torch.empty(1, 3, 64, 64, device="cuda")
     with torch.no_grad():
         out = model(x)["x_hat"]
