@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from unittest import mock
 
@@ -16,7 +16,6 @@ from torch.nn.utils import clip_grad_norm_
 from benchmarks.gpu_parts.setting import Result, Setting
 from lic_train.data.stream.on_device import to_floats
 from lic_train.entropy import noise
-from lic_train.errors import LicError
 from lic_train.files.bitstream import decode, encode
 from lic_train.models.base import Codec, build
 from lic_train.recipes.recipe import Recipe
@@ -70,25 +69,37 @@ def losses(model: Codec, recipe: Recipe, batch: Tensor, bf16: bool) -> list[floa
 
 def check_losses(setting: Setting, seconds: float) -> Result:
     """Compare the losses of every model in fp32 and bf16 with those of the CPU in fp32."""
-    end, rows, failed = time.monotonic() + seconds, {}, []
     side = 64 if setting.quick else 128
     batch = torch.stack([picture(side, side, seed) for seed in range(2)])
+
+    def check(name: str) -> Result:
+        torch.manual_seed(0)
+        model = build(setting.model(name))
+        recipe = setting.run(name, 1000, setting.folder).make_recipe()
+        found = {"cpu": losses(copy.deepcopy(model), recipe, batch, bf16=False)}
+        for precision in TOLERANCE:
+            there = copy.deepcopy(model).to(setting.device)
+            found[precision] = losses(there, recipe, batch.to(setting.device), bf16=precision == "bf16")
+        apart = {p: largest_difference(found[p], found["cpu"]) for p in TOLERANCE}
+        far = [f"{name} in {p}: {apart[p]:.2g}" for p, limit in TOLERANCE.items() if not apart[p] <= limit]
+        return {"losses": found, "difference": apart, "failed": far}
+
     with noise_of_the_cpu(), exact_float32():
-        for name in SMALL:
-            if time.monotonic() > end:
-                rows[name] = {"skipped": "no time left"}
-                continue
-            torch.manual_seed(0)
-            model = build(setting.model(name))
-            recipe = setting.run(name, 1000, setting.folder).make_recipe()
-            found = {"cpu": losses(copy.deepcopy(model), recipe, batch, bf16=False)}
-            for precision in TOLERANCE:
-                there = copy.deepcopy(model).to(setting.device)
-                found[precision] = losses(there, recipe, batch.to(setting.device), bf16=precision == "bf16")
-            apart = {p: largest_difference(found[p], found["cpu"]) for p in TOLERANCE}
-            failed += [f"{name} in {p}: {apart[p]:.2g}" for p, limit in TOLERANCE.items() if not apart[p] <= limit]
-            rows[name] = {"losses": found, "difference": apart}
-    return {"rows": rows, "failed": failed}
+        return each_model(setting.some(SMALL), check, seconds)
+
+
+def each_model(names: Sequence[str], check: Callable[[str], Result], seconds: float) -> Result:
+    """Check one model after another until the time is over; an error fails the check of its model only."""
+    end, rows = time.monotonic() + seconds, {}
+    for name in names:
+        if time.monotonic() > end:
+            rows[name] = {"skipped": "no time left"}
+            continue
+        try:
+            rows[name] = check(name)
+        except Exception as error:
+            rows[name] = {"failed": [f"{name}: {type(error).__name__}: {error}"]}
+    return {"rows": rows, "failed": [problem for row in rows.values() for problem in row.get("failed", [])]}
 
 
 def largest_difference(found: list[float], expected: list[float]) -> float:
@@ -98,29 +109,25 @@ def largest_difference(found: list[float], expected: list[float]) -> float:
 
 def check_files(setting: Setting, seconds: float) -> Result:
     """Code on the device and decode on the CPU, and the reverse: all pictures with the first model, one with others."""
-    end, rows, failed = time.monotonic() + seconds, {}, []
     pictures = setting.pictures()
+    first, *_ = names = sorted(setting.some(SMALL), key=lambda name: name != "mbt2018_mean")
+
+    def check(name: str) -> Result:
+        on_cpu = make_varied_codec(name, dict(setting.widths(name)))
+        there = copy.deepcopy(on_cpu).to(setting.device)
+        images = pictures if name == first else [pictures[0][:, :128, :128]]
+        apart = [crossed(on_cpu, there, image, setting.device) for image in images]
+        return {"pictures": len(images), "largest_difference": max(apart)}
+
     with exact_float32():
-        for number, name in enumerate(["mbt2018_mean", *(other for other in SMALL if other != "mbt2018_mean")]):
-            if time.monotonic() > end:
-                rows[name] = {"skipped": "no time left"}
-                continue
-            on_cpu = make_varied_codec(name, dict(setting.widths(name)))
-            there = copy.deepcopy(on_cpu).to(setting.device)
-            images = pictures if number == 0 else [pictures[0][:, :128, :128]]
-            try:
-                apart = [crossed(on_cpu, there, image, setting.device) for image in images]
-                rows[name] = {"pictures": len(images), "largest_difference": max(apart)}
-            except LicError as error:
-                failed.append(f"{name}: {error}")
-    return {"rows": rows, "failed": failed}
+        return each_model(names, check, seconds)
 
 
 def crossed(on_cpu: Codec, there: Codec, image: Tensor, device: str) -> float:
     """Code one picture on each side and decode it on the other; return the largest difference of both decoders.
 
     Raises:
-        LicError: a file cannot be decoded.
+        BitstreamError: a file cannot be decoded.
     """
     apart = 0.0
     for data in (encode(there, image.to(device), FINGERPRINT), encode(on_cpu, image, FINGERPRINT)):

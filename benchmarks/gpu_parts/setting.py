@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from tests.conftest import SMALL, shipped_config
 from tests.tiny import picture
 
 ROOT = Path(__file__).resolve().parents[2]
+# Models of a quick run: each kind of entropy model except the slow serial ones.
+QUICK = ("mbt2018_mean", "elic2022", "qres_vae")
 Result = dict[str, Any]
 
 
@@ -55,9 +57,17 @@ class Setting:
         return 64 if self.quick else 256
 
     @property
+    def warm_up(self) -> int:
+        return 1 if self.quick else 5
+
+    @property
     def steps(self) -> int:
         """Timed steps, after the warm-up."""
         return 2 if self.quick else 20
+
+    def some(self, names: Iterable[str]) -> list[str]:
+        """Return the names of models, or the quick ones of them."""
+        return [name for name in names if not self.quick or name in QUICK]
 
     def widths(self, name: str) -> Mapping[str, object]:
         return SMALL[name] if self.quick else {}
@@ -67,25 +77,14 @@ class Setting:
 
     def run(self, name: str, steps: int, folder: Path, *overrides: str) -> RunConfig:
         """Return the configuration of ``train.py model=<name>`` on the photographs."""
-        return checked(
-            compose(
-                [
-                    f"model={name}",
-                    *(f"model.{key}={value}" for key, value in self.widths(name).items()),
-                    f"steps={steps}",
-                    f"batch_size={self.batch}",
-                    f"crop={self.crop}",
-                    "logger=csv",
-                    "data=folder",
-                    f"data.root={self.training_folder()}",
-                    f"output={folder}",
-                    f"trainer.accelerator={'cpu' if self.device == 'cpu' else 'gpu'}",
-                    "checkpoint.every=1000000",
-                    "validate.bitstreams=0",
-                    *overrides,
-                ]  # fmt: skip
-            )
-        )
+        accelerator = "cpu" if self.device == "cpu" else "gpu"
+        command = [
+            f"model={name}", *(f"++model.{key}={value}" for key, value in self.widths(name).items()),
+            f"steps={steps}", f"batch_size={self.batch}", f"crop={self.crop}", "logger=csv",
+            "data=folder", f"data.root={self.training_folder()}", f"output={folder}",
+            f"trainer.accelerator={accelerator}", "checkpoint.every=1000000", "validate.bitstreams=0", *overrides,
+        ]  # fmt: skip
+        return checked(compose(command))
 
     def training_folder(self) -> Path:
         """Return the photographs; generated ones are written once."""

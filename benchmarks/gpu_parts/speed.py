@@ -25,7 +25,6 @@ from lic_train.runs.claim import ResumeState
 from lic_train.training import setup
 
 MODELS = ("mbt2018_mean", "mbt2018", "cwam", "iblic", "gaacnn", "elic2022")
-WARM_UP = 5
 # The documented loop trains CompressAI's network where it has the model, otherwise that of this package.
 COMPRESSAI = {
     "mbt2018_mean": compressai.models.MeanScaleHyperprior,
@@ -52,9 +51,9 @@ class Clock(L.Callback):
     def step_ended(self) -> None:
         self.host.append(time.thread_time() - self._thread)
         self._steps += 1
-        if self._steps == WARM_UP:
+        if self._steps == self.setting.warm_up:
             self.began = self.setting.wait()
-        if self._steps == WARM_UP + self.setting.steps:
+        if self._steps == self.setting.warm_up + self.setting.steps:
             self.seconds = self.setting.wait() - self.began
         self._mark, self._thread = time.perf_counter(), time.thread_time()
 
@@ -62,10 +61,10 @@ class Clock(L.Callback):
         """Return images per second, and medians per step in milliseconds."""
         found = {
             "images_per_second": self.setting.batch * self.setting.steps / self.seconds,
-            "host_ms": 1000 * statistics.median(self.host[WARM_UP:]),
+            "host_ms": 1000 * statistics.median(self.host[self.setting.warm_up :]),
         }
         if self.waiting:
-            found["waiting_share"] = sum(self.waiting[WARM_UP:]) / self.seconds
+            found["waiting_share"] = sum(self.waiting[self.setting.warm_up :]) / self.seconds
         if self.setting.device == "cuda":
             found["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         return found
@@ -87,7 +86,7 @@ def ours(setting: Setting, name: str, compiled: bool) -> Result:
     workers = 0 if setting.quick else 8
     folder = setting.folder / f"{name}_{'compiled' if compiled else 'eager'}"
     overrides = (f"compile={compiled}", f"data.num_workers={workers}")
-    train(setting.run(name, WARM_UP + setting.steps, folder, *overrides), clock)
+    train(setting.run(name, setting.warm_up + setting.steps, folder, *overrides), clock)
     return clock.result()
 
 
@@ -98,7 +97,7 @@ def documented(setting: Setting, name: str) -> Result:
     loop, clock = DocumentedLoop(network=network.to(setting.device)), Clock(setting)
     workers = 0 if setting.quick else 4
     batches = documented_batches(setting.training_folder(), setting.batch, setting.crop, workers)
-    for batch in itertools.islice(batches, WARM_UP + setting.steps):
+    for batch in itertools.islice(batches, setting.warm_up + setting.steps):
         loop.step(batch.to(setting.device))
         clock.step_ended()
     return clock.result()
@@ -107,7 +106,7 @@ def documented(setting: Setting, name: str) -> Result:
 def measure_training(setting: Setting, seconds: float) -> Result:
     """Measure all models eagerly, then the documented loop, then compiled, until the time is over."""
     end, peak = time.monotonic() + seconds, convolution_peak(setting)
-    rows: dict[str, dict[str, Any]] = {name: {} for name in MODELS}
+    rows: dict[str, dict[str, Any]] = {name: {} for name in setting.some(MODELS)}
     ways: dict[str, Callable[[str], Result]] = {
         "ours": lambda name: ours(setting, name, compiled=False),
         "documented": lambda name: documented(setting, name),
@@ -115,7 +114,7 @@ def measure_training(setting: Setting, seconds: float) -> Result:
     if not setting.quick:  # the compiler of a CPU takes minutes
         ways["compiled"] = lambda name: ours(setting, name, compiled=True)
     longest = 0.0
-    for (way, measure), name in itertools.product(ways.items(), MODELS):
+    for (way, measure), name in itertools.product(ways.items(), rows):
         began = time.monotonic()
         if began + longest > end:
             rows[name][way] = {"skipped": "no time left"}
@@ -128,7 +127,13 @@ def measure_training(setting: Setting, seconds: float) -> Result:
             if "images_per_second" in found:
                 found["tflops"] = 6 * macs * found["images_per_second"] / 1e12  # backward: twice the forward
                 found["share_of_peak"] = found["tflops"] / peak
-    return {"rows": rows, "peak_tflops": peak}
+    errors = [
+        f"{name}, {way}: {found['error']}"
+        for name, row in rows.items()
+        for way, found in row.items()
+        if "error" in found
+    ]
+    return {"rows": rows, "peak_tflops": peak, "failed": errors}
 
 
 def attempt(setting: Setting, measure: Callable[[str], Result], name: str) -> Result:
