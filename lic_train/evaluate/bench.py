@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +24,7 @@ from lic_train.files.checkpoint import load_file, move
 from lic_train.models.base import Codec
 from lic_train.runs import layout
 from lic_train.system import atomic
+from lic_train.system.ahead import one_ahead
 from lic_train.system.memory import keep_freed_memory
 from lic_train.system.processes import Workers
 from lic_train.system.reading import Unreadable, read_json
@@ -87,9 +87,10 @@ class Bench:
 
     @property
     def overlaps(self) -> bool:
-        """Whether images are compared while the next one is coded.
+        """Whether a thread compares and stores each image while the next one is coded.
 
-        Only on a GPU: on a CPU the comparison would take cores from the calls that are timed.
+        Only on a GPU: on a CPU the comparison would take cores from the calls that are timed. After an error or a
+        signal, images that were coded are stored before the exception is raised.
         """
         return self._device.type == "cuda"
 
@@ -205,7 +206,7 @@ def measure_all(tasks: Iterable[Task], make: Callable[[], Bench], jobs: int) -> 
     """
     if jobs == 1:
         bench = make()
-        yield from overlapped(bench, tasks) if bench.overlaps else map(bench, tasks)
+        yield from one_ahead(map(bench.begin, tasks)) if bench.overlaps else map(bench, tasks)
         return
     died = ConfigError(
         "jobs: a process that measures images ended early.",
@@ -215,22 +216,6 @@ def measure_all(tasks: Iterable[Task], make: Callable[[], Bench], jobs: int) -> 
     )
     with Workers(jobs, "spawn", died, _start, (make, threads_of_a_job(jobs))) as workers:
         yield from workers.in_order(_work, tasks)
-
-
-def overlapped(bench: Bench, tasks: Iterable[Task]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of all ``tasks`` in order; a thread compares and stores each image while the next one is coded.
-
-    After an error or a signal the last coded image is stored before the exception is raised.
-    """
-    with ThreadPoolExecutor(1) as executor:
-        last: Future[dict[str, Any]] | None = None
-        for task in tasks:
-            finish = bench.begin(task)
-            if last is not None:
-                yield last.result()
-            last = executor.submit(finish)
-        if last is not None:
-            yield last.result()
 
 
 def threads_of_a_job(jobs: int) -> int:
