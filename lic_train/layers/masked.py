@@ -29,7 +29,7 @@ class MaskedConv2d(nn.Conv2d):
         """Map (B, C, h, w) to (B, C', h, w); in eval mode only where ``mask`` (h, w) is true, 0 elsewhere."""
         if self.training or mask is None:
             return F.conv2d(x, self.weight * self.taps, self.bias, padding=self.padding)
-        reach = self.padding[0]
+        reach = self.kernel_size[0] // 2
         padded = F.pad(x, (reach, reach, reach, reach))
         rows, columns = mask.nonzero().unbind(1)
         corners, flat = rows * padded.shape[3] + columns, padded.flatten(2)
