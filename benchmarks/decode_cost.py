@@ -71,7 +71,7 @@ def reference() -> Iterator[None]:
     def rounded(self: object, values: np.ndarray, steps: Any) -> np.ndarray:
         return np.rint(values * steps).astype(np.int64)
 
-    def decide(self: gaussian.GaussianConditional, coder: Any, scales: Tensor, means: Tensor | None) -> Any:
+    def decide(self: gaussian.GaussianConditional, coder: Any, scales: Tensor, means: Tensor | None = None) -> Any:
         indexes, means = present_decide(self, coder, scales, means)
         return indexes, means.to(scales)
 

@@ -52,8 +52,13 @@ N, M, LAMBDA = 128, 192, 0.0067
 class DocumentedLoop:
     """One step of CompressAI's example script: two optimisers, two backward passes, fp32."""
 
-    def __init__(self, weights: dict[str, Tensor] | None = None, width: tuple[int, int] = (N, M)) -> None:
-        self.model = compressai.models.MeanScaleHyperprior(*width).train()
+    def __init__(
+        self,
+        weights: dict[str, Tensor] | None = None,
+        width: tuple[int, int] = (N, M),
+        network: nn.Module | None = None,
+    ) -> None:
+        self.model = (network or compressai.models.MeanScaleHyperprior(*width)).train()
         if weights is not None:
             # CompressAI's own loader requires coding tables.
             missing = nn.Module.load_state_dict(self.model, weights, strict=False).missing_keys
@@ -77,7 +82,7 @@ class DocumentedLoop:
         return loss.item()
 
 
-def documented_batches(photographs: Path, batch: int, crop: int) -> Iterator[Tensor]:
+def documented_batches(photographs: Path, batch: int, crop: int, workers: int = 0) -> Iterator[Tensor]:
     """Yield batches of the example's loader, endlessly."""
     pipeline = transforms.Compose([transforms.RandomCrop(crop, pad_if_needed=True), transforms.ToTensor()])
     with tempfile.TemporaryDirectory() as folder:
@@ -86,7 +91,9 @@ def documented_batches(photographs: Path, batch: int, crop: int) -> Iterator[Ten
         flat.mkdir()
         for path in sorted(photographs.rglob("*.JPEG")) or sorted(photographs.rglob("*.*g")):
             (flat / path.name).symlink_to(path.resolve())
-        loader = DataLoader(ImageFolder(folder, split="train", transform=pipeline), batch, shuffle=True, drop_last=True)
+        images = ImageFolder(folder, split="train", transform=pipeline)
+        pin = torch.cuda.is_available()
+        loader = DataLoader(images, batch, shuffle=True, drop_last=True, num_workers=workers, pin_memory=pin)
         while True:
             yield from loader
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import itertools
+import threading
 from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from lic_train.data.decode.images import Picture
+from lic_train.data.decode.images import Picture, UnreadableImage
 from lic_train.data.module import Photographs
 from lic_train.data.sets.sources import folder
-from lic_train.errors import ConfigError
+from lic_train.data.stream.dali import DaliLoader, File
+from lic_train.errors import ConfigError, DataError
 from tests.made_up import png, write_tree
 from tests.test_jpeg_rows import jpeg
 
@@ -96,3 +101,77 @@ def test_incompatible_options_raise(root, monkeypatch):
         scaled.setup("fit")
     with pytest.raises(ConfigError, match=r"data\.decoder.\nexpected: one of pillow, dali\ngot: 'opencv'"):
         Photographs(folder, root=str(root), crop=32, batch_size=4, decoder="opencv").setup("fit")
+
+
+class SideStream:
+    """Stand-in for a CUDA stream: events are names, and the order of all calls is kept."""
+
+    log: ClassVar[list[tuple[str, object]]] = []
+
+    def __init__(self, gpu: int = 0) -> None:
+        self.batches = 0
+
+    def record_event(self) -> str:
+        self.batches += 1
+        self.log.append(("decoded", self.batches))
+        return f"event {self.batches}"
+
+    def wait_event(self, event: str) -> None:
+        self.log.append(("wait", event))
+
+
+@contextlib.contextmanager
+def entered(stream: SideStream):
+    stream.log.append(("thread", threading.current_thread() is threading.main_thread()))
+    yield
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch):
+    """DALI on a GPU; Pillow decodes on the host in its place."""
+
+    def decode(self, files: list[File], most: int) -> torch.Tensor:
+        crop = self._crops.crop
+        try:
+            images = [np.asarray(Picture(file.data).rgb(file.top + crop)) for file in files]
+        except UnreadableImage as error:
+            raise RuntimeError from error  # as DALI does
+        cuts = [x[f.top : f.top + crop, f.left : f.left + crop] for f, x in zip(files, images, strict=True)]
+        return torch.from_numpy(np.stack(cuts))
+
+    monkeypatch.setattr(DaliLoader, "_decode", decode)
+    for module in ("lic_train.data.module", "lic_train.data.stream.dali"):
+        monkeypatch.setattr(f"{module}.require_dali", lambda: None)
+    monkeypatch.setattr(Photographs, "_gpu", lambda self: 0)
+    monkeypatch.setattr(torch.cuda, "Stream", SideStream)
+    monkeypatch.setattr(torch.cuda, "current_stream", SideStream)
+    monkeypatch.setattr(torch.cuda, "stream", entered)
+    SideStream.log.clear()
+
+
+def test_gpu_decodes_the_next_batch_in_a_thread_on_a_side_stream(root, fake_gpu):
+    expected = batches(root, "pillow", count=5)
+    assert same(batches(root, "dali", count=5), expected)
+    log = SideStream.log
+    assert {value for name, value in log if name == "thread"} == {False}
+    for number in range(1, 6):
+        assert log.index(("decoded", number)) < log.index(("wait", f"event {number}"))
+    assert [name for name, _ in log].count("wait") == 5
+    assert ("decoded", 6) in log  # one batch ahead of the five that were used
+
+
+def test_error_of_a_batch_is_raised_in_its_turn(root, fake_gpu, monkeypatch):
+    whole = DaliLoader._whole
+    calls = itertools.count()
+
+    def third_fails(self, half):
+        if next(calls) == 2:
+            raise DataError("unusable")
+        return whole(self, half)
+
+    monkeypatch.setattr(DaliLoader, "_whole", third_fails)
+    loader = Photographs(folder, root=str(root), crop=32, batch_size=4, decoder="dali", num_workers=0).stream()
+    iterator = iter(loader)
+    assert len(list(itertools.islice(iterator, 2))) == 2
+    with pytest.raises(DataError, match="unusable"):
+        next(iterator)

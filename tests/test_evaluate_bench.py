@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 import time
 from functools import partial
 
@@ -17,8 +18,8 @@ from lic_train.data.decode.images import save_png
 from lic_train.entropy.stopwatch import coding_time, entropy_coding
 from lic_train.errors import BitstreamError, CheckpointError, ConfigError
 from lic_train.evaluate.__main__ import main
-from lic_train.evaluate.bench import Settings, Task, load_bench, measure_all
-from lic_train.evaluate.measure import _timed, measure
+from lic_train.evaluate.bench import Bench, Settings, Task, load_bench, measure_all
+from lic_train.evaluate.measure import _timed, code, compare, measure
 from lic_train.evaluate.pictures import ERROR_GAIN
 from lic_train.evaluate.results import describe
 from lic_train.evaluate.run import evaluate, evaluate_run
@@ -47,9 +48,9 @@ def test_second_evaluation_measures_only_missing_images(run, tmp_path, monkeypat
 
     def watched(encoder, decoder, name, *rest):
         names.append(name)
-        return measure(encoder, decoder, name, *rest)
+        return code(encoder, decoder, name, *rest)
 
-    monkeypatch.setattr("lic_train.evaluate.bench.measure", watched)
+    monkeypatch.setattr("lic_train.evaluate.bench.code", watched)
     info = describe(load_run(run)[1])
     codec = make_codec(HYPERPRIOR)
 
@@ -98,6 +99,74 @@ def test_two_processes_give_the_results_of_one(run, result):
     assert two["image_list_sha256"] == result["image_list_sha256"]
     assert two["environment"]["jobs"] == 2
     assert (run / "pictures" / "parallel_large.png").exists()
+
+
+def without_times(rows):
+    return [{key: value for key, value in row.items() if not key.endswith("seconds")} for row in rows]
+
+
+@pytest.fixture
+def overlapping(monkeypatch):
+    """As on a GPU."""
+    monkeypatch.setattr(Bench, "overlaps", True)
+
+
+def test_overlapped_evaluation_gives_equal_rows_and_pictures(run, result, overlapping):
+    settings = Settings(panels=1, metrics=("ssim",), save_images=True)
+    overlapped = evaluate_run(run, IMAGES, "overlapped", settings=settings)
+    rows = [{key: value for key, value in row.items() if key != "ssim"} for row in overlapped["rows"]]
+    assert without_times(rows) == without_times(result["rows"])
+    for stem in ("large", "sub_odd", "dot"):
+        coded = [(run / "eval" / name / f"{stem}.lic").read_bytes() for name in ("overlapped", "three")]
+        assert coded[0] == coded[1]
+        assert (run / "eval" / "overlapped" / "decoded" / f"{stem}.png").exists()
+    assert (run / "pictures" / "overlapped_large.png").exists()
+
+
+def test_image_is_compared_while_the_next_one_is_coded(tmp_path, overlapping, monkeypatch):
+    """The comparison of an image waits until the next one is being coded."""
+    coding = {name: threading.Event() for name in ("sub_odd", "dot")}
+    following = {"large": "sub_odd", "sub_odd": "dot"}
+
+    def watched(encoder, decoder, name, *rest):
+        if name in coding:
+            coding[name].set()
+        return code(encoder, decoder, name, *rest)
+
+    def waiting(coded, protocol):
+        if coded.name in following:
+            assert coding[following[coded.name]].wait(60)
+        return compare(coded, protocol)
+
+    monkeypatch.setattr("lic_train.evaluate.bench.code", watched)
+    monkeypatch.setattr("lic_train.evaluate.bench.compare", waiting)
+    codec = make_codec(HYPERPRIOR)
+    result = evaluate(codec, codec, IMAGES, tmp_path, "three", {"fingerprint": "00" * 8})
+    assert [row["name"] for row in result["rows"]] == ["large", "sub_odd", "dot"]
+
+
+@pytest.mark.parametrize("error", [BitstreamError("damaged"), KeyboardInterrupt()])
+def test_overlapped_evaluation_stores_what_was_coded_before_an_error(error, tmp_path, overlapping, monkeypatch):
+    def fails(encoder, decoder, name, *rest):
+        if name == "dot":
+            raise error
+        return code(encoder, decoder, name, *rest)
+
+    monkeypatch.setattr("lic_train.evaluate.bench.code", fails)
+    codec = make_codec(HYPERPRIOR)
+    with pytest.raises(type(error)):
+        evaluate(codec, codec, IMAGES, tmp_path, "three", {"fingerprint": "00" * 8})
+    assert sorted(path.name for path in (tmp_path / "eval" / "three").glob("*.json")) == ["large.json", "sub_odd.json"]
+
+
+def test_error_of_the_comparison_ends_an_overlapped_evaluation(tmp_path, overlapping, monkeypatch):
+    def full(path, text):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lic_train.evaluate.bench.atomic.replace_text", full)
+    codec = make_codec(HYPERPRIOR)
+    with pytest.raises(OSError, match="No space left"):
+        evaluate(codec, codec, IMAGES, tmp_path, "three", {"fingerprint": "00" * 8})
 
 
 def test_progress_bar_counts_images(run, tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ def positions(share: float) -> torch.Tensor:
 @pytest.mark.parametrize("size", [3, 5])
 def test_masked_convolution_equals_that_of_the_whole_map(size, share):
     torch.manual_seed(0)
-    conv = MaskedConv2d(4, 6, torch.rand(size, size) < 0.4).double()
+    conv = MaskedConv2d(4, 6, (torch.rand(size, size) < 0.4).tolist()).double()
     x, mask = torch.randn(2, 4, 7, 9, dtype=torch.float64), positions(share)
     whole = F.conv2d(x, conv.weight * conv.taps, conv.bias, padding=size // 2)
     torch.testing.assert_close(conv.train()(x, mask), whole, rtol=0, atol=0)

@@ -16,7 +16,7 @@ from compressai.ops import LowerBound
 from torch import Tensor, nn
 
 from lic_train.entropy.coder import MAX_SYMBOL, BatchDecoder, Strings, SymbolDecoder, SymbolEncoder, Table, decoder_of
-from lic_train.entropy.precision import in_float32, numbers
+from lic_train.entropy.precision import in_float32, numbers, on_host
 from lic_train.entropy.quantize import MAX_MEAN, STEPS_PER_UNIT, add_noise, on_grid, round_to
 from lic_train.errors import BitstreamError, LicError
 
@@ -125,16 +125,19 @@ class GaussianConditional(nn.Module):
 
     def encode(self, encoder: SymbolEncoder, y: Tensor, scales: Tensor, means: Tensor | None) -> Tensor:
         """Append y to the string and return y_hat as the decoder computes it; means None are 0."""
-        indexes, means = self._decide(encoder, scales, means)
+        device = y.device
+        y, *parameters = on_host(y, scales) if means is None else on_host(y, scales, means)
+        indexes, means = self._decide(encoder, *parameters)
         symbols = to_symbols(y - means)
         encoder.encode(symbols, indexes, gaussian_tables(*self.table_range))
-        return torch.from_numpy(symbols).view(y.shape).to(means) + means
+        return (torch.from_numpy(symbols).view(y.shape).to(means) + means).to(device)
 
     def decode(self, decoder: SymbolDecoder | BatchDecoder, scales: Tensor, means: Tensor | None) -> Tensor:
         """Decode y_hat for these parameters; means None are 0."""
-        indexes, means = self._decide(decoder, scales, means)
+        device = scales.device
+        indexes, means = self._decide(decoder, *(on_host(scales) if means is None else on_host(scales, means)))
         symbols = decoder.decode(indexes, gaussian_tables(*self.table_range))
-        return torch.from_numpy(symbols).view(scales.shape).to(means) + means
+        return (torch.from_numpy(symbols).view(scales.shape).to(means) + means).to(device)
 
     def compress(self, y: Tensor, scales: Tensor, means: Tensor | None = None) -> bytes:
         """Encode y in one string."""
@@ -154,7 +157,7 @@ class GaussianConditional(nn.Module):
         return y_hat.float()
 
     def _decide(
-        self, coder: SymbolEncoder | SymbolDecoder | BatchDecoder, scales: Tensor, means: Tensor | None
+        self, coder: SymbolEncoder | SymbolDecoder | BatchDecoder, scales: Tensor, means: Tensor | None = None
     ) -> tuple[np.ndarray, Tensor]:
         """Return the index (n,) of the table whose scale is nearest in the logarithm, and the mean on its grid."""
         smallest, largest = self.table_range
@@ -164,7 +167,7 @@ class GaussianConditional(nn.Module):
         if means is None:
             return indexes, scales.new_zeros(())
         steps = coder.round(numbers("means", means).clip(-MAX_MEAN, MAX_MEAN), STEPS_PER_UNIT)
-        return indexes, torch.from_numpy(steps / STEPS_PER_UNIT).view(means.shape).to(means.device)
+        return indexes, torch.from_numpy(steps / STEPS_PER_UNIT).view(means.shape)
 
 
 class MeanScaleContext(nn.Module):

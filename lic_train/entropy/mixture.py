@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lic_train.entropy.gaussian import SCALE_MIN, to_symbols
 from lic_train.entropy.mixture_coder import MixtureDecoder, MixtureEncoder
 from lic_train.entropy.mixture_tables import Mixtures, quantize_mixtures
-from lic_train.entropy.precision import in_float32, numbers
+from lic_train.entropy.precision import in_float32, numbers, on_host
 from lic_train.entropy.quantize import add_noise
 
 
@@ -33,6 +33,7 @@ class GaussianMixture(nn.Module):
 
     def __init__(self, scale_min: float = SCALE_MIN, floor: float = 1e-9) -> None:
         super().__init__()
+        self.scale_min = scale_min
         self.lower_bound_scale = LowerBound(scale_min)
         self.likelihood_lower_bound = LowerBound(floor)
 
@@ -57,8 +58,9 @@ class GaussianMixture(nn.Module):
         Raises:
             BitstreamError: y or a parameter is not finite.
         """
-        symbols = to_symbols(y)
-        encoder.encode_mixtures(symbols, self._mixtures(encoder, weights, means, scales))
+        y_on_host, *parameters = on_host(y, weights, means, scales)
+        symbols = to_symbols(y_on_host)
+        encoder.encode_mixtures(symbols, self._mixtures(encoder, *parameters))
         return torch.from_numpy(symbols).view(y.shape).to(means)
 
     def decode(self, decoder: MixtureDecoder, weights: Tensor, means: Tensor, scales: Tensor) -> Tensor:
@@ -67,7 +69,7 @@ class GaussianMixture(nn.Module):
         Raises:
             BitstreamError: the string is damaged, or a parameter is not finite.
         """
-        symbols = decoder.decode_mixtures(self._mixtures(decoder, weights, means, scales))
+        symbols = decoder.decode_mixtures(self._mixtures(decoder, *on_host(weights, means, scales)))
         return torch.from_numpy(symbols).view(means[:, 0].shape).to(means)
 
     def compress(self, y: Tensor, weights: Tensor, means: Tensor, scales: Tensor) -> bytes:
@@ -90,10 +92,9 @@ class GaussianMixture(nn.Module):
     def _mixtures(
         self, coder: MixtureEncoder | MixtureDecoder, weights: Tensor, means: Tensor, scales: Tensor
     ) -> Mixtures:
-        bounded = self.lower_bound_scale(scales)
-        return quantize_mixtures(
-            coder.round, _flat("weights", weights), _flat("means", means), _flat("scales", bounded)
-        )
+        # The value of the bound's buffer, which can be on another device than the parameters.
+        bounded = np.maximum(_flat("scales", scales), np.float32(self.scale_min))
+        return quantize_mixtures(coder.round, _flat("weights", weights), _flat("means", means), bounded)
 
 
 def _flat(name: str, values: Tensor) -> np.ndarray:

@@ -70,6 +70,19 @@ def exactly(values: Tensor) -> Tensor:
     return values.detach().cpu().double().contiguous()
 
 
+def on_host(*values: Tensor) -> list[Tensor]:
+    """Return ``values`` on the CPU; those of one GPU are copied to pinned memory, with one wait for all of them."""
+    if values[0].device.type != "cuda":
+        return list(values)
+    copies = [torch.empty(value.shape, dtype=value.dtype, pin_memory=True) for value in values]
+    for copy, value in zip(copies, values, strict=True):
+        copy.copy_(value.detach(), non_blocking=True)
+    done = torch.cuda.Event()
+    done.record(torch.cuda.current_stream(values[0].device))
+    done.synchronize()
+    return copies
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Context for small products on one thread; waking a second thread costs more time than it saves."""

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ import torch
 from lic_train.data.decode.images import save_png
 from lic_train.errors import ConfigError
 from lic_train.evaluate import image_metrics, results
-from lic_train.evaluate.measure import Measured, measure
+from lic_train.evaluate.measure import Coded, Measured, code, compare
 from lic_train.evaluate.pictures import panel, save_bits_map, save_error_map
 from lic_train.evaluate.protocol import HOUSE, Protocol
 from lic_train.files.checkpoint import load_file, move
 from lic_train.models.base import Codec
 from lic_train.runs import layout
 from lic_train.system import atomic
+from lic_train.system.ahead import one_ahead
 from lic_train.system.memory import keep_freed_memory
 from lic_train.system.processes import Workers
 from lic_train.system.reading import Unreadable, read_json
@@ -91,20 +93,39 @@ class Bench:
         self._device = next(encoder.parameters()).device
         self._environment = results.environment(self._device)
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether a thread compares and stores each image while the next one is coded.
+
+        Only on a GPU: on a CPU the comparison would take cores from the calls that are timed. After an error or a
+        signal, images that were coded are stored before the exception is raised.
+        """
+        return self._device.type == "cuda"
+
     def __call__(self, task: Task) -> dict[str, Any]:
         """Measure one image, or return the row of an earlier evaluation that was made under the same conditions."""
+        return self.begin(task)()
+
+    def begin(self, task: Task) -> Callable[[], dict[str, Any]]:
+        """Code one image; return the function that compares and stores it, which can run in another thread."""
         record, key = self._folder / f"{task.stem}.json", self._key(task)
         if not self._settings.fresh and (row := self._earlier(record, key, task)) is not None:
-            return row
+            return lambda: row
         path = self._folder / f"{task.stem}{layout.LIC}"
         fingerprint = bytes.fromhex(self._info["fingerprint"])
         picture = torch.from_numpy(task.picture)
         repeats, protocol = self._settings.repeats, self._settings.protocol
-        pair, name, level = (self._encoder, self._decoder), task.name, task.level
-        measured = measure(*pair, name, picture, fingerprint, path, repeats, protocol, level)
+        pair, level = (self._encoder, self._decoder), task.level
+        coded = code(*pair, task.name, picture, fingerprint, path, repeats, protocol, level)
+        # These compute on the device, where they must not run during the next timed call.
+        metrics = image_metrics.compare(self._settings.metrics, coded.x, coded.x_hat, self._device)
+        return partial(self._finish, task, record, key, coded, metrics)
+
+    def _finish(self, task: Task, record: Path, key: str, coded: Coded, metrics: dict[str, Any]) -> dict[str, Any]:
+        """Compare a coded image; write its pictures and its record, which marks it as measured. Returns the row."""
+        measured = compare(coded, self._settings.protocol)
         self._keep_pictures(task, measured)
-        metrics = image_metrics.compare(self._settings.metrics, measured.x, measured.x_hat, self._device)
-        row = {**measured.row.model_dump(exclude={"level", "lmbda"}), **self._rate(level), **metrics}
+        row = {**measured.row.model_dump(exclude={"level", "lmbda"}), **self._rate(task.level), **metrics}
         atomic.replace_text(record, json.dumps({"key": key, "row": row}, allow_nan=False, ensure_ascii=False) + "\n")
         return row
 
@@ -199,7 +220,8 @@ def measure_all(tasks: Iterable[Task], make: Callable[[], Bench], jobs: int) -> 
         ConfigError: a process was killed, most likely because the memory was exhausted.
     """
     if jobs == 1:
-        yield from map(make(), tasks)
+        bench = make()
+        yield from one_ahead(map(bench.begin, tasks)) if bench.overlaps else map(bench, tasks)
         return
     died = ConfigError(
         "jobs: a process that measures images ended early.",

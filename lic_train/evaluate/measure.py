@@ -43,6 +43,34 @@ class Seconds(NamedTuple):
     coding: float
 
 
+class Coded(NamedTuple):
+    """An image after coding, before the comparison, which needs the CPU only.
+
+    Attributes:
+        name: of the image.
+        size: bytes of the file.
+        x: the image (3, H, W) in [0, 1], on the CPU like the images below.
+        reconstruction: of the encoder.
+        x_hat: of the decoder.
+        bits: bits per pixel (H, W).
+        estimated: bits from the likelihoods.
+        encoding: duration of encoding.
+        decoding: duration of decoding.
+        io_seconds: duration of writing and reading the file.
+    """
+
+    name: str
+    size: int
+    x: Tensor
+    reconstruction: Tensor
+    x_hat: Tensor
+    bits: Tensor
+    estimated: float
+    encoding: Seconds
+    decoding: Seconds
+    io_seconds: float
+
+
 def measure(
     encoder: Codec,
     decoder: Codec,
@@ -54,7 +82,22 @@ def measure(
     protocol: Protocol = HOUSE,
     level: float | None = None,
 ) -> Measured:
-    """Encode an image to a file, decode the file with a second model and compare the reconstructions.
+    """`code` an image and `compare` the reconstructions."""
+    return compare(code(encoder, decoder, name, picture, fingerprint, path, repeats, protocol, level), protocol)
+
+
+def code(
+    encoder: Codec,
+    decoder: Codec,
+    name: str,
+    picture: Tensor,
+    fingerprint: bytes,
+    path: Path,
+    repeats: int = 1,
+    protocol: Protocol = HOUSE,
+    level: float | None = None,
+) -> Coded:
+    """Encode an image to a file and decode the file with a second model.
 
     Args:
         encoder: ready to code. Its forward pass for the estimated rate is also the warm-up of the timing.
@@ -85,31 +128,47 @@ def measure(
     data = path.read_bytes()
     io_seconds = time.perf_counter() - began
     x_hat, decoding = _timed(lambda: decode(decoder, data, fingerprint).cpu(), repeats, device)
-    x, reconstruction, (height, width) = x.cpu(), padded.crop(expected.x_hat.cpu()), picture.shape[1:]
-    x_hat = padded.crop(x_hat)
+    return Coded(
+        name=name,
+        size=len(data),
+        x=x.cpu(),
+        reconstruction=padded.crop(expected.x_hat.cpu()),
+        x_hat=padded.crop(x_hat),
+        bits=padded.crop(expected.bits_map()),
+        estimated=estimated,
+        encoding=encoding,
+        decoding=decoding,
+        io_seconds=io_seconds,
+    )
+
+
+def compare(coded: Coded, protocol: Protocol = HOUSE) -> Measured:
+    """Compute quality and rate on the CPU, and compare the decoded image with the encoder's reconstruction."""
+    x, x_hat = coded.x, coded.x_hat
+    height, width = x.shape[1:]
     similarity = metrics.ms_ssim(x, x_hat)
     ms_ssim = None if similarity is None else finite(float(similarity))
     row = Row(
-        name=name,
+        name=coded.name,
         width=width,
         height=height,
-        bytes=len(data),
-        bpp_file=8 * len(data) / (height * width),
-        bpp=estimated / (height * width),
+        bytes=coded.size,
+        bpp_file=8 * coded.size / (height * width),
+        bpp=coded.estimated / (height * width),
         psnr=finite(float(metrics.psnr(x, x_hat, rounded=protocol.psnr == "uint8"))),
         ms_ssim=ms_ssim,
         ms_ssim_db=decibel(ms_ssim),
-        encode_seconds=encoding.total,
-        encode_model_seconds=encoding.model,
-        encode_coding_seconds=encoding.coding,
-        decode_seconds=decoding.total,
-        decode_model_seconds=decoding.model,
-        decode_coding_seconds=decoding.coding,
-        io_seconds=io_seconds,
-        equal=same_picture(reconstruction, x_hat),
-        max_difference=finite(float((reconstruction - x_hat).abs().max())),
+        encode_seconds=coded.encoding.total,
+        encode_model_seconds=coded.encoding.model,
+        encode_coding_seconds=coded.encoding.coding,
+        decode_seconds=coded.decoding.total,
+        decode_model_seconds=coded.decoding.model,
+        decode_coding_seconds=coded.decoding.coding,
+        io_seconds=coded.io_seconds,
+        equal=same_picture(coded.reconstruction, x_hat),
+        max_difference=finite(float((coded.reconstruction - x_hat).abs().max())),
     )
-    return Measured(row, x, x_hat, padded.crop(expected.bits_map()))
+    return Measured(row, x, x_hat, coded.bits)
 
 
 def same_picture(a: Tensor, b: Tensor) -> bool:

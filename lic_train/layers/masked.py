@@ -18,22 +18,24 @@ class MaskedConv2d(nn.Conv2d):
     The mask is applied at every use, so updates of the masked weights by an optimiser have no effect.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, taps: Tensor) -> None:
-        super().__init__(in_channels, out_channels, kernel_size=taps.shape[0], padding=taps.shape[0] // 2)
+    def __init__(self, in_channels: int, out_channels: int, taps: Sequence[Sequence[bool]]) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=len(taps), padding=len(taps) // 2)
+        # Positions of the visible taps; reading them from the buffer would synchronise with a GPU at every call.
+        self.visible = [(row, column) for row, line in enumerate(taps) for column, seen in enumerate(line) if seen]
         self.taps: Tensor
-        self.register_buffer("taps", taps, persistent=False)
+        self.register_buffer("taps", torch.tensor(taps), persistent=False)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Map (B, C, h, w) to (B, C', h, w); in eval mode only where ``mask`` (h, w) is true, 0 elsewhere."""
         if self.training or mask is None:
             return F.conv2d(x, self.weight * self.taps, self.bias, padding=self.padding)
-        reach = self.taps.shape[0] // 2
+        reach = self.kernel_size[0] // 2
         padded = F.pad(x, (reach, reach, reach, reach))
         rows, columns = mask.nonzero().unbind(1)
         corners, flat = rows * padded.shape[3] + columns, padded.flatten(2)
-        visible = self.taps.nonzero().tolist()
-        patches = torch.cat([flat[:, :, corners + row * padded.shape[3] + column] for row, column in visible], dim=1)
-        matrix = torch.cat([self.weight[:, :, row, column] for row, column in visible], dim=1)
+        taps = [flat[:, :, corners + row * padded.shape[3] + column] for row, column in self.visible]
+        patches = torch.cat(taps, dim=1)
+        matrix = torch.cat([self.weight[:, :, row, column] for row, column in self.visible], dim=1)
         return _spread(F.linear(patches.transpose(1, 2), matrix, self.bias).transpose(1, 2), mask)
 
 

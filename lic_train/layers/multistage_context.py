@@ -52,7 +52,7 @@ class SpatialContext(MaskedConv2d):
         reach = range(-(kernel // 2), kernel // 2 + 1)
         row, column = stage[0]
         taps = [[((row + r) % 2, (column + c) % 2) in earlier for c in reach] for r in reach]
-        super().__init__(size, 2 * size, torch.tensor(taps))
+        super().__init__(size, 2 * size, taps)
 
 
 def channel_context(in_channels: int, size: int) -> nn.Sequential:

@@ -46,7 +46,8 @@ class GroupContext(PassContext):
         self.groups = tuple(groups)
         self.channel_context, self.param_aggregation = nn.ModuleList(channel), nn.ModuleList(aggregation)
         # A non-anchor depends on the 12 anchors in the 5x5 window around it.
-        self.spatial_context = nn.ModuleList(MaskedConv2d(g, 2 * g, ~checkerboard(5, 5)) for g in self.groups)
+        taps = [[(row + column) % 2 == 1 for column in range(5)] for row in range(5)]
+        self.spatial_context = nn.ModuleList(MaskedConv2d(g, 2 * g, taps) for g in self.groups)
 
     def _passes(self, psi: Tensor, code: LatentPass) -> Tensor:
         height, width = psi.shape[2:]
