@@ -183,6 +183,21 @@ def error_message_of(run: Path, config: dict[str, Any]) -> str:
     return str(refusal.value)
 
 
+def test_runs_of_earlier_versions_resume():
+    old = {"data": {"flip": True}, "recipe": {"steps": 6}}
+    new = {
+        "data": {"flip": True, "downscale": None},
+        "recipe": {"steps": 6, "flip": False, "downscale": [0.6, 1.0]},
+        "rate": {"kind": "fixed", "lambdas": None},
+    }
+    assert differences(old, new) == []
+    assert [one.key for one in differences(old, new | {"rate": {"kind": "variable", "lambdas": [0.1, 0.2]}})] == [
+        "rate.kind",
+        "rate.lambdas.0",
+        "rate.lambdas.1",
+    ]
+
+
 def test_keys_with_the_prefix_of_a_free_key_are_compared() -> None:
     found = differences({"trainer_x": 1, "compile": True}, {"trainer_x": 2, "compile": False})
     assert [str(line) for line in found] == ["trainer_x: 1 -> 2"]

@@ -23,11 +23,15 @@ FREE_KEYS = (
     "group",
     "logger",
     "output",
+    "recipe.downscale",  # data.downscale and data.flip have the values that count
+    "recipe.flip",
     "trainer",
     "validate.bitstreams",
     "validate.every",
 )
 ABSENT = "(absent)"
+# Keys that earlier versions did not store, with the value that they had in effect.
+_ADDED = {"data.downscale": None, "rate.kind": "fixed", "rate.lambdas": None}
 # Larger than any configuration of this project. The limits are needed because a short YAML file can expand to billions
 # of values by aliases.
 _MAX_DEPTH = 8
@@ -48,7 +52,7 @@ class Difference:
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[Difference]:
     """Return the values, sorted by dotted key, that make ``new`` a different run from ``old``; see `FREE_KEYS`."""
-    before, after = (dict(islice(_flat(config), _MAX_VALUES)) for config in (old, new))
+    before, after = (_ADDED | dict(islice(_flat(config), _MAX_VALUES)) for config in (old, new))
     pairs = ((key, before.get(key, ABSENT), after.get(key, ABSENT)) for key in sorted(before.keys() | after.keys()))
     return [Difference(key, a, b) for key, a, b in pairs if a != b and not _is_free(key)]
 
