@@ -25,15 +25,6 @@ from lic_train.recipes.losses import TERMS
 from tests.conftest import SMALL, small_config
 
 LOSSES = {name: term for name, term in TERMS.items() if name != "ms_ssim"}  # which needs sides above 160
-# Evaluation differs from training in the quantisers and the context; these have those of another model.
-ALIKE = {
-    "cheng2020_attn": "cheng2020_anchor",
-    "tinylic": "iblic",
-    "iblic_tiny": "iblic",
-    "stf": "wacnn",
-    "stfpp": "wacnn",
-    "tcm": "dcae",
-}
 
 
 @pytest.fixture
@@ -88,25 +79,19 @@ def forward(model: Codec, training: bool, bf16: bool, side: int = 64) -> set[tup
     return {(value.device.type, value.dtype) for value in [*results, *out["likelihoods"].values()]}
 
 
+@pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("name", SMALL)
-def test_training_in_bf16(name: str, cuda: None) -> None:
+def test_training(name: str, bf16: bool, cuda: None) -> None:
     model = on_cuda(small_config(name))
     for quantizer in model.quantizers or (None,):
         model.use_quantizer(quantizer)
-        assert forward(model, training=True, bf16=True) == {("cuda", torch.float32)}
+        assert forward(model, training=True, bf16=bf16) == {("cuda", torch.float32)}
 
 
-@pytest.mark.parametrize("name", [name for name in SMALL if name not in ALIKE])
-def test_evaluation_in_fp32(name: str, cuda: None) -> None:
-    assert forward(on_cuda(small_config(name)), training=False, bf16=False) == {("cuda", torch.float32)}
-
-
-@pytest.mark.parametrize("name", ["mbt2018", "gcab_gmm"])
-def test_training_in_fp32_and_evaluation_in_bf16(name: str, cuda: None) -> None:
-    """No network has branches that depend on the precision, so two models are enough."""
-    model = on_cuda(small_config(name))
-    assert forward(model, training=True, bf16=False) == {("cuda", torch.float32)}
-    assert forward(model, training=False, bf16=True) == {("cuda", torch.float32)}
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("name", SMALL)
+def test_evaluation(name: str, bf16: bool, cuda: None) -> None:
+    assert forward(on_cuda(small_config(name)), training=False, bf16=bf16) == {("cuda", torch.float32)}
 
 
 def test_autocast_is_enabled(cuda: None) -> None:
