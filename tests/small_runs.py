@@ -113,7 +113,9 @@ class Forked:
 
     def result(self) -> Any:
         """Return the value of the function."""
-        value = self._receiver.recv() if self._receiver.poll(300) else None
+        value = None
+        with contextlib.suppress(EOFError):  # the function raised an error
+            value = self._receiver.recv() if self._receiver.poll(300) else None
         assert self.wait() == 0, self.log.read_text()
         return value
 
