@@ -39,7 +39,7 @@ def on_fake_cuda() -> Iterator[Callable[..., None]]:
     start a thread for it. A process with such threads cannot be forked, as other tests do.
     """
     here, there = FORK.Pipe()
-    child = FORK.Process(target=_serve, args=(there,), daemon=True)
+    child = FORK.Process(target=_serve, args=(there, here), daemon=True)
     child.start()
     there.close()
 
@@ -53,7 +53,8 @@ def on_fake_cuda() -> Iterator[Callable[..., None]]:
     child.join()
 
 
-def _serve(connection: Connection) -> None:
+def _serve(connection: Connection, other_end: Connection) -> None:
+    other_end.close()  # so that this end sees when the other process closes it
     torch.set_num_threads(1)  # OpenMP threads do not survive a fork
     gc.disable()  # it takes a third of the time
     while True:

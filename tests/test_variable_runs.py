@@ -26,6 +26,7 @@ from lic_train.training.callbacks.interrupt import Interrupted
 from lic_train.training.setup import make_model
 from tests import report_tree
 from tests.small_runs import (
+    Forked,
     assert_equal_state,
     column,
     in_ranks,
@@ -33,7 +34,6 @@ from tests.small_runs import (
     overrides,
     run_here,
     stop_at,
-    without_drawing,
 )
 from tests.test_golden_losses import train_only
 from tests.tiny import HYPERPRIOR, make_run, picture
@@ -50,9 +50,12 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of six steps, validated and evaluated at three levels."""
-    without_drawing()
     output = tmp_path_factory.mktemp("outputs") / "mbt2018_mean" / "mbt2018_mean" / "variable"
-    assert run_here(overrides(photographs, output, *VARIABLE, "validate.bitstreams=1")) == 0
+    train = Forked(
+        lambda: run_here(overrides(photographs, output, *VARIABLE, "validate.bitstreams=1")),
+        tmp_path_factory.mktemp("log") / "log.txt",
+    )
+    assert train.wait() == 0, train.log.read_text()
     return output
 
 

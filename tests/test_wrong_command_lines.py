@@ -162,7 +162,7 @@ lambda=nan                                      | lambda
 lambda=true                                     | lambda.*True
 lambda=[0.1]                                    | lambda
 lambda=null                                     | lambda
-lambda=1e999 distortion=psnr seed=-1            | lambda.*distortion.*seed
+lambda=1e999 distortion=psnr seed=-1            | distortion.*lambda.*seed
 distortion=ms_ssim crop=128                     | MS-SSIM
 precision=16 ema=1.5                            | precision.*ema
 compile=maybe channels_last=2                   | compile.*channels_last

@@ -92,7 +92,8 @@ class _Connections:
         with suppress(OSError):
             if peer.recv(1) == _FAREWELL:
                 return
-        if not self._over.wait(followers.GRACE):
+        # After an error in all processes, each reports its own after `GRACE`.
+        if not self._over.wait(2 * followers.GRACE):
             lost()
 
 
