@@ -19,7 +19,7 @@ from lic_train.entropy.stopwatch import coding_time, entropy_coding
 from lic_train.errors import BitstreamError, CheckpointError, ConfigError
 from lic_train.evaluate.__main__ import main
 from lic_train.evaluate.bench import Bench, Settings, Task, load_bench, measure_all
-from lic_train.evaluate.measure import _timed, code, compare, measure
+from lic_train.evaluate.measure import _timed, code, compare
 from lic_train.evaluate.pictures import ERROR_GAIN
 from lic_train.evaluate.results import describe
 from lic_train.evaluate.run import evaluate, evaluate_run
@@ -88,7 +88,7 @@ def test_infinite_estimate_raises(tmp_path):
     forward = codec.forward
     codec.forward = lambda x: {**forward(x), "likelihoods": {"y": torch.zeros(1, 1, 1, 1)}}
     with pytest.raises(BitstreamError, match="estimated rate of dot is not finite"):
-        measure(codec, codec, "dot", IMAGES[2][1], bytes(8), tmp_path / "dot.lic")
+        code(codec, codec, "dot", IMAGES[2][1], bytes(8), tmp_path / "dot.lic")
 
 
 def test_two_processes_give_the_results_of_one(run, result):

@@ -233,10 +233,9 @@ class EntropyBottleneck(nn.Module):
             BitstreamError: the string is damaged.
         """
         decoder = decoder_of(string)
-        pictures = 1 if isinstance(string, bytes) else len(string)
-        symbols = decoder.decode(np.tile(self._indexes(shape[0] * shape[1]), pictures), self._tables)
+        symbols = decoder.decode(np.tile(self._indexes(shape[0] * shape[1]), decoder.pictures), self._tables)
         decoder.finish()
-        values = torch.from_numpy(symbols).view(pictures, self.channels, *shape)
+        values = torch.from_numpy(symbols).view(decoder.pictures, self.channels, *shape)
         return values.to(self.medians.device).double() + self.medians.double()
 
     def _indexes(self, positions: int) -> np.ndarray:

@@ -126,6 +126,8 @@ class SymbolEncoder:
 class SymbolDecoder:
     """Decoder of the strings of SymbolEncoder, given the same tables and indexes in the same order."""
 
+    pictures = 1
+
     def __init__(self, string: bytes) -> None:
         self._close_calls = CloseCallReader(string)
         code = string[self._close_calls.size :]
@@ -212,6 +214,7 @@ class BatchDecoder:
 
     def __init__(self, strings: Sequence[bytes]) -> None:
         self._decoders = [SymbolDecoder(string) for string in strings]
+        self.pictures = len(strings)
 
     def round(self, values: np.ndarray, steps: float) -> np.ndarray:
         """See `SymbolDecoder.round`."""
@@ -222,7 +225,7 @@ class BatchDecoder:
         return np.concatenate([decoder.decode(part, tables) for decoder, part in self._parts(indexes)])
 
     def _parts(self, values: np.ndarray) -> Iterator[tuple[SymbolDecoder, np.ndarray]]:
-        return zip(self._decoders, np.split(values, len(self._decoders)), strict=True)
+        return zip(self._decoders, np.split(values, self.pictures), strict=True)
 
     def finish(self) -> None:
         """See `SymbolDecoder.finish`."""

@@ -71,21 +71,6 @@ class Coded(NamedTuple):
     io_seconds: float
 
 
-def measure(
-    encoder: Codec,
-    decoder: Codec,
-    name: str,
-    picture: Tensor,
-    fingerprint: bytes,
-    path: Path,
-    repeats: int = 1,
-    protocol: Protocol = HOUSE,
-    level: float | None = None,
-) -> Measured:
-    """`code` an image and `compare` the reconstructions."""
-    return compare(code(encoder, decoder, name, picture, fingerprint, path, repeats, protocol, level), protocol)
-
-
 def code(
     encoder: Codec,
     decoder: Codec,

@@ -292,13 +292,12 @@ class QResVAE(Codec):
     @torch.no_grad()
     def decompress(self, strings: Sequence[Strings], shape: tuple[int, int]) -> Decompressed:
         """See `Codec.decompress`."""
-        pictures = 1 if isinstance(strings[0], bytes) else len(strings[0])
         decoder = decoder_of(strings[0])
 
         def read(block: LatentBlock, feature: Tensor, scales: Tensor, means: Tensor) -> Tensor:
             return self.gaussian_conditional.decode(decoder, scales, means)
 
-        x_hat = self._synthesise(pictures, shape, read)
+        x_hat = self._synthesise(decoder.pictures, shape, read)
         decoder.finish()
         return {"x_hat": x_hat.clamp(0, 1)}
 
