@@ -28,7 +28,7 @@ _LAZY = {"load": "lic_train.codec.load", "evaluate": "lic_train.evaluate", "bd_r
 for _message in (
     ".*torch.jit.script.*",
     r".*isinstance\(treespec, LeafSpec\).*",
-    "You have overridden `on_after_batch_transfer`.*",
+    "You have overridden `(on_after_batch_transfer|transfer_batch_to_device)`.*",
 ):
     warnings.filterwarnings("ignore", message=_message)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,30 @@ class Weights(Callback):
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         self.validated.append(pl_module.model.weight.flatten().tolist())
+
+
+# --- hooks -----------------------------------------------------------------------------------------------------------
+
+
+class Hooks(Callback):
+    """Records its hooks of a step."""
+
+    def __init__(self) -> None:
+        self.called: list[str] = []
+
+
+def _recorded(hook: str) -> Callable[..., None]:
+    return lambda self, *_: self.called.append(hook)
+
+
+def test_hooks_that_a_class_or_its_base_defines_are_called_in_every_step() -> None:
+    names = ["on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward"]
+    names += ["on_before_optimizer_step", "on_train_batch_end"]
+    every, one = type("Every", (Hooks,), {name: _recorded(name) for name in names}), names[3]
+    derived = type("Derived", (type("Base", (Hooks,), {one: _recorded(one)}),), {})
+    callbacks = [every(), derived()]
+    fit(Tiny(), callbacks, 2)
+    assert [callback.called for callback in callbacks] == [names * 2, [one] * 2]
 
 
 # --- guard -----------------------------------------------------------------------------------------------------------

@@ -18,7 +18,10 @@ import numpy as np
 import pytest
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
+from lic_train.config.compose import compose
+from lic_train.config.run import checked
 from lic_train.system import relaunch
 from lic_train.system.interrupts import INTERRUPTED
 from lic_train.training import followers, presence, ranks, setup
@@ -34,6 +37,7 @@ from tests.small_runs import (
     overrides,
     run_here,
 )
+from tests.test_golden_losses import train_only
 
 DDP = ("trainer=ddp", "trainer.devices=2", "validate.bitstreams=3")
 FAST = "recipe.stages=[{name: main, share: 1, lr: 1.0e-3}]"  # six steps change the losses noticeably
@@ -175,6 +179,50 @@ def test_loss_term_of_one_stage_only(photographs: Path, tmp_path: Path) -> None:
     more = ("model=iblic_tiny", "model.N=32", "model.M=80", "batch_size=2", "steps=4", "validate.crops=1", stages)
     in_two(overrides(photographs, tmp_path / "run", *DDP[:2], *more), tmp_path / "ranks")
     assert column(tmp_path / "run", "train/feature_enhancement_weight") == [1, 1, 0, 0]
+
+
+def order_of_events(command: list[str]) -> list[str]:
+    """Train in this process; return the beginning of each all-reduce and each gradient of the first layer, in order."""
+    events: list[str] = []
+    distributed, make_module = setup._distributed, setup.make_module
+
+    def in_small_buckets() -> DDPStrategy:
+        strategy = distributed()
+        strategy._ddp_kwargs["bucket_cap_mb"] = 0.01  # the small network would be one bucket
+        configure = strategy.configure_ddp
+
+        def configured() -> None:  # Lightning registers hooks on a GPU only
+            configure()
+            strategy.model.register_comm_hook(None, noted)  # type: ignore[operator, union-attr]
+
+        strategy.configure_ddp = configured  # type: ignore[method-assign]
+        return strategy
+
+    def noted(state, bucket):  # DDP checks annotations, which are strings in this file
+        events.append(f"all-reduce {bucket.index()}")
+        return allreduce_hook(None, bucket)
+
+    def watched(*arguments: Any) -> setup.LitCodec:
+        module = make_module(*arguments)
+        first: Any = module.model.g_a
+        first[0].weight.register_post_accumulate_grad_hook(lambda _: events.append("first layer"))
+        return module
+
+    setup._distributed, setup.make_module = in_small_buckets, watched
+    train_only(checked(compose(command)))
+    return events
+
+
+def test_gradients_are_averaged_during_the_backward_pass(photographs: Path, tmp_path: Path) -> None:
+    command = overrides(photographs, tmp_path / "run", *DDP[:2], "steps=3", "validate.crops=1", FAST)
+    for rank in in_ranks(lambda: order_of_events(command), tmp_path):
+        # DDP puts the gradients into buckets, in the order in which they arrive, after the first step.
+        first_step, *others = " ".join(rank.result()).split("all-reduce 0")[1:]
+        assert first_step.strip() == ""
+        for step in others:
+            before, after = step.split("first layer")
+            assert before.count("all-reduce") > 1
+            assert after.count("all-reduce") == 1  # of the bucket that contains the gradient of this layer
 
 
 def test_different_weights_raise(photographs: Path, tmp_path: Path) -> None:

@@ -19,12 +19,15 @@ from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_impls import op_implementations_dict
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
+from lic_train.config.compose import compose
+from lic_train.config.run import checked
 from lic_train.data.stream.on_device import to_floats
 from lic_train.entropy import autoregressive, bottleneck, gaussian, mixture, precision
 from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.entropy.noise import part_of_batch
 from lic_train.models.base import Codec, build
 from lic_train.recipes.losses import TERMS
+from lic_train.training.optim import clip_net, gradient_norms, make_optimizer
 from tests.conftest import SMALL, small_config
 from tests.small_runs import FORK
 
@@ -145,6 +148,23 @@ def check_layer_that_creates_a_tensor_on_the_cpu_fails(training: bool) -> None:
         forward(model, training, bf16=False)
 
 
+def check_optimizer() -> None:
+    model = on_cuda(small_config("mbt2018_mean"))
+    optimizer = make_optimizer(model, checked(compose(["model=mbt2018_mean"])).make_recipe())
+    optimizer.found_inf = torch.zeros((), device="cuda")  # type: ignore[attr-defined]
+    for parameter in model.parameters():
+        parameter.grad = torch.empty_like(parameter)
+    clip_net(optimizer, gradient_norms(optimizer), 1.0)
+    optimizer.step()
+    states = optimizer.state.values()
+    assert len(states) == len(list(model.parameters()))
+    assert {(name, value.device.type) for state in states for name, value in state.items()} == {
+        ("step", "cuda"),
+        ("exp_avg", "cuda"),
+        ("exp_avg_sq", "cuda"),
+    }
+
+
 def check_part_of_a_batch() -> None:
     model = on_cuda(small_config("mbt2018_mean"))
     with part_of_batch(1 + 2 * torch.arange(2, device="cuda"), 4):
@@ -237,7 +257,12 @@ def test_layer_that_creates_a_tensor_on_the_cpu_fails(training: bool, on_fake_cu
 
 @pytest.mark.parametrize(
     "check",
-    [check_autocast_is_enabled, check_part_of_a_batch, check_values_of_a_gpu_reach_pinned_memory_with_one_wait],
+    [
+        check_autocast_is_enabled,
+        check_optimizer,
+        check_part_of_a_batch,
+        check_values_of_a_gpu_reach_pinned_memory_with_one_wait,
+    ],
 )
 def test_steps(check: Callable[[], None], on_fake_cuda: Callable[..., None]) -> None:
     on_fake_cuda(check)

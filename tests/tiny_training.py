@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from lic_train.training.callbacks import AtomicCheckpointIO
+from lic_train.training.lean_loop import NoProfiler, without_repeated_work
 from lic_train.training.optim import gradient_norms
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -113,8 +114,9 @@ def fit(
         enable_model_summary=False,
         use_distributed_sampler=False,
         plugins=[AtomicCheckpointIO()],
+        profiler=NoProfiler(),
         callbacks=callbacks,
         **settings,
     )
-    trainer.fit(module, ckpt_path=resume, weights_only=True, datamodule=data)
+    without_repeated_work(trainer).fit(module, ckpt_path=resume, weights_only=True, datamodule=data)
     return trainer

@@ -6,6 +6,7 @@ import importlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, NotRequired, Protocol, TypedDict
 
@@ -265,6 +266,11 @@ class Codec(nn.Module):
 
     def named_bottlenecks(self) -> dict[str, EntropyBottleneck]:
         """Return the factorised densities of this model by the names of their modules."""
+        return self._bottlenecks
+
+    @cached_property
+    def _bottlenecks(self) -> dict[str, EntropyBottleneck]:
+        # Every training step needs them, and a walk over all modules takes as long as several layers.
         return {name: module for name, module in self.named_modules() if isinstance(module, EntropyBottleneck)}
 
     def aux_loss(self) -> Tensor:

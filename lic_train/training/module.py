@@ -123,14 +123,14 @@ class LitCodec(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss, with the auxiliary loss of the quantiles."""
-        x = batch["x"]
+        x, step = batch["x"], self.global_step
         micro_batch = batch_idx % self.trainer.accumulate_grad_batches
-        noise.seed(noise_seed(self.seed, self.global_step), self.device)
-        place = self.global_step, len(x) * self._parts(), len(self.levels)
+        noise.seed(noise_seed(self.seed, step), self.device)
+        place = step, len(x) * self._parts(), len(self.levels)
         levels = levels_of(self._positions(micro_batch, len(x)), *place) if self.levels else None
         with self._part_of_batch(micro_batch, len(x)), self.model.at_level(levels):
             out = self.network(x)
-        terms = self.recipe(out, x, self.global_step, None if levels is None else self.lambdas[levels])
+        terms = self.recipe(out, x, step, None if levels is None else self.lambdas[levels])
         aux = self.model.aux_loss()
         per_level = {} if levels is None else by_level(out, x, levels, *place)
         self._note_step(micro_batch, {**terms, "aux": aux, **per_level})
@@ -159,17 +159,22 @@ class LitCodec(L.LightningModule):
     def _note_step(self, micro_batch: int, terms: dict[str, Tensor]) -> None:
         """Store the means over the micro-batches of the step so far, and at its end over all processes."""
         self._terms = [*self._terms[:micro_batch], torch.stack([term.detach() for term in terms.values()])]
-        means = torch.stack(self._terms).mean(0)
+        means = torch.stack(self._terms).mean(0) if micro_batch else self._terms[0]
         if self.trainer.world_size > 1 and step_ended(self.trainer):
             dist.all_reduce(means)  # Lightning's `reduce` waits for the device
             means /= self.trainer.world_size
         values: dict[str, Tensor | float] = {TRAIN + n: mean for n, mean in zip(terms, means, strict=True)}
         squared = {name: value for name, value in values.items() if name.startswith("train/mse")}
         values |= {name.replace("mse", "psnr"): -10 * value.log10() for name, value in squared.items()}  # type: ignore[union-attr]
-        stage = self.recipe.stage(self.global_step)
+        step = self.global_step
+        stage = self.recipe.stage(step)
         values |= {LEARNING_RATE: stage.lr, STAGE: self.recipe.stages.index(stage)}
-        values |= {f"{TRAIN}{name}_weight": w for name, w in self.recipe.extra_weights(self.global_step).items()}
+        values |= {f"{TRAIN}{name}_weight": w for name, w in self.recipe.extra_weights(step).items()}
         self.step_metrics = values
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Copy the tensors of a batch without waiting; Lightning's own walk over all its values takes longer."""
+        return {**batch, **{name: batch[name].to(device, non_blocking=True) for name in ("x", "flip")}}
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Flip the images and convert 8-bit pixels to [0, 1], on the device."""
@@ -181,10 +186,11 @@ class LitCodec(L.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set learning rate and quantiser, pure functions of the step, and schedule a validation of the last step."""
-        set_learning_rate(self._adam(), self.recipe, self.global_step)
-        self.model.use_quantizer(self.recipe.stage(self.global_step).quantizer)
+        step = self.global_step
+        set_learning_rate(self._adam(), self.recipe, step)
+        self.model.use_quantizer(self.recipe.stage(step).quantizer)
         accumulate = self.trainer.accumulate_grad_batches
-        if self.global_step + 1 == self.trainer.max_steps and (batch_idx + 1) % accumulate == 0:
+        if step + 1 == self.trainer.max_steps and (batch_idx + 1) % accumulate == 0:
             self.trainer.val_check_batch = 1
 
     def backward(self, loss: Tensor, *_: Any, **__: Any) -> None:

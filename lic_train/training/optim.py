@@ -16,7 +16,11 @@ from lic_train.recipes.recipe import Recipe
 
 
 def make_optimizer(model: Codec, recipe: Recipe) -> Adam:
-    """Return Adam over the groups "net" and "aux", with the learning rates of step 0."""
+    """Return Adam over the groups "net" and "aux", with the learning rates of step 0.
+
+    The fused kernels keep the step counters on the device, and read ``found_inf`` there. ``capturable=True`` would only
+    permit the capture in a CUDA graph, and PyTorch warns if nothing is captured.
+    """
     groups = [
         {"name": "net", "params": model.net_parameters(), "lr": recipe.stage(0).lr},
         {"name": "aux", "params": model.aux_parameters(), "lr": recipe.aux_lr},
@@ -58,8 +62,8 @@ def clip_net(optimizer: Adam, norms: Tensor, max_norm: float) -> Tensor:
     Returns:
         The norm before clipping.
     """
-    net = [p for p in optimizer.param_groups[0]["params"] if p.grad is not None]
+    net = [p.grad for p in optimizer.param_groups[0]["params"] if p.grad is not None]
     norm = torch.linalg.vector_norm(norms[: len(net)])
-    if max_norm > 0:
-        nn.utils.clip_grads_with_norm_(net, max_norm, norm)
+    if max_norm > 0:  # as `nn.utils.clip_grads_with_norm_`, without grouping the gradients by device and dtype
+        torch._foreach_mul_(net, torch.clamp(max_norm / (norm + 1e-6), max=1.0))
     return norm

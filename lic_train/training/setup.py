@@ -44,6 +44,7 @@ from lic_train.training.callbacks.progress import ProgressBar
 from lic_train.training.callbacks.rate_distortion import RateDistortion
 from lic_train.training.callbacks.rows import Rows
 from lic_train.training.environment import about_this_process, record
+from lic_train.training.lean_loop import NoProfiler, without_repeated_work
 from lic_train.training.loggers import build_loggers, finish
 from lic_train.training.module import LitCodec
 from lic_train.training.precision import precision
@@ -226,6 +227,7 @@ def make_trainer(config: RunConfig, run: ResumeState, active: list[Logger], data
         log_every_n_steps=min(config.trainer.log_every, config.steps),
         logger=active,
         callbacks=callbacks,
+        profiler=NoProfiler(),
         # `joined` has started the processes, and Lightning's Slurm plugin would requeue with checkpoints of its own.
         plugins=[AtomicCheckpointIO(), LightningEnvironment()],
         enable_checkpointing=False,
@@ -234,11 +236,9 @@ def make_trainer(config: RunConfig, run: ResumeState, active: list[Logger], data
         use_distributed_sampler=False,
         default_root_dir=run_dir,
     )
-    # Lightning compares signals of all processes in every batch, which waits for the device; see `GracefulStop`.
-    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
     if trainer.strategy.root_device.type == "cpu":
         keep_freed_memory()
-    return trainer
+    return without_repeated_work(trainer)
 
 
 def _distributed() -> DDPStrategy:

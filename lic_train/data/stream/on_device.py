@@ -19,6 +19,6 @@ def to_floats(x: Tensor, flip: Tensor, memory_format: torch.memory_format = torc
     """
     # Mirroring bytes moves a quarter of the memory of floats. uint8 arithmetic wraps around, so x + (flipped - x) is
     # exact; torch.where is five times slower.
-    mirrored = x.flip(3).sub_(x).mul_(flip.to(torch.uint8).view(-1, 1, 1, 1)).add_(x)
+    mirrored = x.flip(3).sub_(x).mul_(flip.view(torch.uint8).view(-1, 1, 1, 1)).add_(x)
     out = torch.empty(x.shape, dtype=torch.float32, device=x.device, memory_format=memory_format)
     return torch.div(mirrored, 255, out=out)

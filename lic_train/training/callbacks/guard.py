@@ -98,7 +98,8 @@ class NonFiniteGuard(Callback):
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the flag if the loss or the gradient norm is not finite."""
         norms: Tensor = pl_module.gradient_norms  # type: ignore[assignment]
-        failed = 1 - torch.isfinite(self._loss + torch.linalg.vector_norm(norms)).float()
+        # 0 * x is NaN if x is not finite, and NaN != 0.
+        failed = torch.ne(0 * (self._loss + torch.linalg.vector_norm(norms)), 0).float()
         if trainer.world_size > 1 and step_ended(trainer):
             dist.all_reduce(failed, dist.ReduceOp.MAX)
         torch.maximum(self._found, failed, out=self._found)

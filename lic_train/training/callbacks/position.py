@@ -11,9 +11,9 @@ def step_ended(trainer: Trainer) -> bool:
 def validation_follows(trainer: Trainer) -> bool:
     """Return whether Lightning validates after this batch (``val_check_interval`` counts batches of the whole run)."""
     interval = trainer.val_check_batch
-    if not interval or not trainer.enable_validation:
+    if not interval or (trainer.fit_loop.total_batch_idx + 1) % interval:
         return False
-    return (trainer.fit_loop.total_batch_idx + 1) % interval == 0
+    return trainer.enable_validation  # inspects the module
 
 
 def row_is_due(trainer: Trainer, at_most: int | None = None) -> bool:
