@@ -409,6 +409,20 @@ def test_only_an_irregular_end_of_one_process_ends_the_other(
     assert first.wait() == code, (tmp_path / "log_0").read_text()
 
 
+def test_farewell_right_after_the_greeting_is_a_regular_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost: list[int] = []
+    monkeypatch.setattr(followers, "GRACE", 0.05)
+    monkeypatch.setattr(presence, "_Lost", lambda rank: lambda: lost.append(rank))
+    store = dist.HashStore()
+    with presence.watched(0, 3, "127.0.0.1", store):
+        port, token = store.get("presence").decode().split()
+        for rank, end in ((1, b"."), (2, b"")):
+            with socket.create_connection(("127.0.0.1", int(port))) as peer:
+                peer.sendall(f"{token} {rank}\n".encode() + end)
+        wait_until(lambda: lost)
+    assert lost == [2]
+
+
 def start_one_that_lets_no_thread_run(ready: Path) -> None:
     code = (
         "import ctypes, pathlib, sys; from lic_train.training import followers; followers.end_with_the_launcher();"

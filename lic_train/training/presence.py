@@ -117,7 +117,8 @@ def _answer(connections: _Connections, server: socket.socket, token: bytes) -> N
             return
         with suppress(OSError, ValueError):
             peer.settimeout(_CONNECTING.total_seconds())
-            with peer.makefile("rb") as lines:
+            # Without a buffer, which could also take the farewell of a process that ends at once.
+            with peer.makefile("rb", buffering=0) as lines:
                 given, _, rank = lines.readline(100).strip().partition(b" ")
             if given == token:
                 _keep_alive(peer)
