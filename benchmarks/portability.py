@@ -4,7 +4,7 @@
 
 Every setting of kernels, threads and memory format writes a file of every model in one process, and reads the files
 of all settings in another. All use the same saved models: small random networks whose symbols vary, and with --full
-also three networks of the shipped widths. A cell is exact if every decoded latent is that of the writer; the table also
+also four networks of the shipped widths. A cell is exact if every decoded latent is that of the writer; the table also
 shows the 8-bit pixel values that differ. The exit code is 1 if a cell is not exact.
 
 ``--python`` adds a setting that runs another interpreter, for example one with another release of PyTorch. It needs
@@ -19,11 +19,13 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from rich.console import Console
@@ -34,6 +36,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from lic_train.entropy.bottleneck import EntropyBottleneck
+from lic_train.entropy.gaussian import GaussianConditional
+from lic_train.entropy.mixture import GaussianMixture
 from lic_train.errors import LicError
 from lic_train.files.bitstream import decode, encode
 from lic_train.files.checkpoint import load_model, save_model
@@ -41,8 +46,11 @@ from lic_train.models.base import Codec
 
 # Instruction sets by ATEN_CPU_CAPABILITY: ONEDNN_MAX_CPU_ISA and MKL_ENABLE_INSTRUCTIONS. Weakest first.
 KERNELS = {"default": ("SSE41", "SSE4_2"), "avx2": ("AVX2", "AVX2"), "avx512": ("AVX512_CORE", "AVX512")}
-FULL = ("mbt2018_mean", "elic2022", "tinylic")
-SMALL_PICTURE, FULL_PICTURE = (60, 50), (120, 190)  # height, width
+FULL = ("mbt2018_mean", "elic2022", "tinylic", "wacnn")
+# Methods that return decoded latents.
+DENSITIES = ((EntropyBottleneck, "decompress"), (GaussianConditional, "decode"), (GaussianMixture, "decode"))
+# Height and width; the latent of the large one has 24x28 positions, enough for all float64 kernels.
+SMALL_PICTURE, FULL_PICTURE = (60, 50), (380, 390)
 
 # By writer, then by model: "error" or None, and numbers of values: "latents", "pixels", and those that differ.
 Findings = dict[str, dict[str, dict[str, Any]]]
@@ -105,28 +113,25 @@ def open_model(path: Path, setting: Setting) -> tuple[Codec, bytes]:
 
 
 def decoded(model: Codec, data: bytes, fingerprint: bytes) -> dict[str, Tensor]:
-    """Decode a file and return its latent and its 8-bit picture.
+    """Decode a file and return its latents, one after another, and its 8-bit picture.
 
-    The latent is the result of the context, or for models without one the input of g_s, which is computed from it.
+    A latent is what its density decodes, before networks correct it for g_s.
     """
     seen: list[Tensor] = []
-    hook = model.g_s.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    context = getattr(model, "context", None)
-    if context is not None:
-        original = context.decompress
 
-        def decompress(string: bytes, psi: Tensor) -> Tensor:
-            seen.append(original(string, psi))
+    def kept(decode: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def method(*args: Any) -> Tensor:
+            seen.append(decode(*args))
             return seen[-1]
 
-        context.decompress = decompress
-    try:
+        return method
+
+    with ExitStack() as patches:
+        for density, name in DENSITIES:
+            patches.enter_context(mock.patch.object(density, name, kept(getattr(density, name))))
         picture = decode(model, data, fingerprint)
-    finally:
-        hook.remove()
-        if context is not None:
-            del context.decompress
-    return {"latent": seen[0].double().contiguous(), "pixels": (picture * 255).round().to(torch.uint8).contiguous()}
+    latents = torch.cat([latent.double().flatten() for latent in seen])
+    return {"latent": latents, "pixels": (picture * 255).round().to(torch.uint8).contiguous()}
 
 
 @torch.no_grad()
@@ -229,7 +234,7 @@ def show(console: Console, found: dict[str, Findings], lacking: list[str]) -> No
             for model, row in by_model.items():
                 if not is_exact(row):
                     console.print(f"{model}, written by {writer}, read by {reader}: {row['error'] or 'other latents'}")
-    console.print(f"at least {min(row['symbols'] for row in rows)} different symbols in every latent")
+    console.print(f"at least {min(row['symbols'] for row in rows)} different symbols in every file")
     if lacking:
         console.print(f"left out, because this processor lacks them: {', '.join(lacking)}")
 

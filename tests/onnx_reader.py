@@ -51,7 +51,7 @@ class Section:
         self.tolerance, self.seen, self.crc = tolerance, 0, 0
         self.sides: dict[int, int] = {}
         size, position = 0, -1
-        while True:
+        while len(data) % 4:  # otherwise there is no record
             number = shift = 0
             while data[size] >= 0x80:
                 number |= (data[size] & 0x7F) << shift
@@ -62,6 +62,7 @@ class Section:
                 break
             position += number >> 1
             self.sides[position] = number & 1
+        size += size > 0 and size % 4 == 0
         self.expected = int.from_bytes(data[-4:], "little")
         self.coder = constriction.stream.queue.RangeDecoder(np.frombuffer(data[size:-4], "<u4").astype(np.uint32))
 

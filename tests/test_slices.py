@@ -141,6 +141,21 @@ def test_float64(context):
 
 
 @torch.no_grad()
+def test_only_networks_that_decide_compute_in_float64(context):
+    """No parameter depends on the correction of the last step."""
+    y, psi = latents()
+    used = {}
+    for name, part in context.named_modules():
+        if isinstance(part, nn.Conv2d):
+            part.register_forward_pre_hook(lambda part, inputs, name=name: used.update({name: inputs[0].dtype}))
+    y_hat, _ = context.eval()(y, psi.double())
+    last = {name for name in used if name.startswith("residual.") and int(name.split(".")[1]) >= SUPPORT}
+    assert {name for name, dtype in used.items() if dtype == torch.float32} == last
+    assert len(last) == 3 * (SLICES - SUPPORT), "three convolutions of each network"
+    assert torch.equal(context.decompress(context.compress(y, psi.double()), psi.double()), y_hat)
+
+
+@torch.no_grad()
 def test_other_supports():
     """A subclass can replace the inputs of the networks, for example by attention."""
 

@@ -7,7 +7,8 @@ decoder follows the record. A decoder is exact if none of its values x differs f
 ``DIFFERENCE * max(1, |x|)``.
 
 A record is a sequence of LEB128 numbers, one per close call: twice the distance to the position of the close call
-before it (the first: to -1), plus 1 if the value was rounded up. A 0 ends the record, so an empty one has one byte.
+before it (the first: to -1), plus 1 if the value was rounded up. A 0 ends the record. A string without close calls has
+none (see `lic_train.entropy.coder`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ DIFFERENCE = 2.5e-10
 LARGEST_MARGIN = 0.2
 # A decoder whose value at a recorded position is farther from a boundary is not the decoder of this string.
 TOLERANCE = 0.25
+# The record of an encoder without close calls.
+NO_CLOSE_CALLS = b"\0"
 # Positions fit in 62 bits: 9 groups of 7.
 _LONGEST = 9
 

@@ -3,7 +3,8 @@
 The range coder is ``constriction``'s: memory-safe for any input, and equally fast for small and large calls, which the
 wavefronts of context models need. Encoder and decoder use the same tables, indexes and order. A string consists of
 
-- the record of close calls (see `lic_train.entropy.close_calls`), at least 1 byte,
+- the record of close calls (see `lic_train.entropy.close_calls`), with a zero byte more if its size is a multiple of 4;
+  nothing if there are none, so that the size of the string is a multiple of 4,
 - the words of the range coder, 4 bytes each, little-endian,
 - the CRC-32 of all symbols and all rounded parameters, in the order of coding, each as the lowest 4 bytes of
   the integer, little-endian.
@@ -18,7 +19,7 @@ from functools import cached_property
 import constriction
 import numpy as np
 
-from lic_train.entropy.close_calls import CloseCallReader, CloseCallWriter, Steps
+from lic_train.entropy.close_calls import NO_CLOSE_CALLS, CloseCallReader, CloseCallWriter, Steps
 from lic_train.entropy.stopwatch import entropy_coding
 from lic_train.errors import BitstreamError
 
@@ -119,8 +120,13 @@ class SymbolEncoder:
     @entropy_coding
     def finish(self) -> bytes:
         """Return the string."""
+        record = self._close_calls.finish()
+        if record == NO_CLOSE_CALLS:
+            record = b""
+        elif len(record) % 4 == 0:
+            record += b"\0"
         words = self._coder.get_compressed().astype("<u4").tobytes()
-        return self._close_calls.finish() + words + self._checksum.to_bytes(_CHECKSUM_BYTES, "little")
+        return record + words + self._checksum.to_bytes(_CHECKSUM_BYTES, "little")
 
 
 class SymbolDecoder:
@@ -129,8 +135,11 @@ class SymbolDecoder:
     pictures = 1
 
     def __init__(self, string: bytes) -> None:
-        self._close_calls = CloseCallReader(string)
-        code = string[self._close_calls.size :]
+        code = string
+        self._close_calls = CloseCallReader(string if len(string) % 4 else NO_CLOSE_CALLS)
+        if len(string) % 4:
+            size = self._close_calls.size
+            code = string[size + (size % 4 == 0) :]
         if len(code) < _CHECKSUM_BYTES or len(code) % 4:
             raise BitstreamError(
                 "An entropy-coded section has an invalid size.",

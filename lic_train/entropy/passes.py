@@ -6,6 +6,7 @@ parameters for the rate, `Encode` writes, `Decode` reads. The three can differ o
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 import torch
@@ -94,19 +95,25 @@ class Decode:
 class PassContext(nn.Module):
     """Entropy model of a Gaussian y (B, M, h, w) given psi, coded in the passes that a subclass defines.
 
-    In eval mode ``_passes`` runs in float64: psi is float64, and so are all parameters and buffers of the module.
+    In eval mode ``_passes`` runs in float64: psi is float64, and so are all parameters and buffers except those of
+    ``free``.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.gaussian_conditional = GaussianConditional()
 
+    @property
+    def free(self) -> Iterable[nn.Module]:
+        """Parts that decide nothing: they compute in float32."""
+        return ()
+
     def _passes(self, psi: Tensor, code: LatentPass) -> Tensor:
         """Call ``code`` for each pass in order and return y_hat (B, M, h, w)."""
         raise NotImplementedError
 
     def _walk(self, psi: Tensor, code: LatentPass) -> Tensor:
-        with repeatable(self):
+        with repeatable(self, free=self.free):
             return self._passes(planar(psi), code)
 
     def forward(self, y: Tensor, psi: Tensor) -> tuple[Tensor, Tensor]:

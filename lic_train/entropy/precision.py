@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lic_train.entropy.float64_kernels import Float64Kernels
 from lic_train.errors import BitstreamError
 
 
@@ -38,24 +39,30 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def repeatable(*modules: nn.Module) -> AbstractContextManager[None]:
+def repeatable(*modules: nn.Module, free: Iterable[nn.Module] = ()) -> AbstractContextManager[None]:
     """Context in which modules compute in float64 in eval mode; their inputs must be float64, as z_hat is.
 
     In training nothing changes.
+
+    Args:
+        modules: networks.
+        free: parts of them on which nothing depends that is coded; they keep float32.
     """
-    return nullcontext() if modules[0].training else _float64(*modules)
+    return nullcontext() if modules[0].training else _float64(modules, free)
 
 
 @contextmanager
-def _float64(*modules: nn.Module) -> Iterator[None]:
-    """Context in which all parameters and buffers are replaced by copies in float64."""
-    parts = {part for root in modules for part in root.modules()}
+def _float64(modules: Iterable[nn.Module], free: Iterable[nn.Module]) -> Iterator[None]:
+    """Context in which all parameters and buffers are replaced by copies in float64, except those of ``free``."""
+    apart = {part for root in free for part in root.modules()}
+    parts = {part for root in modules for part in root.modules()} - apart
     groups: list[dict[str, Any]] = [group for part in parts for group in (part._parameters, part._buffers)]
     saved = [dict(group) for group in groups]
     try:
         for group in groups:
             group.update({name: _double(value) for name, value in group.items()})
-        yield
+        with Float64Kernels():
+            yield
     finally:
         for group, values in zip(groups, saved, strict=True):
             group.update(values)

@@ -3,14 +3,15 @@
 y is coded in slices of equal width. The parameters of a slice are predicted from psi and its support, the first K
 slices; latent residual prediction (LRP) then corrects the rounded slice. Later slices and g_s use the corrected values,
 the likelihood belongs to the values before the correction. All slices after the first K have the same support and are
-coded in one step, so n slices take K + 1 steps.
+coded in one step, so n slices take K + 1 steps. No slice depends on the correction of the last step, which therefore
+runs in float32, as g_s does.
 
 Legend: B batch, h w size of y, M channels of y, s channels of a slice, C channels of psi for each kind of parameter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import torch
@@ -69,6 +70,11 @@ class SliceContext(PassContext):
         shared = min(max_support, num_slices - 1)
         self.steps = (*(range(i, i + 1) for i in range(shared)), range(shared, num_slices))
 
+    @property
+    def free(self) -> Iterable[nn.Module]:
+        """See `PassContext`."""
+        return self.residual[self.steps[-1].start :]
+
     def supports(self, step: int, psi: Tensor, decoded: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return the inputs of the scale and of the mean networks of a step, (B, C', h, w) each.
 
@@ -94,6 +100,7 @@ class SliceContext(PassContext):
             channels = slice(group.start * self.size, group.stop * self.size)
             y_hat = planar(code(channels, everywhere, scales, means))
             for i, part in zip(group, y_hat.split(self.size, dim=1), strict=True):
-                residual = self.residual[i](torch.cat([mean_input, part], dim=1))
+                weight = next(self.residual[i].parameters())
+                residual = self.residual[i](torch.cat([mean_input, part], dim=1).to(weight))
                 decoded.append(part + 0.5 * torch.tanh(residual))
         return torch.cat(decoded, dim=1)

@@ -149,8 +149,8 @@ class LatentBlock(nn.Module):
         means, logits = self.prior(feature).chunk(2, dim=1)
         log_scales = F.softplus(logits - LOG_SCALE_MIN) + LOG_SCALE_MIN
         scales = torch.exp(log_scales.clamp(max=LOG_SCALE_MAX))
-        z = planar(code(self, feature, scales, means)).to(feature)
-        return self.end(feature + self.z_proj(z))
+        z = planar(code(self, feature, scales, means))
+        return self.end(feature.to(self.end.gamma) + self.z_proj(z.to(self.end.gamma)))
 
     def encode(self, feature: Tensor, features: Mapping[int, Tensor]) -> Tensor:
         """Return the mean (B, c, h, w) of the posterior, float32, given the features of the encoder by height."""
@@ -162,7 +162,10 @@ Code = Callable[[LatentBlock, Tensor, Tensor, Tensor], Tensor]
 
 
 class TopDown(nn.Module):
-    """Decoder from a learned constant to the feature at 1/4 of the resolution; everything in it predicts latents."""
+    """Decoder from a learned constant to the feature at 1/4 of the resolution.
+
+    Everything before the last latent predicts latents. What follows it runs in float32, as g_s does.
+    """
 
     def __init__(self, N: int, latents: Sequence[int]) -> None:
         super().__init__()
@@ -329,7 +332,9 @@ class QResVAE(Codec):
 
     def _decode_features(self, batch: int, shape: tuple[int, int], code: Code) -> Tensor:
         """Return the last feature of the decoder; in eval mode encoder and decoder compute it bit-identically."""
-        with repeatable(self.top_down):
+        last = self.top_down.blocks[-1]
+        assert isinstance(last, LatentBlock)
+        with repeatable(self.top_down, free=(last.z_proj, last.end)):
             return self.top_down(batch, shape, code)
 
     def _synthesise(self, batch: int, shape: tuple[int, int], code: Code) -> Tensor:
