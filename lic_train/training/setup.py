@@ -25,6 +25,7 @@ from lic_train.config.run import RunConfig
 from lic_train.data.module import Photographs
 from lic_train.data.sets import manifest
 from lic_train.errors import ConfigError, TrainingError
+from lic_train.layers.klt import start_as_klt
 from lic_train.models.base import Codec, build
 from lic_train.runs import layout
 from lic_train.runs.claim import ResumeState, claim
@@ -139,14 +140,18 @@ def loggers(config: RunConfig, run: ResumeState) -> Iterator[list[Logger]]:
 
 
 def make_model(config: RunConfig) -> Codec:
-    """Return the codec with random weights of the seed, or with the weights of ``init_from``.
+    """Return the codec with the initial weights of the recipe, or with the weights of ``init_from``.
 
     Raises:
-        ConfigError: the model's arguments are invalid, or ``init_from`` contains another network.
+        ConfigError: the model's arguments are invalid or do not suit the recipe's initial weights, or ``init_from``
+            contains another network.
     """
     torch.manual_seed(config.seed)
     try:
         model = build(config.network)
+        if config.recipe.initial_weights == "klt":
+            g_a, g_s = model.latents().get("y", (torch.nn.Identity(), torch.nn.Identity()))
+            start_as_klt(g_a, g_s, model.ladder.mean if model.ladder else config.lmbda)
     except ValueError as error:
         raise ConfigError(f"model: {error}", to_do="change the model.* values") from error
     if config.init_from is not None:
