@@ -17,21 +17,31 @@ from torch import Tensor, nn
 _CORRELATION = 0.95  # of neighbouring pixels, the usual value for photographs
 _CHROMA = 0.06  # variance of Cb and Cr relative to that of Y
 _YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))  # ITU-R BT.601
+_GREY = 0.5  # subtracted from the image by the biases, so that the values of all layers have means near 0
 _RANDOM = 0.03  # share of the random initial weights that is kept, without which unused channels would have no gradient
+_STEPS = 4
 _TAPS = slice(2, 4)  # taps of a 5x5 kernel of stride 2 and padding 2 on the 2x2 block of an output position
 
 
+def best_gain(lmbda: float) -> float:
+    """Return the factor of the transform's y, whose components are divided by 16, for which rounding is optimal.
+
+    At high rate the best step of a quantiser is sqrt(6 / (ln 2 * lambda)) of 255 pixel levels, for the loss
+    ``bpp + lambda * 255^2 * MSE``.
+    """
+    return 2**_STEPS * 255 / math.sqrt(6 / (math.log(2) * lmbda))
+
+
 @torch.no_grad()
-def start_as_klt(g_a: nn.Module, g_s: nn.Module, lmbda: float) -> None:
+def start_as_klt(g_a: nn.Module, g_s: nn.Module, gain: float = 1.0) -> None:
     """Set the convolutions of ``g_a`` to the transform, and the transposed convolutions of ``g_s`` to its inverse.
 
-    Values between the layers are halved at each step, so that they stay in the linear range of GDN. y is multiplied so
-    that rounding is optimal at high rate: the quantiser step is sqrt(6 / (ln 2 * lambda)) of 255 pixel levels.
+    Each step halves its values, so that they stay in the linear range of GDN.
 
     Args:
-        g_a: its convolutions have 5x5 kernels and stride 2; the first has three inputs.
+        g_a: its four convolutions have 5x5 kernels and stride 2; the first has three inputs.
         g_s: its transposed convolutions mirror them.
-        lmbda: lambda of ``bpp + lambda * 255^2 * MSE``.
+        gain: factor of y in the last layer of ``g_a`` and the first of ``g_s``.
 
     Raises:
         ValueError: the networks have other convolutions.
@@ -39,23 +49,24 @@ def start_as_klt(g_a: nn.Module, g_s: nn.Module, lmbda: float) -> None:
     down = [layer for layer in g_a.modules() if isinstance(layer, nn.Conv2d)]
     up = [layer for layer in g_s.modules() if isinstance(layer, nn.ConvTranspose2d)][::-1]
     _check(down, up)
-    gain = 255 / math.sqrt(6 / (math.log(2) * lmbda))
-    scales = [0.5] * (len(down) - 1) + [gain * 2 ** (len(down) - 1)]
-    for analysis, synthesis, matrix, scale in zip(down, up, _steps(down), scales, strict=True):
+    for analysis, synthesis, matrix in zip(down, up, _steps(down), strict=True):
         outputs, inputs = matrix.shape[:2]
-        for layer, random in ((analysis, max(scale / 2, 1)), (synthesis, min(1 / scale, 1))):
-            layer.weight.mul_(_RANDOM * random)
+        for layer, rows in ((analysis, matrix / 2), (synthesis, matrix * 2)):
+            layer.weight.mul_(_RANDOM)
+            layer.weight[:outputs, :inputs, _TAPS, _TAPS] += rows
             layer.bias.zero_()
-        analysis.weight[:outputs, :inputs, _TAPS, _TAPS] += scale * matrix
-        synthesis.weight[:outputs, :inputs, _TAPS, _TAPS] += matrix / scale
+    down[0].bias.copy_(-_GREY * down[0].weight.sum((1, 2, 3)))
+    up[0].bias.fill_(_GREY)
+    down[-1].weight.mul_(gain)
+    up[-1].weight.div_(gain)
 
 
 def _check(down: Sequence[nn.Conv2d], up: Sequence[nn.ConvTranspose2d]) -> None:
     shapes = [(layer.weight.shape, layer.stride) for layer in (*down, *up)]
-    mirrored = len(down) == len(up) > 0 and shapes[: len(down)] == shapes[len(down) :]
+    mirrored = len(down) == len(up) == _STEPS and shapes[: len(down)] == shapes[len(down) :]
     if not mirrored or any(shape[2:] != (5, 5) or stride != (2, 2) for shape, stride in shapes):
         found = ", ".join(f"{tuple(shape)} with stride {stride[0]}" for shape, stride in shapes)
-        raise ValueError(f"klt: expected mirrored 5x5 convolutions of stride 2, got {found}")
+        raise ValueError(f"klt: expected four mirrored 5x5 convolutions of stride 2, got {found}")
 
 
 def _steps(layers: Sequence[nn.Conv2d]) -> list[Tensor]:

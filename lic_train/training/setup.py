@@ -25,7 +25,7 @@ from lic_train.config.run import RunConfig
 from lic_train.data.module import Photographs
 from lic_train.data.sets import manifest
 from lic_train.errors import ConfigError, TrainingError
-from lic_train.layers.klt import start_as_klt
+from lic_train.layers.klt import best_gain, start_as_klt
 from lic_train.models.base import Codec, build
 from lic_train.runs import layout
 from lic_train.runs.claim import ResumeState, claim
@@ -150,8 +150,7 @@ def make_model(config: RunConfig) -> Codec:
     try:
         model = build(config.network)
         if config.recipe.initial_weights == "klt":
-            g_a, g_s = model.latents().get("y", (torch.nn.Identity(), torch.nn.Identity()))
-            start_as_klt(g_a, g_s, model.ladder.mean if model.ladder else config.lmbda)
+            _start_as_klt(model, config.lmbda)
     except ValueError as error:
         raise ConfigError(f"model: {error}", to_do="change the model.* values") from error
     if config.init_from is not None:
@@ -161,6 +160,16 @@ def make_model(config: RunConfig) -> Codec:
             model.reset_gains()
         model.load_state_dict({**model.state_dict(), **start.state_dict()})
     return model
+
+
+def _start_as_klt(model: Codec, lmbda: float) -> None:
+    """See `lic_train.layers.klt`. The gain units of a variable rate contain the factor of y, the weights do not."""
+    g_a, g_s = model.latents().get("y", (torch.nn.Identity(), torch.nn.Identity()))
+    if model.ladder is None:
+        start_as_klt(g_a, g_s, best_gain(lmbda))
+    else:
+        start_as_klt(g_a, g_s)
+        model.start_gains(model.ladder, best_gain(model.ladder.mean))
 
 
 def make_module(config: RunConfig, model: Codec) -> LitCodec:
