@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 _CORRELATION = 0.95  # of neighbouring pixels, the usual value for photographs
-_CHROMA = 0.06  # variance of Cb and Cr relative to that of Y
+_VARIANCES = (1, 0.06, 0.0599)  # of Y, Cb and Cr, relative to Y
 _YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))  # ITU-R BT.601
+# Rows differ from columns, and Cb from Cr, so that no two eigenvalues are equal: their vectors would depend on the machine.
+_ROWS = 1 + 1e-6  # squared distance of neighbouring rows, relative to columns
 _GREY = 0.5  # subtracted from the image by the biases, so that the values of all layers have means near 0
 _RANDOM = 0.03  # share of the random initial weights that is kept, without which unused channels would have no gradient
 _STEPS = 4
@@ -92,7 +94,7 @@ def _covariance(side: int) -> Tensor:
     """Return the covariance of the values of a block, ordered by row, column and colour, float64."""
     place = torch.arange(side, dtype=torch.float64)
     squares = (place[:, None] - place) ** 2
-    distance = (squares[:, None, :, None] + squares[None, :, None, :]).sqrt().reshape(side**2, side**2)
+    distance = (_ROWS * squares[:, None, :, None] + squares[None, :, None, :]).sqrt().reshape(side**2, side**2)
     to_rgb = torch.linalg.inv(torch.tensor(_YCBCR, dtype=torch.float64))
-    colours = to_rgb @ torch.tensor([1, _CHROMA, _CHROMA], dtype=torch.float64).diag() @ to_rgb.T
+    colours = to_rgb @ torch.tensor(_VARIANCES, dtype=torch.float64).diag() @ to_rgb.T
     return torch.kron(_CORRELATION**distance, colours)

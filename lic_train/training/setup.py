@@ -169,7 +169,7 @@ def _start_as_klt(model: Codec, lmbda: float) -> None:
         start_as_klt(g_a, g_s, best_gain(lmbda))
     else:
         start_as_klt(g_a, g_s)
-        model.start_gains(model.ladder, best_gain(model.ladder.mean))
+        model.start_gains(best_gain(model.ladder.mean))
 
 
 def make_module(config: RunConfig, model: Codec) -> LitCodec:
