@@ -17,7 +17,7 @@ from torch import Tensor, nn
 _CORRELATION = 0.95  # of neighbouring pixels, the usual value for photographs
 _VARIANCES = (1, 0.06, 0.0599)  # of Y, Cb and Cr, relative to Y
 _YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))  # ITU-R BT.601
-# Rows differ from columns, and Cb from Cr, so that no two eigenvalues are equal: their vectors would depend on the machine.
+# Rows differ from columns, and Cb from Cr: eigenvectors of equal eigenvalues would depend on the machine.
 _ROWS = 1 + 1e-6  # squared distance of neighbouring rows, relative to columns
 _GREY = 0.5  # subtracted from the image by the biases, so that the values of all layers have means near 0
 _RANDOM = 0.03  # share of the random initial weights that is kept, without which unused channels would have no gradient
