@@ -1,7 +1,7 @@
 """Initial weights of four strided convolutions: a linear transform of blocks of 16x16 pixels and its inverse.
 
-The Karhunen-Loeve transform (KLT) of a stationary process with correlation rho^distance between the pixels of a channel,
-applied in steps: each step takes blocks of 2x2 vectors of the step before, and keeps the components with the largest
+The Karhunen-Loeve transform (KLT) of a stationary process with correlation rho^distance between pixels, applied in
+steps: each step takes blocks of 2x2 vectors of the step before, and keeps the components with the largest
 variance, as many as the convolution has outputs. The analysis network then begins as a transform coder, and training
 improves it, instead of first having to find a transform. This matters for short trainings.
 """
@@ -56,9 +56,9 @@ def start_as_klt(g_a: nn.Module, g_s: nn.Module, gain: float = 1.0) -> None:
         for layer, rows in ((analysis, matrix / 2), (synthesis, matrix * 2)):
             layer.weight.mul_(_RANDOM)
             layer.weight[:outputs, :inputs, _TAPS, _TAPS] += rows
-            layer.bias.zero_()
-    down[0].bias.copy_(-_GREY * down[0].weight.sum((1, 2, 3)))
-    up[0].bias.fill_(_GREY)
+            layer.get_parameter("bias").zero_()
+    up[0].get_parameter("bias").fill_(_GREY)
+    down[0].get_parameter("bias").copy_(-_GREY * down[0].weight.sum((1, 2, 3)))
     down[-1].weight.mul_(gain)
     up[-1].weight.div_(gain)
 
