@@ -1,4 +1,4 @@
-"""Initial weights of four strided convolutions: a linear transform of blocks of 16x16 pixels and its inverse.
+"""Initial weights of strided convolutions: a linear transform of blocks of pixels, 16x16 for four, and its inverse.
 
 The Karhunen-Loeve transform (KLT) of a stationary process with correlation rho^distance between pixels, applied in
 steps: each step takes blocks of 2x2 vectors of the step before, and keeps the components with the largest
@@ -21,17 +21,18 @@ _YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -
 _ROWS = 1 + 1e-6  # squared distance of neighbouring rows, relative to columns
 _GREY = 0.5  # subtracted from the image by the biases, so that the values of all layers have means near 0
 _RANDOM = 0.03  # share of the random initial weights that is kept, without which unused channels would have no gradient
-_STEPS = 4
 _TAPS = slice(2, 4)  # taps of a 5x5 kernel of stride 2 and padding 2 on the 2x2 block of an output position
 
 
-def best_gain(lmbda: float) -> float:
-    """Return the factor of the transform's y, whose components are divided by 16, for which rounding is optimal.
+def best_gain(g_a: nn.Module, lmbda: float) -> float:
+    """Return the factor of the y of the transform ``g_a`` for which rounding is optimal.
+
+    Each of its n convolutions divides the orthonormal components by 2.
 
     At high rate the best step of a quantiser is sqrt(6 / (ln 2 * lambda)) of 255 pixel levels, for the loss
     ``bpp + lambda * 255^2 * MSE``.
     """
-    return 2**_STEPS * 255 / math.sqrt(6 / (math.log(2) * lmbda))
+    return 2 ** len(_convolutions(g_a)) * 255 / math.sqrt(6 / (math.log(2) * lmbda))
 
 
 @torch.no_grad()
@@ -41,14 +42,14 @@ def start_as_klt(g_a: nn.Module, g_s: nn.Module, gain: float = 1.0) -> None:
     Each step halves its values, so that they stay in the linear range of GDN.
 
     Args:
-        g_a: its four convolutions have 5x5 kernels and stride 2; the first has three inputs.
+        g_a: its convolutions have 5x5 kernels and stride 2; the first has three inputs.
         g_s: its transposed convolutions mirror them.
         gain: factor of y in the last layer of ``g_a`` and the first of ``g_s``.
 
     Raises:
         ValueError: the networks have other convolutions.
     """
-    down = [layer for layer in g_a.modules() if isinstance(layer, nn.Conv2d)]
+    down = _convolutions(g_a)
     up = [layer for layer in g_s.modules() if isinstance(layer, nn.ConvTranspose2d)][::-1]
     _check(down, up)
     for analysis, synthesis, matrix in zip(down, up, _steps(down), strict=True):
@@ -63,12 +64,16 @@ def start_as_klt(g_a: nn.Module, g_s: nn.Module, gain: float = 1.0) -> None:
     up[-1].weight.div_(gain)
 
 
+def _convolutions(g_a: nn.Module) -> list[nn.Conv2d]:
+    return [layer for layer in g_a.modules() if isinstance(layer, nn.Conv2d)]
+
+
 def _check(down: Sequence[nn.Conv2d], up: Sequence[nn.ConvTranspose2d]) -> None:
     shapes = [(layer.weight.shape, layer.stride) for layer in (*down, *up)]
-    mirrored = len(down) == len(up) == _STEPS and shapes[: len(down)] == shapes[len(down) :]
+    mirrored = len(down) == len(up) > 0 and shapes[: len(down)] == shapes[len(down) :]
     if not mirrored or any(shape[2:] != (5, 5) or stride != (2, 2) for shape, stride in shapes):
         found = ", ".join(f"{tuple(shape)} with stride {stride[0]}" for shape, stride in shapes)
-        raise ValueError(f"klt: expected four mirrored 5x5 convolutions of stride 2, got {found}")
+        raise ValueError(f"klt: expected mirrored 5x5 convolutions of stride 2, got {found}")
 
 
 def _steps(layers: Sequence[nn.Conv2d]) -> list[Tensor]:

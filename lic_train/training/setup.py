@@ -166,10 +166,10 @@ def _start_as_klt(model: Codec, lmbda: float) -> None:
     """See `lic_train.layers.klt`. The gain units of a variable rate contain the factor of y, the weights do not."""
     g_a, g_s = model.latents().get("y", (torch.nn.Identity(), torch.nn.Identity()))
     if model.ladder is None:
-        start_as_klt(g_a, g_s, best_gain(lmbda))
+        start_as_klt(g_a, g_s, best_gain(g_a, lmbda))
     else:
         start_as_klt(g_a, g_s)
-        model.start_gains(best_gain(model.ladder.mean))
+        model.start_gains(best_gain(g_a, model.ladder.mean))
 
 
 def make_module(config: RunConfig, model: Codec) -> LitCodec:
