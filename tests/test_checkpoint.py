@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from lic_train.codec.__main__ import main
 from lic_train.errors import CheckpointError, ConfigError
@@ -53,6 +53,35 @@ def test_loaded_model_decodes_the_file_of_the_saved_model(saved):
     data = encode(codec, x, identity)
     loaded, metadata = load_model(path)
     assert torch.equal(decode(loaded, data, metadata.fingerprint), decode(codec, data, identity))
+
+
+def test_half_precision_rounds_the_weights_and_nothing_else(tmp_path):
+    codec, path = make_codec(), tmp_path / "half.safetensors"
+    earlier = {name: tensor.clone() for name, tensor in codec.state_dict().items()}
+    identity = save_model(path, codec, FACTORIZED, {}, half=True)
+    loaded, metadata = load_model(path)
+    assert metadata.fingerprint == identity != fingerprint(codec, FACTORIZED)
+    parameters = {name for name, _ in codec.named_parameters()} - {"entropy_bottleneck.quantiles"}
+    for name, tensor in weights(loaded).items():
+        assert torch.equal(tensor, earlier[name].half().float() if name in parameters else earlier[name]), name
+    assert all(torch.equal(tensor, earlier[name]) for name, tensor in codec.state_dict().items())
+    with safe_open(path, framework="pt") as file:
+        stored = {name: file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118
+    assert {stored[name] for name in parameters} == {torch.float16}
+
+    x = picture(33, 47).float() / 255
+    again, _ = load_model(path)
+    assert torch.equal(
+        decode(again, encode(loaded, x, identity), identity), decode(loaded, encode(loaded, x, identity), identity)
+    )
+
+
+def test_weights_that_float16_cannot_represent_are_one_error(tmp_path):
+    codec = make_codec()
+    with torch.no_grad():
+        codec.g_s[0].weight[0, 0, 0, 0] = 1e5
+    with pytest.raises(CheckpointError, match="not finite"):
+        save_model(tmp_path / "half.safetensors", codec, FACTORIZED, {}, half=True)
 
 
 def test_fingerprint_is_sha256_of_configuration_named_weights_and_tables():
@@ -241,6 +270,16 @@ def test_export_of_the_last_checkpoint(tmp_path):
     metadata = read_metadata(tmp_path / "model.safetensors")
     assert metadata.training == {"step": 12}
     assert metadata.fingerprint == fingerprint(codec, FACTORIZED)
+
+
+def test_export_in_half_precision(tmp_path):
+    make_run(tmp_path)
+    sizes = []
+    for words in ([], ["--half"]):
+        assert main(["export", str(tmp_path), str(tmp_path / "out.safetensors"), *words]) == 0
+        sizes.append(sum(tensor.nbytes for tensor in load_file(tmp_path / "out.safetensors").values()))
+    bits_of_parameters = 16 * sum(parameter.numel() for parameter in make_codec().parameters())
+    assert 8 * (sizes[0] - sizes[1]) == pytest.approx(bits_of_parameters, rel=0.05)  # tables differ in size
 
 
 def test_command_line_prints_errors_without_a_traceback(tmp_path, capsys):

@@ -50,6 +50,23 @@ def test_compiled_training_equals_eager_training(small_codec, seeded_on_one_thre
         assert (gradient - expected[name]).norm() <= 1e-3 * expected[name].norm() + 1e-7, name
 
 
+def test_levels_of_a_variable_rate_change_without_compiling_again(small_codec, seeded_on_one_thread, capsys):
+    model = small_codec("bmshj2018_factorized").train()
+    model.vary_rate([0.01, 0.04])
+    network, x = compiled(model), torch.stack([photograph(64, 64), photograph(64, 64).flip(2)])
+    graphs = []
+    for levels in ([0, 1], [1, 0], [1, 1]):
+        with model.at_level(torch.tensor(levels)):
+            loss, gradients = step(network, model, x)
+            graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+            expected_loss, expected = step(model, model, x)
+        assert abs(loss / expected_loss - 1) < 1e-5
+        for name, gradient in gradients.items():
+            assert (gradient - expected[name]).norm() <= 1e-3 * expected[name].norm() + 1e-7, name
+    assert graphs[0] == graphs[2]
+    assert "continues in eager mode" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("device", "mode"), [("cpu", None), ("cuda", "max-autotune-no-cudagraphs")])
 def test_kernels_are_autotuned_on_a_gpu(monkeypatch, device, mode):
     options = []

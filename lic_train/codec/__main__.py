@@ -20,11 +20,12 @@ def parser() -> argparse.ArgumentParser:
         commands,
         "compress",
         "Write the picture IN as OUT.lic.",
-        "examples:\n  lic compress photo.png photo.lic --run outputs/cwam/cwam/lambda_0.0067\n"
+        "examples:\n  lic compress photo.png photo.lic\n"
+        "  lic compress photo.png photo.lic --run outputs/cwam/cwam/lambda_0.0067\n"
         "  lic compress photo.png photo.lic --run outputs/cwam/cwam/variable --bpp 0.5",
     )
     _coding(compress, "IN", "OUT.lic")
-    compress.add_argument("--run", type=Path, required=True, help=_RUN)
+    compress.add_argument("--run", type=Path, default=Path("demo"), help=f"{_RUN} (default: demo, in this package)")
     tile = "side of the tiles in pixels, 0 for none (default: none up to 33554432 pixels, else 2048)"
     compress.add_argument("--tile", type=int, metavar="N", help=tile)
     _rates(compress)
@@ -48,7 +49,9 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("run", type=Path, help=_RUN)
     export.add_argument("out", type=Path, nargs="?", help="default: RUN/model.safetensors, with --onnx RUN/onnx")
     export.add_argument("--checkpoint", default="best", help="best, last or a file (default: best)")
-    export.add_argument("--onnx", action="store_true", help="write a folder of ONNX files; see docs/onnx.md")
+    form = export.add_mutually_exclusive_group()
+    form.add_argument("--half", action="store_true", help="round the weights to float16, which halves the file")
+    form.add_argument("--onnx", action="store_true", help="write a folder of ONNX files; see docs/onnx.md")
     show = _command(commands, "show", "List what a model file contains.", "example:\n  lic show cwam.safetensors")
     show.add_argument("run", metavar="file", type=Path, help=_RUN)
     return made
@@ -98,8 +101,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         case "decompress":
             console.print(files.decompress_file(arguments))
         case "export":
-            write = export.export_onnx if arguments.onnx else export.export
-            line = write(arguments.run, arguments.out, arguments.checkpoint)
+            if arguments.onnx:
+                line = export.export_onnx(arguments.run, arguments.out, arguments.checkpoint)
+            else:
+                line = export.export(arguments.run, arguments.out, arguments.checkpoint, arguments.half)
             console.print(Text(line), soft_wrap=True)
         case "show":
             console.print(export.contents(arguments.run))

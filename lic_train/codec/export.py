@@ -12,20 +12,21 @@ from lic_train.runs.load import load_run
 from lic_train.system.screen import ruled_table
 
 
-def export(run: Path, out: Path | None = None, checkpoint: str = "best") -> str:
+def export(run: Path, out: Path | None = None, checkpoint: str = "best", half: bool = False) -> str:
     """Write the model of a run or a checkpoint as safetensors and return a line about it.
 
     Args:
         run: run directory, ``.safetensors`` or ``.ckpt`` file.
         out: target; None takes ``model.safetensors`` in the run directory.
         checkpoint: of a run directory: "best", "last" or a file.
+        half: round the weights to float16.
 
     Raises:
         CheckpointError: there is no intact model, or ``out`` cannot be written.
     """
     model, metadata = load_run(run, checkpoint)
     out = out or _folder(run) / "model.safetensors"
-    identity = save_model(out, model, metadata.config, metadata.extra)
+    identity = save_model(out, model, metadata.config, metadata.extra, half)
     return f"{metadata.path} -> {out}, fingerprint {identity.hex()}"
 
 

@@ -11,6 +11,7 @@ from rich.progress import track
 
 from lic_train.codec.image_codec import ImageCodec
 from lic_train.errors import CheckpointError
+from lic_train.files import shipped
 from lic_train.files.checkpoint import move, read_metadata
 from lic_train.runs.load import load_run
 from lic_train.system.memory import keep_freed_memory
@@ -23,7 +24,8 @@ def load(path: str | os.PathLike[str], *, device: str = "cpu", checkpoint: str =
     """Load a trained model as a codec.
 
     Args:
-        path: a run directory, an exported model (``.safetensors``) or a training checkpoint (``.ckpt``).
+        path: a run directory, an exported model (``.safetensors``), a training checkpoint (``.ckpt``), or "demo", the
+            codec inside this package.
         device: "cpu", "cuda", "cuda:1", ...
         checkpoint: of a run directory: "best", "last" or the path of a file.
 
@@ -40,9 +42,13 @@ def load(path: str | os.PathLike[str], *, device: str = "cpu", checkpoint: str =
 def find_model(fingerprint: bytes, search: Path) -> Path:
     """Return the newest ``.safetensors`` file below ``search`` with this fingerprint. Reads headers only.
 
+    The codec inside the package is found in every case.
+
     Raises:
         CheckpointError: there is none; the message lists what was found.
     """
+    if read_metadata(shipped.FILE).fingerprint == fingerprint:
+        return shipped.FILE
     paths = sorted(search.rglob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
     seen = []
     for path in _progress(paths):

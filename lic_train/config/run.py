@@ -61,6 +61,7 @@ class RecipeSection(Section):
     optimizer: OptimizerSection
     ladder: dict[Literal["mse", "ms_ssim"], list[PositiveFloat]]
     quantizer: str | None = None  # default of the stages
+    initial_weights: Literal["random", "klt"] = "random"
     stages: Annotated[list[StageSection], Field(min_length=1)]
 
 

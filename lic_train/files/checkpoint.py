@@ -86,7 +86,9 @@ def _digest(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
     return digest.digest()[:8]
 
 
-def save_model(path: Path, model: Codec, config: Mapping[str, Any], extra: Mapping[str, Any]) -> bytes:
+def save_model(
+    path: Path, model: Codec, config: Mapping[str, Any], extra: Mapping[str, Any], half: bool = False
+) -> bytes:
     """Write weights, coding tables, configuration and ``extra`` to a safetensors file atomically.
 
     Returns the fingerprint. Tables of a model that is ready to code are written as they are.
@@ -96,17 +98,22 @@ def save_model(path: Path, model: Codec, config: Mapping[str, Any], extra: Mappi
         model: in any mode, on any device.
         config: plain values that `lic_train.models.base.build` accepts.
         extra: plain values about the training: step, val_loss, run_config, ...
+        half: round the weights to float16, which halves the file. The rounded model is another one, with tables and a
+            fingerprint of its own. Loading converts the weights to float32.
 
     Raises:
         TypeError: config or extra contains a value that JSON cannot represent.
-        CheckpointError: the disk is full or the directory is not writable.
+        CheckpointError: the disk is full or the directory is not writable, or a weight is too large for float16.
     """
+    model = _rounded(model) if half else model
     tables = model.coding_tables()
     identity = _digest(config, {**_weights(model), **tables})
     record = {"format": FORMAT, "config": dict(config), "extra": dict(extra), "fingerprint": identity.hex()}
     header = {_KEY: json.dumps(record)}
     # Clones, because safetensors refuses tensors that share memory.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    if half:
+        tensors |= {name: tensors[name].half() for name, _ in model.named_parameters()}
     tensors |= {f"{_TABLES}.{name}": table for name, table in tables.items()}
     try:
         atomic.replace(path, lambda temporary: save_file(tensors, temporary, metadata=header))
@@ -118,6 +125,16 @@ def save_model(path: Path, model: Codec, config: Mapping[str, Any], extra: Mappi
             to_do="free space, correct the permissions or choose another path; an earlier file there is unchanged",
         ) from error
     return identity
+
+
+@torch.no_grad()
+def _rounded(model: Codec) -> Codec:
+    """Return a copy with float16 values in its parameters. Buffers, such as the bounds of GDN, can be too small."""
+    model = copy.deepcopy(model)
+    for parameter in model.parameters():
+        parameter.copy_(parameter.half())
+    model.update()
+    return model
 
 
 def read_metadata(path: Path) -> Metadata:
@@ -159,7 +176,7 @@ def load_model(path: Path) -> tuple[Codec, Metadata]:
         CheckpointError: cut short, foreign, damaged, or its tensors do not fit its configuration.
     """
     metadata = read_metadata(path)
-    stored = load_tensors(path.read_bytes())
+    stored = {name: _widened(tensor) for name, tensor in load_tensors(path.read_bytes()).items()}
     prefix = f"{_TABLES}."
     tables = {name.removeprefix(prefix): stored.pop(name) for name in list(stored) if name.startswith(prefix)}
     model = _build(metadata.config, stored, tables, path)
@@ -173,6 +190,10 @@ def load_model(path: Path) -> tuple[Codec, Metadata]:
             to_do=_COPY_AGAIN,
         )
     return model, metadata
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype == torch.float16 else tensor
 
 
 def load_checkpoint(path: Path) -> tuple[Codec, Metadata]:

@@ -57,6 +57,11 @@ class Ladder:
         """The level in the middle of the range."""
         return self.highest / 2
 
+    @property
+    def mean(self) -> float:
+        """The geometric mean of the lambdas."""
+        return math.exp(sum(self._logs) / len(self))
+
     def check(self, level: float) -> float:
         """Return ``level``.
 

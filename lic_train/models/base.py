@@ -131,17 +131,21 @@ class Codec(nn.Module):
         self.gains = nn.ModuleDict({name: GainUnit(len(ladder), channels[name]) for name in self.latents()})
         for name, (source, sink) in self.latents().items():
             self._gain(name).attach(source, sink)
-        self._start_gains(ladder)
         self.ladder = ladder
+        self.start_gains()
 
     def _gain(self, name: str) -> GainUnit:
         unit = self.gains[name]
         assert isinstance(unit, GainUnit)
         return unit
 
-    def _start_gains(self, ladder: Ladder) -> None:
-        """Set the initial gains. Latents of side information keep gains of 1."""
-        self._gain("y").start_at(ladder.gains())
+    def start_gains(self, factor: float = 1.0) -> None:
+        """Set the initial gains, those of the latents of the picture times ``factor``.
+
+        Latents of side information have gains of 1.
+        """
+        assert self.ladder is not None
+        self._gain("y").start_at([factor * gain for gain in self.ladder.gains()])
 
     def reset_gains(self) -> None:
         """Set all gains to 1, so that every level is the codec of one rate with the same weights."""

@@ -30,7 +30,6 @@ from torch import Tensor, nn
 from lic_train.entropy.coder import Strings, SymbolEncoder, decoder_of
 from lic_train.entropy.gaussian import GaussianConditional
 from lic_train.entropy.precision import in_float32, planar, repeatable
-from lic_train.layers.gains import Ladder
 from lic_train.models.base import Codec, CodecOutput, Compressed, Decompressed
 
 # Mean and inverse standard deviation of pixels in [0, 1], for all three colours.
@@ -320,10 +319,11 @@ class QResVAE(Codec):
         for number, block in enumerate(blocks):
             block.prior.register_forward_hook(self._gain(f"z{number}").amplify_density)
 
-    def _start_gains(self, ladder: Ladder) -> None:
-        """Set the initial gains of all latents: each of them carries a part of the picture."""
+    def start_gains(self, factor: float = 1.0) -> None:
+        """See `Codec.start_gains`. Each of the latents carries a part of the picture."""
+        assert self.ladder is not None
         for name in self.gains:
-            self._gain(name).start_at(ladder.gains())
+            self._gain(name).start_at([factor * gain for gain in self.ladder.gains()])
 
     def _analyse(self, x: Tensor) -> tuple[dict[int, Tensor], tuple[int, int]]:
         """Return the features of the encoder by height, and the shape of the first latent."""

@@ -9,6 +9,7 @@ from typing import Any
 from lic_train.config.networks import differences
 from lic_train.errors import CheckpointError, ConfigError
 from lic_train.files.checkpoint import Metadata, load_file, read_metadata
+from lic_train.files.shipped import located
 from lic_train.models.base import LAMBDAS, Codec, fixed
 from lic_train.runs.checkpoints import step_files
 from lic_train.runs.layout import CHECKPOINTS, LAST, best_model
@@ -21,12 +22,13 @@ def load_run(run: Path, checkpoint: str = "best") -> tuple[Codec, Metadata]:
     Damaged files are reported and skipped, except for a path in ``checkpoint``, which is loaded as it is.
 
     Args:
-        run: the run directory, or a ``.safetensors`` or ``.ckpt`` file.
+        run: the run directory, or a ``.safetensors`` or ``.ckpt`` file, or "demo", the codec inside the package.
         checkpoint: ``best`` (the newest checkpoint if there is no intact best model), ``last``, or a path.
 
     Raises:
         CheckpointError: there is no intact checkpoint.
     """
+    run = located(run)
     if not run.exists():
         raise CheckpointError(f"{run} does not exist.", expected="a run directory or a checkpoint")
     if run.is_file():

@@ -31,7 +31,13 @@ FREE_KEYS = (
 )
 ABSENT = "(absent)"
 # Keys that earlier versions did not store, with the value that they had in effect.
-_ADDED = {"data.downscale": None, "rate.kind": "fixed", "rate.lambdas": None}
+_ADDED = {
+    "data.downscale": None,
+    "rate.kind": "fixed",
+    "rate.lambdas": None,
+    "recipe.downscale": None,
+    "recipe.initial_weights": "random",
+}
 # Larger than any configuration of this project. The limits are needed because a short YAML file can expand to billions
 # of values by aliases.
 _MAX_DEPTH = 8

@@ -25,6 +25,7 @@ from lic_train.config.run import RunConfig
 from lic_train.data.module import Photographs
 from lic_train.data.sets import manifest
 from lic_train.errors import ConfigError, TrainingError
+from lic_train.layers.klt import best_gain, start_as_klt
 from lic_train.models.base import Codec, build
 from lic_train.runs import layout
 from lic_train.runs.claim import ResumeState, claim
@@ -140,14 +141,17 @@ def loggers(config: RunConfig, run: ResumeState) -> Iterator[list[Logger]]:
 
 
 def make_model(config: RunConfig) -> Codec:
-    """Return the codec with random weights of the seed, or with the weights of ``init_from``.
+    """Return the codec with the initial weights of the recipe, or with the weights of ``init_from``.
 
     Raises:
-        ConfigError: the model's arguments are invalid, or ``init_from`` contains another network.
+        ConfigError: the model's arguments are invalid or do not suit the recipe's initial weights, or ``init_from``
+            contains another network.
     """
     torch.manual_seed(config.seed)
     try:
         model = build(config.network)
+        if config.recipe.initial_weights == "klt":
+            _start_as_klt(model, config.lmbda)
     except ValueError as error:
         raise ConfigError(f"model: {error}", to_do="change the model.* values") from error
     if config.init_from is not None:
@@ -157,6 +161,16 @@ def make_model(config: RunConfig) -> Codec:
             model.reset_gains()
         model.load_state_dict({**model.state_dict(), **start.state_dict()})
     return model
+
+
+def _start_as_klt(model: Codec, lmbda: float) -> None:
+    """See `lic_train.layers.klt`. The gain units of a variable rate contain the factor of y, the weights do not."""
+    g_a, g_s = model.latents().get("y", (torch.nn.Identity(), torch.nn.Identity()))
+    if model.ladder is None:
+        start_as_klt(g_a, g_s, best_gain(g_a, lmbda))
+    else:
+        start_as_klt(g_a, g_s)
+        model.start_gains(best_gain(g_a, model.ladder.mean))
 
 
 def make_module(config: RunConfig, model: Codec) -> LitCodec:
