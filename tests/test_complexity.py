@@ -213,8 +213,8 @@ SPECIFIED = [
         {"total": 34_036_602, "g_a": 15_867_072, "top_down": 18_169_530 - 9_264, "g_s": 9_264},
         ("23.220682752", "139.32"),
     ),
-    # g_a, g_s, h_a, h_s, head, and 61 weights for each of 44 densities, counted by hand.
-    ("model=demo", {"total": 299_948 + 299_775 + 166_628 + 166_760 + 36_720 + 44 * 61}, (None, None)),
+    # g_a, g_s, h_a, h_s, and 61 weights for each of 32 densities, counted by hand.
+    ("model=demo", {"total": 263_840 + 263_715 + 67_680 + 104_832 + 32 * 61}, (None, None)),
     ("model=stf", {"total": 99_855_639}, ("33.498", "200.99")),
     ("model=wacnn", {"total": 75_235_779}, ("34.435", "206.6")),
     ("model=stfpp", {"total": 103_313_770}, (None, "294.95")),
