@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, Trainer
 from rich.console import Console
 from torch import Tensor
 
+from lic_train.recipes import losses
 from lic_train.runs.checkpoints import newest_intact
 from lic_train.training.callbacks import Checkpoints, ProgressBar, checkpoints
 from tests.tiny_training import Tiny, fit
@@ -51,6 +52,18 @@ def test_plain_lines_at_first_and_last_step_and_every_ten_seconds() -> None:
     assert "bpp 0.500  PSNR 30.00 dB" in lines[0]
     assert lines[0].endswith("data wait 25.0%  left 0:00:36")
     assert lines[-1].startswith("10 steps in 0:00:40: 0.25 steps/s, 2 images/s; 25.0% of the time waited for data")
+
+
+def test_distortion_of_ms_ssim_is_named_as_what_it_is() -> None:
+    class Similar(Tiny):
+        def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+            out = super().training_step(batch, batch_idx)
+            self.step_metrics["train/ms_ssim"] = losses.ms_ssim({"x_hat": x}, x)  # of equal pictures
+            return out
+
+    x, out = torch.rand(1, 3, 176, 176), io.StringIO()
+    fit(Similar(), [ProgressBar(batch_size=8, console=Console(file=out, width=120), clock=Clock(0, 1))], steps=1)
+    assert "1-MS-SSIM 0.0000" in out.getvalue()
 
 
 def test_speed_counts_optimizer_steps_and_excludes_validation() -> None:

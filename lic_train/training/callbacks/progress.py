@@ -21,7 +21,7 @@ SMOOTHED = 20  # optimizer steps over which the numbers are averaged
 BAR_SECONDS = 0.25
 LINE_SECONDS = 10.0
 MUCH_WAITING = 0.2
-TRAINING_LABELS = {"loss": "loss {:.4g}", "bpp": "bpp {:.3f}", "psnr": "PSNR {:.2f} dB", "ms_ssim": "MS-SSIM {:.4f}"}
+TRAINING_LABELS = {"loss": "loss {:.4g}", "bpp": "bpp {:.3f}", "psnr": "PSNR {:.2f} dB", "ms_ssim": "1-MS-SSIM {:.4f}"}
 VALIDATION_LABELS = TRAINING_LABELS | {"bpp_file": "bpp_file {:.3f}"}
 
 
