@@ -107,6 +107,19 @@ def test_bottleneck_equals_compressais():
     torch.testing.assert_close(ours.loss(), theirs.loss())
 
 
+def test_centre_of_a_symmetric_density_has_its_probability():
+    bottleneck = EntropyBottleneck(2).eval()
+    for biases in bottleneck.biases:
+        torch.nn.init.zeros_(biases)
+    bottleneck.update()
+    likelihoods = bottleneck.likelihood(torch.tensor([-1e-3, 0.0, 1e-3]).expand(1, 2, 1, 3))
+    torch.testing.assert_close(likelihoods[..., 1], likelihoods[..., 0], rtol=1e-3, atol=0)
+    # logits(z) = z / 10 at the initial scale of 10, and the slope of the sigmoid is 1/4.
+    torch.testing.assert_close(likelihoods, torch.full_like(likelihoods, 0.025), rtol=1e-3, atol=0)
+    z = torch.zeros(1, 2, 30, 30)
+    assert len(bottleneck.compress(z)) * 8 == pytest.approx(-float(bottleneck.likelihood(z).log2().sum()), rel=0.02)
+
+
 def test_bisection_finds_the_quantiles_of_compressai():
     ours, theirs = reference_bottleneck(6)
     ours.update()

@@ -139,7 +139,8 @@ class EntropyBottleneck(nn.Module):
     def _mass(cls, values: Tensor, *weights: list[Tensor]) -> Tensor:
         """Return the difference of the cumulative at +1/2 and -1/2, computed on the side where both are small."""
         lower, upper = cls._logits(values - 0.5, *weights), cls._logits(values + 0.5, *weights)
-        sign = -torch.sign(lower + upper).detach()
+        # torch.sign would be 0 at the centre of a symmetric density, and the mass too.
+        sign = torch.where(lower + upper > 0, -1.0, 1.0)
         return (torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower)).abs()
 
     def update(self, keep_medians: bool = False) -> None:
