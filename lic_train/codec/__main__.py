@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lic_train.files.shipped import NAME
 from lic_train.system.command import command
 
 _RUN = "run directory, .safetensors or .ckpt file"
@@ -25,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
         "  lic compress photo.png photo.lic --run outputs/cwam/cwam/variable --bpp 0.5",
     )
     _coding(compress, "IN", "OUT.lic")
-    compress.add_argument("--run", type=Path, default=Path("demo"), help=f"{_RUN} (default: demo, in this package)")
+    compress.add_argument("--run", type=Path, default=Path(NAME), help=f"{_RUN} (default: {NAME}, in this package)")
     tile = "side of the tiles in pixels, 0 for none (default: none up to 33554432 pixels, else 2048)"
     compress.add_argument("--tile", type=int, metavar="N", help=tile)
     _rates(compress)
