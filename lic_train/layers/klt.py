@@ -21,7 +21,7 @@ _YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -
 _ROWS = 1 + 1e-6  # squared distance of neighbouring rows, relative to columns
 _GREY = 0.5  # subtracted from the image by the biases, so that the values of all layers have means near 0
 _RANDOM = 0.03  # share of the random initial weights that is kept, without which unused channels would have no gradient
-_TAPS = slice(2, 4)  # taps of a 5x5 kernel of stride 2 and padding 2 on the 2x2 block of an output position
+TAPS = slice(2, 4)  # taps of a 5x5 kernel of stride 2 and padding 2 on the 2x2 block of an output position
 
 
 def best_gain(g_a: nn.Module, lmbda: float) -> float:
@@ -56,7 +56,7 @@ def start_as_klt(g_a: nn.Module, g_s: nn.Module, gain: float = 1.0) -> None:
         outputs, inputs = matrix.shape[:2]
         for layer, rows in ((analysis, matrix / 2), (synthesis, matrix * 2)):
             layer.weight.mul_(_RANDOM)
-            layer.weight[:outputs, :inputs, _TAPS, _TAPS] += rows
+            layer.weight[:outputs, :inputs, TAPS, TAPS] += rows
             layer.get_parameter("bias").zero_()
     up[0].get_parameter("bias").fill_(_GREY)
     down[0].get_parameter("bias").copy_(-_GREY * down[0].weight.sum((1, 2, 3)))

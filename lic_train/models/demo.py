@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.entropy.gaussian import MeanScaleContext
+from lic_train.layers.klt import TAPS
 from lic_train.models.base import HyperpriorCodec
 
 # Channels of z that predict means. Those of y which they predict are the first ones, with `initial_weights: klt` the
@@ -30,8 +31,6 @@ SIGNED = 6
 DEVIATION, LEAST_SCALE = 1.25, 0.12
 # Share of the random initial weights that is kept.
 RANDOM = 0.01
-# Taps of a 5x5 kernel of stride 2 on the 2x2 block of an output position.
-TAPS = slice(2, 4)
 
 
 class SmallHyperprior(HyperpriorCodec):
