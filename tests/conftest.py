@@ -46,7 +46,7 @@ SMALL: dict[str, dict[str, object]] = {
     "invcompress": {"N": 16, "kernels": [3, 3], "enhancement_width": 8},
     "qres_vae": {"N": 8, "depths": [1, 1, 1, 1, 1], "latents": [1, 1, 1, 1, 1]},
     "gcab_gmm": {"N": 16, "M": 12, "ratio": 4, "head_widths": [24, 20]},
-    "demo": {"A": 8, "N": 20, "M": 12, "Z": 12},
+    "demo": {"A": 8, "N": 20, "M": 12, "Z": 12, "F": 4, "C": 8},
     "tcm": {"N": 32, "M": 40, "Z": 16, "attention": 16, "widths": [24, 16]},
     "dcae": {"stages": [8, 16, 32], "depths": [1, 2, 2], "M": 80, "Z": 32, "entries": 8, "widths": [24, 16]},
 }

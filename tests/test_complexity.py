@@ -213,8 +213,20 @@ SPECIFIED = [
         {"total": 34_036_602, "g_a": 15_867_072, "top_down": 18_169_530 - 9_264, "g_s": 9_264},
         ("23.220682752", "139.32"),
     ),
-    # g_a, g_s, h_a, h_s, and 61 weights for each of 32 densities, counted by hand.
-    ("model=demo", {"total": 263_840 + 263_715 + 67_680 + 104_832 + 32 * 61}, (None, None)),
+    # g_a, g_s, h_a, h_s, 61 weights for each of 24 densities, and the context, counted by hand: four stages of 32
+    # channels with three 3x3 convolutions, and 96 channels.
+    (
+        "model=demo",
+        {
+            "total": 263_840 + 263_715 + 54_872 + 92_032 + 24 * 61 + 120_160,
+            "context": (65 * 48 + 3 * 113 * 48)
+            + 4 * (49 * 48 + 49 * 64)
+            + 4 * (9 * 32 * 48 + 48)
+            + 241 * 48
+            + 49 * 240,
+        },
+        (None, None),
+    ),
     ("model=stf", {"total": 99_855_639}, ("33.498", "200.99")),
     ("model=wacnn", {"total": 75_235_779}, ("34.435", "206.6")),
     ("model=stfpp", {"total": 103_313_770}, (None, "294.95")),

@@ -146,6 +146,27 @@ def test_gaussian_equals_compressais():
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-9)
 
 
+def test_encoder_chooses_the_cheaper_of_two_symbols():
+    torch.manual_seed(0)
+    y = 4 * torch.randn(2000, dtype=torch.float64)
+    scales, means = 0.2 + 3 * torch.rand(2000, dtype=torch.float64), torch.randn(2000, dtype=torch.float64)
+
+    def cost(k: int, y: float, scale: float, mean: float) -> float:
+        upper, lower = (0.5 * math.erfc((abs(k) - side) / scale / 2**0.5) for side in (0.5, -0.5))
+        return -math.log2(max(upper - lower, 1e-9)) + 20 * (y - mean - k) ** 2
+
+    expected = []
+    for element in zip(y.tolist(), scales.tolist(), means.tolist(), strict=True):
+        nearest = round(element[0] - element[2])
+        inner = nearest - (nearest > 0) + (nearest < 0)
+        expected.append(min((nearest, inner), key=lambda k, element=element: cost(k, *element)))
+    chosen = GaussianConditional(distortion_weight=20.0).eval().choose(y, scales, means)
+    symbols = torch.round(chosen - means)
+    assert symbols.tolist() == expected
+    assert 0.02 < (symbols != torch.round(y - means)).double().mean() < 0.5
+    assert GaussianConditional().eval().choose(y, scales, means) is y
+
+
 def test_entropy_models_compute_in_float32_under_autocast():
     y = 3 * torch.randn(1, 3, 8, 8)
     gaussian, bottleneck = GaussianConditional().eval(), EntropyBottleneck(3).eval()

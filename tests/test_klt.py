@@ -27,7 +27,7 @@ def psnr(a: Tensor, b: Tensor) -> float:
 
 def networks(M: int, name: str = "mbt2018_mean") -> tuple[nn.Module, nn.Module]:
     torch.manual_seed(0)
-    model = MeanScaleHyperprior(48, M) if name == "mbt2018_mean" else SmallHyperprior(16, 48, M, 32)
+    model = MeanScaleHyperprior(48, M) if name == "mbt2018_mean" else SmallHyperprior(16, 48, M, 32, 8, 16)
     return model.g_a, model.g_s
 
 

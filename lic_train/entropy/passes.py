@@ -35,9 +35,11 @@ class Estimate:
     def __call__(self, channels: slice, mask: Tensor, scales: Tensor, means: Tensor) -> Tensor:
         """See `LatentPass`."""
         scales, means = at_least_float32(scales), at_least_float32(means)
+        y = self._y[:, channels]
         if not self._gaussian.training:
             means = on_grid(means)
-        y_hat = round_ste(self._y[:, channels], means)
+            y = self._gaussian.choose(y, scales, means)
+        y_hat = round_ste(y, means)
         now = (y_hat, scales, means)
         earlier = self._coded.get(channels.start, now)
         self._coded[channels.start] = tuple(torch.where(mask, a, b) for a, b in zip(now, earlier, strict=True))
@@ -61,9 +63,10 @@ class Encode:
 
     def __call__(self, channels: slice, mask: Tensor, scales: Tensor, means: Tensor) -> Tensor:
         """See `LatentPass`."""
-        y = self._y[:, channels]
         y_hat = torch.zeros_like(means)
-        y_hat[:, :, mask] = self._gaussian.encode(self._encoder, y[:, :, mask], scales[:, :, mask], means[:, :, mask])
+        y, scales, means = (maps[:, :, mask] for maps in (self._y[:, channels], scales, means))
+        y = self._gaussian.choose(y, scales, on_grid(means))
+        y_hat[:, :, mask] = self._gaussian.encode(self._encoder, y, scales, means)
         return y_hat
 
     def finish(self) -> bytes:
