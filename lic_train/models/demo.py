@@ -100,10 +100,11 @@ class NeighbourContext(PassContext):
         return torch.cat([y_first, planar(y_rest)], dim=1)
 
     def _first(self, scales: Tensor, means: Tensor, code: LatentPass) -> Tensor:
+        height, width = means.shape[2:]
         y_hat = torch.zeros_like(means)
-        coded = torch.zeros(means.shape[2:], dtype=torch.bool, device=means.device)
+        coded = torch.zeros(height, width, dtype=torch.bool, device=means.device)
         for j, stage in enumerate(STAGES):
-            mask = stage_mask([stage], *means.shape[2:], device=means.device)
+            mask = stage_mask([stage], height, width, device=means.device)
             context = [self.spatial[j - 1](torch.where(coded, (y_hat - means) / scales, 0), mask)] if j else []
             parameters = _corrected(self.correct_first[j], scales, means, context, mask)
             y_hat = planar(torch.where(mask, code(self.first, mask, *parameters), y_hat))
