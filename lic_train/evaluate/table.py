@@ -63,7 +63,7 @@ def notes(result: dict[str, Any]) -> list[str]:
 
 def _image_table(result: dict[str, Any], columns: Columns, title: Text | str = "", equal: bool = False) -> Table:
     made = ruled_table(title=title)
-    made.add_column("picture", no_wrap=True, overflow="ellipsis", max_width=22)
+    made.add_column("picture", no_wrap=True, overflow="ellipsis", max_width=17)
     _add_columns(made, columns)
     if equal:
         made.add_column("equal", no_wrap=True)
