@@ -41,8 +41,8 @@ RANDOM = 0.01
 # Row and column parity of the positions that are coded in a stage. Every position of a stage after the first has
 # neighbours of all earlier stages.
 STAGES: tuple[Parity, ...] = ((0, 0), (1, 1), (0, 1), (1, 0))
-# Bits for an error of one squared step of the quantiser, in the choice of symbols. Of 10, 14, 20, 28 and 40 the best on
-# 24 validation photographs.
+# Bits for an error of one squared step of the quantiser, in the choice of symbols. On 24 validation photographs the
+# BD-rate over no choice is -1.2, -1.5 and -1.6 % for 20, 28 and 40, and was 0.9 and -0.7 % for 10 and 14 during training.
 DISTORTION_WEIGHT = 28.0
 
 
