@@ -137,6 +137,16 @@ def test_table_fits_80_columns(run, result):
     assert any("eval/three.json" in line for line in lines)
 
 
+def test_table_shows_the_whole_level_of_24_pictures(run, result):
+    # A file stores its level in steps of 1/1024: 2.7 becomes 2.7001953125.
+    rows = [{**result["rows"][0], "name": f"kodim{number:02}", "level": 2765 / 1024} for number in range(1, 25)]
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    show({**result, "rows": rows, "levels": [{"level": 2765 / 1024, "mean": result["mean"]}]}, run, console)
+    text = console.export_text()
+    assert "kodim24 @ 2.7 " in text
+    assert "mean of 24 @ 2.7 " in text
+
+
 def test_wrong_reconstruction_is_red_and_fails(run, tmp_path, capsys, monkeypatch):
     _, metadata = load_run(run)
     wrong = make_codec(HYPERPRIOR)

@@ -93,7 +93,7 @@ def row_name(row: dict[str, Any]) -> str:
 
 
 def _at_level(name: str, level: float | None) -> str:
-    return name if level is None else f"{name} @ {level:g}"
+    return name if level is None else f"{name} @ {level:.3g}"
 
 
 def _means(name: str, result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
