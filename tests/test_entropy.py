@@ -14,6 +14,7 @@ from lic_train.entropy.autoregressive import CausalConv2d, SerialContext
 from lic_train.entropy.bottleneck import EntropyBottleneck
 from lic_train.entropy.coder import SymbolDecoder, SymbolEncoder, Table
 from lic_train.entropy.gaussian import GaussianConditional, gaussian_tables, scale_table
+from lic_train.entropy.quantize import on_grid
 from lic_train.errors import BitstreamError
 
 
@@ -149,7 +150,7 @@ def test_gaussian_equals_compressais():
 def test_encoder_chooses_the_cheaper_of_two_symbols():
     torch.manual_seed(0)
     y = 4 * torch.randn(2000, dtype=torch.float64)
-    scales, means = 0.2 + 3 * torch.rand(2000, dtype=torch.float64), torch.randn(2000, dtype=torch.float64)
+    scales, means = 0.2 + 3 * torch.rand(2000, dtype=torch.float64), on_grid(torch.randn(2000, dtype=torch.float64))
 
     def cost(k: int, y: float, scale: float, mean: float) -> float:
         upper, lower = (0.5 * math.erfc((abs(k) - side) / scale / 2**0.5) for side in (0.5, -0.5))

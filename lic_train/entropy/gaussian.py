@@ -122,11 +122,12 @@ class GaussianConditional(nn.Module):
         """Return the values near y that the encoder codes, in float64; rounding around the means does not change them.
 
         Rate-distortion optimised quantisation, as in the encoders of video standards: the symbol k nearest to y - mean,
-        or its neighbour towards zero if ``bits + distortion_weight * squared error`` is smaller for it. Without a
-        weight y is returned as it is. The decoder is not concerned.
+        or its neighbour towards zero if ``bits + distortion_weight * squared error`` is smaller for it; the mean is on
+        its grid. Without a weight y is returned as it is. The decoder is not concerned.
         """
         if self.distortion_weight is None:
             return y
+        means = on_grid(means)
         residual = y.double() - means
         symbol = residual.round()
         k = symbol.abs()
@@ -137,17 +138,17 @@ class GaussianConditional(nn.Module):
 
     def _bits(self, k: Tensor, scales: Tensor) -> Tensor:
         """Return the bits of symbols k (float64), as `likelihood` in float64."""
-        per_sigma = math.sqrt(0.5) / self.lower_bound_scale(scales).double()
-        mass = 0.5 * (torch.erfc((k - 0.5) * per_sigma) - torch.erfc((k + 0.5) * per_sigma))
-        return -mass.clamp(min=1e-9).log2()
+        return -self._mass(k, scales.double()).clamp(min=1e-9).log2()
+
+    def _mass(self, distance: Tensor, scales: Tensor) -> Tensor:
+        """Return the probability mass of the unit interval at a distance from the mean."""
+        per_sigma = math.sqrt(0.5) / self.lower_bound_scale(scales)
+        return 0.5 * (torch.erfc((distance - 0.5) * per_sigma) - torch.erfc((distance + 0.5) * per_sigma))
 
     @in_float32
     def likelihood(self, y_hat: Tensor, scales: Tensor, means: Tensor) -> Tensor:
         """Return the probability mass of the unit interval around each value, at least 1e-9."""
-        distance = (y_hat - means).abs()
-        per_sigma = math.sqrt(0.5) / self.lower_bound_scale(scales)
-        upper, lower = (0.5 - distance) * per_sigma, (-0.5 - distance) * per_sigma
-        return self.likelihood_lower_bound(0.5 * (torch.erfc(-upper) - torch.erfc(-lower)))
+        return self.likelihood_lower_bound(self._mass((y_hat - means).abs(), scales))
 
     def encode(self, encoder: SymbolEncoder, y: Tensor, scales: Tensor, means: Tensor | None) -> Tensor:
         """Append y to the string and return y_hat as the decoder computes it; means None are 0."""

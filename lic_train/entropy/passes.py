@@ -65,7 +65,7 @@ class Encode:
         """See `LatentPass`."""
         y_hat = torch.zeros_like(means)
         y, scales, means = (maps[:, :, mask] for maps in (self._y[:, channels], scales, means))
-        y = self._gaussian.choose(y, scales, on_grid(means))
+        y = self._gaussian.choose(y, scales, means)
         y_hat[:, :, mask] = self._gaussian.encode(self._encoder, y, scales, means)
         return y_hat
 

@@ -45,14 +45,18 @@ def stage_mask(stage: Sequence[Parity], height: int, width: int, device: torch.d
     return torch.stack(hits).any(dim=0)
 
 
+def earlier_taps(kernel: int, position: Parity, earlier: Sequence[Parity]) -> list[list[bool]]:
+    """Return which taps (kernel, kernel) of a convolution at ``position`` are on positions of ``earlier`` stages."""
+    reach = range(-(kernel // 2), kernel // 2 + 1)
+    row, column = position
+    return [[((row + r) % 2, (column + c) % 2) in earlier for c in reach] for r in reach]
+
+
 class SpatialContext(MaskedConv2d):
     """Convolution s -> 2s; the positions of ``stage`` depend only on the positions of the ``earlier`` stages."""
 
     def __init__(self, size: int, kernel: int, stage: Sequence[Parity], earlier: Sequence[Parity]) -> None:
-        reach = range(-(kernel // 2), kernel // 2 + 1)
-        row, column = stage[0]
-        taps = [[((row + r) % 2, (column + c) % 2) in earlier for c in reach] for r in reach]
-        super().__init__(size, 2 * size, taps)
+        super().__init__(size, 2 * size, earlier_taps(kernel, stage[0], earlier))
 
 
 def channel_context(in_channels: int, size: int) -> nn.Sequential:
